@@ -1,0 +1,199 @@
+"""A cell is one point of a sweep: everything that determines one image, and nothing else.
+
+Setting names are diffusers' keyword names, so that a cell can be pasted into a diffusers call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+KEY_VERSION = 1
+"""Part of every key. Raise it when the same settings begin to mean another image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One concept and how strongly, where and when it acts.
+
+    Args:
+        concept: the text whose direction is followed (diffusers: ``editing_prompt``).
+        edit_guidance_scale: strength of the direction, >= 0.
+        edit_threshold: quantile in [0, 1] of the direction's magnitude; elements below it are left alone.
+        edit_warmup_steps: first step, an index into ``scheduler.timesteps``, at which the edit acts.
+        edit_cooldown_steps: step from which it no longer acts; None is never.
+        edit_weights: weight among the concepts of one cell, >= 0.
+        reverse_editing_direction: steer away from the concept instead of towards it.
+
+    Raises:
+        ValueError: a value outside its range; the message begins with the setting's name.
+    """
+
+    concept: str
+    edit_guidance_scale: float = 5.0
+    edit_threshold: float = 0.9
+    edit_warmup_steps: int = 10
+    edit_cooldown_steps: int | None = None
+    edit_weights: float = 1.0
+    reverse_editing_direction: bool = False
+
+    def __post_init__(self) -> None:
+        _text(self, "concept")
+        _real(self, "edit_guidance_scale", low=0.0, hint="use reverse_editing_direction to steer away")
+        _real(self, "edit_threshold", low=0.0, high=1.0)
+        _integer(self, "edit_warmup_steps", low=0)
+        if self.edit_cooldown_steps is not None:
+            _integer(self, "edit_cooldown_steps", low=0)
+        _real(self, "edit_weights", low=0.0, hint="use reverse_editing_direction to steer away")
+        _boolean(self, "reverse_editing_direction")
+
+    @property
+    def acts(self) -> bool:
+        """Whether the edit can change anything at all, whatever the step."""
+        return self.edit_guidance_scale != 0.0 and self.edit_weights != 0.0
+
+
+EDIT_SETTINGS: tuple[str, ...] = tuple(f.name for f in fields(Edit) if f.name != "concept")
+"""The settings that belong to one concept of a cell."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything that determines one image.
+
+    Args:
+        prompt: the text to draw.
+        seed: seeds this cell's own generator, from which its latents and then its step noise are drawn.
+        edits: the concepts applied together; empty for an unedited image.
+        negative_prompt: what the unconditional estimate is conditioned on.
+        scheduler: diffusers' class name.
+        scheduler_config: canonical JSON of the scheduler's configuration (see :func:`canonical_json`).
+        num_inference_steps, guidance_scale, eta: as in diffusers.
+        height, width: of the image in pixels.
+        edit_momentum_scale, edit_mom_beta: momentum of the whole edit, shared by its concepts.
+        model: ``name@hash``; only what follows the ``@`` enters the key, so a folder may be renamed.
+        lora: ids of the LoRA weights, in order of loading.
+        dtype: precision of the networks.
+
+    Raises:
+        ValueError: a value outside its range; the message begins with the setting's name.
+    """
+
+    prompt: str
+    seed: int
+    edits: tuple[Edit, ...] = ()
+    negative_prompt: str = ""
+    scheduler: str = "DDIMScheduler"
+    scheduler_config: str = "{}"
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    eta: float = 0.0
+    height: int = 512
+    width: int = 512
+    edit_momentum_scale: float = 0.1
+    edit_mom_beta: float = 0.4
+    model: str = ""
+    lora: tuple[str, ...] = ()
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "negative_prompt"):
+            _text(self, name)
+        _integer(self, "seed", low=0, high=2**63 - 1)
+        _integer(self, "num_inference_steps", low=1)
+        _real(self, "guidance_scale", low=0.0)
+        _real(self, "eta", low=0.0, high=1.0)
+        for name in ("height", "width"):
+            _integer(self, name, low=8)
+        _real(self, "edit_momentum_scale", low=0.0)
+        _real(self, "edit_mom_beta", low=0.0, high=1.0)
+        if self.edits and self.guidance_scale <= 1.0:
+            raise ValueError(
+                f"guidance_scale is {self.guidance_scale}, but SEGA needs classifier-free guidance: "
+                "use a value above 1, or no concepts"
+            )
+
+    @cached_property
+    def key(self) -> str:
+        """16 hex digits that name this cell's image in the store, the same on every machine."""
+        return hashlib.sha256(canonical_json(self._identity()).encode()).hexdigest()[:16]
+
+    def _identity(self) -> dict[str, Any]:
+        identity: dict[str, Any] = {"key_version": KEY_VERSION}
+        for field in fields(self):
+            if field.name not in ("edits", "edit_momentum_scale", "edit_mom_beta", "model"):
+                identity[field.name] = getattr(self, field.name)
+        identity["model"] = self.model.rpartition("@")[2]
+        if self.edits:  # momentum means nothing without an edit, and must not split the references
+            identity["edits"] = [
+                {field.name: getattr(edit, field.name) for field in fields(edit)} for edit in self.edits
+            ]
+            identity["edit_momentum_scale"] = self.edit_momentum_scale
+            identity["edit_mom_beta"] = self.edit_mom_beta
+        return identity
+
+    def reference(self) -> Cell:
+        """The same cell without concepts: what its edit is scored against, and what it shares a trunk with."""
+        if self.is_reference:
+            return self
+        return replace(self, edits=(), edit_momentum_scale=0.0, edit_mom_beta=0.0)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is :meth:`reference` itself: no concepts, and no momentum left of them."""
+        return not self.edits and self.edit_momentum_scale == 0.0 and self.edit_mom_beta == 0.0
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every text the model reads for this cell: negative prompt, prompt, concepts."""
+        return (self.negative_prompt, self.prompt, *(edit.concept for edit in self.edits))
+
+
+def canonical_json(value: object) -> str:
+    """JSON with one spelling for one value: sorted keys, no spaces, ASCII, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+# A cell is hashed, so 3 and 3.0 must be the same setting: numbers are brought to their field's type here.
+
+
+def _set(owner: object, name: str, value: object) -> None:
+    object.__setattr__(owner, name, value)
+
+
+def _real(owner: object, name: str, *, low: float, high: float = math.inf, hint: str = "") -> None:
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {value!r}, but it must be a number")
+    if not low <= value <= high or value == math.inf:  # NaN fails every comparison
+        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ValueError(f"{name} is {value}, but it must be {bounds}" + (f"; {hint}" if hint else ""))
+    _set(owner, name, float(value) + 0.0)  # + 0.0 turns -0.0 into 0.0
+
+
+def _integer(owner: object, name: str, *, low: int, high: int | None = None) -> None:
+    value = getattr(owner, name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}, but it must be a whole number")
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"{name} is {value}, but it must be {bounds}")
+    _set(owner, name, value)
+
+
+def _boolean(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, but it must be true or false")
+
+
+def _text(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}, but it must be a text: put it in quotes")
