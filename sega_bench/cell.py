@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -165,12 +165,12 @@ def _set(owner: object, name: str, value: object) -> None:
     object.__setattr__(owner, name, value)
 
 
-def _real(owner: object, name: str, *, low: float, high: float = math.inf, hint: str = "") -> None:
+def _real(owner: object, name: str, *, low: float, high: float = sys.float_info.max, hint: str = "") -> None:
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} is {value!r}, but it must be a number")
-    if not low <= value <= high or value == math.inf:  # NaN fails every comparison
-        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+    if not low <= value <= high:  # NaN fails every comparison, infinity the upper bound
+        bounds = f"at least {low:g}" if high == sys.float_info.max else f"between {low:g} and {high:g}"
         raise ValueError(f"{name} is {value}, but it must be {bounds}" + (f"; {hint}" if hint else ""))
     _set(owner, name, float(value) + 0.0)  # + 0.0 turns -0.0 into 0.0
 
