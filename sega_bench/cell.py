@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 import sys
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -137,7 +138,7 @@ class Cell:
         return identity
 
     def reference(self) -> Cell:
-        """The same cell without concepts: what its edit is scored against, and what it shares a trunk with."""
+        """The same cell without concepts: what the edit is scored against and shares a trunk with."""
         if self.is_reference:
             return self
         return replace(self, edits=(), edit_momentum_scale=0.0, edit_mom_beta=0.0)
@@ -158,6 +159,11 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
+def shown(value: object) -> str:
+    """A value as an error message shows it: on one line, and short however long it is."""
+    return reprlib.repr(value)
+
+
 # A cell is hashed, so 3 and 3.0 must be the same setting: numbers are brought to their field's type here.
 
 
@@ -168,10 +174,10 @@ def _set(owner: object, name: str, value: object) -> None:
 def _real(owner: object, name: str, *, low: float, high: float = sys.float_info.max, hint: str = "") -> None:
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is {value!r}, but it must be a number")
+        raise ValueError(f"{name} is {shown(value)}, but it must be a number")
     if not low <= value <= high:  # NaN fails every comparison, infinity the upper bound
         bounds = f"at least {low:g}" if high == sys.float_info.max else f"between {low:g} and {high:g}"
-        raise ValueError(f"{name} is {value}, but it must be {bounds}" + (f"; {hint}" if hint else ""))
+        raise ValueError(f"{name} is {shown(value)}, but it must be {bounds}" + (f"; {hint}" if hint else ""))
     _set(owner, name, float(value) + 0.0)  # + 0.0 turns -0.0 into 0.0
 
 
@@ -180,20 +186,20 @@ def _integer(owner: object, name: str, *, low: int, high: int | None = None) -> 
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} is {value!r}, but it must be a whole number")
+        raise ValueError(f"{name} is {shown(value)}, but it must be a whole number")
     if value < low or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ValueError(f"{name} is {value}, but it must be {bounds}")
+        raise ValueError(f"{name} is {shown(value)}, but it must be {bounds}")
     _set(owner, name, value)
 
 
 def _boolean(owner: object, name: str) -> None:
     value = getattr(owner, name)
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}, but it must be true or false")
+        raise ValueError(f"{name} is {shown(value)}, but it must be true or false")
 
 
 def _text(owner: object, name: str) -> None:
     value = getattr(owner, name)
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {value!r}, but it must be a text: put it in quotes")
+        raise ValueError(f"{name} is {shown(value)}, but it must be a text: put it in quotes")
