@@ -1,0 +1,351 @@
+"""The sweep's folder: every path in it, every atomic write, and the rows that came back.
+
+The folder is the truth of a sweep. Whatever kills a run, what it left is readable: a file is either whole or
+absent, and a torn last line of a record file costs that one cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from sega_bench.cell import Cell
+from sega_bench.errors import UserError
+
+PLAN_VERSION = 1
+"""Version of plan.json; a folder of another version is refused, never guessed at."""
+
+IMAGE_CHUNK = "sega_bench"
+"""Name of the PNG text chunk that carries the cell's settings as JSON."""
+
+SCORE_COLUMNS: tuple[str, ...] = (
+    "clip_prompt",
+    "clip_concept",
+    "clip_concept_delta",
+    "clip_directional",
+    "clip_image",
+    "lpips",
+    "ssim",
+    "psnr",
+    "mse",
+    "changed_fraction",
+    "nsfw",
+)
+"""The scores every row has a place for; ``clip_concept_1..K`` follow ``clip_concept`` where they exist."""
+
+_STALE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell's row of results.
+
+    Args:
+        cell: what was asked.
+        status: whether there is an image.
+        image: posix path relative to the sweep's folder; None for a failed cell. A cell that equals its
+            reference names the reference's file.
+        image_sha256: of the file's bytes.
+        scores: by column name; an absent or NaN score is one that was not taken.
+        error: one line that says why the cell failed.
+        unet_evals: UNet evaluations this cell alone made necessary (a trunk's are its reference's).
+        seconds: wall time, this cell's share of its wave.
+        worker, device, versions: where it was made.
+    """
+
+    cell: Cell
+    status: Literal["done", "failed"]
+    image: str | None = None
+    image_sha256: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    unet_evals: int = 0
+    seconds: float = 0.0
+    worker: str = ""
+    device: str = ""
+    versions: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """The record as one flat JSON object, its keys the table's columns in the table's order."""
+        return {
+            **settings(self.cell),
+            "image": self.image,
+            "image_sha256": self.image_sha256,
+            "status": self.status,
+            "error": self.error,
+            **{name: _finite(self.scores.get(name)) for name in score_columns(self.scores)},
+            "unet_evals": self.unet_evals,
+            "seconds": self.seconds,
+            "worker": self.worker,
+            "device": self.device,
+            "dtype": self.cell.dtype,
+            "versions": self.versions,
+        }
+
+
+def settings(cell: Cell) -> dict[str, Any]:
+    """A cell's settings under their column names: a list where each concept has its own."""
+
+    def each(name: str) -> list[Any] | None:
+        return [getattr(edit, name) for edit in cell.edits] or None
+
+    return {
+        "key": cell.key,
+        "reference_key": cell.reference().key,
+        "is_reference": cell.is_reference,
+        "model": cell.model,
+        "prompt": cell.prompt,
+        "negative_prompt": cell.negative_prompt,
+        "seed": cell.seed,
+        "scheduler": cell.scheduler,
+        "guidance_scale": cell.guidance_scale,
+        "num_inference_steps": cell.num_inference_steps,
+        "height": cell.height,
+        "width": cell.width,
+        "concepts": [edit.concept for edit in cell.edits],
+        "reverse_editing_direction": each("reverse_editing_direction"),
+        "edit_guidance_scale": each("edit_guidance_scale"),
+        "edit_threshold": each("edit_threshold"),
+        "edit_warmup_steps": each("edit_warmup_steps"),
+        "edit_cooldown_steps": each("edit_cooldown_steps"),
+        "edit_momentum_scale": cell.edit_momentum_scale if cell.edits else None,
+        "edit_mom_beta": cell.edit_mom_beta if cell.edits else None,
+        "edit_weights": each("edit_weights"),
+        "eta": cell.eta,
+    }
+
+
+def score_columns(names: Iterable[str]) -> list[str]:
+    """The contract's scores and any others among ``names``, in the table's order."""
+    others = [name for name in dict.fromkeys(names) if name not in SCORE_COLUMNS]
+    each = sorted((name for name in others if re.fullmatch(r"clip_concept_\d+", name)), key=_nth)
+    place = SCORE_COLUMNS.index("clip_concept") + 1
+    last = [name for name in others if name not in each]
+    return [*SCORE_COLUMNS[:place], *each, *SCORE_COLUMNS[place:], *last]
+
+
+def _nth(name: str) -> int:
+    return int(name.rpartition("_")[2])
+
+
+def _finite(score: float | None) -> float | None:
+    return float(score) if score is not None and math.isfinite(score) else None
+
+
+class Store:
+    """One sweep's folder, which need not exist to be read.
+
+    Args:
+        root: ``outputs/<name>``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.plan_path = root / "plan.json"
+        self.images_dir = root / "images"
+        self.records_dir = root / "records"
+        self.results_parquet = root / "results.parquet"
+        self.results_csv = root / "results.csv"
+        self.summary_csv = root / "summary.csv"
+        self.grids_dir = root / "grids"
+        self.report_path = root / "report" / "index.html"
+        self.wandb_dir = root / "wandb"
+        self.log_path = root / "run.log"
+
+    def image_path(self, key: str) -> Path:
+        """Where the image of a cell belongs, whether or not it is there."""
+        return self.images_dir / key[:2] / f"{key}.png"
+
+    def prepare(self) -> None:
+        """Make the folders and clear what killed writers left.
+
+        Raises:
+            UserError: nothing can be written here.
+        """
+        probe = self.root / "writable"
+        try:
+            for folder in (self.root, self.images_dir, self.records_dir):
+                folder.mkdir(parents=True, exist_ok=True)
+            self.write_bytes(probe, b"")
+            probe.unlink()
+        except OSError as error:
+            why = f"{self.root} can't be written ({error.strerror})"
+            raise UserError(f"output_dir: {why}: choose another output_dir= or name=") from None
+        for path in self.root.rglob("*-*-*.tmp"):
+            if _is_abandoned(path):
+                path.unlink(missing_ok=True)
+
+    def write_bytes(self, path: Path, data: bytes) -> None:
+        """Put a whole file in place of what was there: a reader sees the old one or the new, never a part."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def write_text(self, path: Path, text: str) -> None:
+        """:meth:`write_bytes` of UTF-8."""
+        self.write_bytes(path, text.encode())
+
+    def write_plan(self, document: Mapping[str, Any]) -> None:
+        """Replace plan.json."""
+        self.write_text(self.plan_path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """What plan.json says; None where there is none.
+
+        Raises:
+            UserError: it can't be read, or another version of this program wrote it.
+        """
+        try:
+            plan = json.loads(self.plan_path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.plan_path}: it can't be read ({error}): {_REMEDY}") from None
+        version = plan.get("plan_version") if isinstance(plan, dict) else None
+        if version != PLAN_VERSION:
+            wrong = f"plan_version is {version}, but this program reads {PLAN_VERSION}"
+            raise UserError(f"{self.plan_path}: {wrong}: {_REMEDY}")
+        return plan  # type: ignore[no-any-return]
+
+    def write_image(self, cell: Cell, image_HWC: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[str, str]:
+        """Keep a cell's picture, its settings inside it; safe to call from several threads.
+
+        Args:
+            cell: names the file.
+            image_HWC: RGB, uint8.
+
+        Returns:
+            The path relative to :attr:`root` with forward slashes, and the sha256 of the file's bytes.
+        """
+        chunk = PngInfo()
+        described = settings(cell) | {
+            "scheduler_config": cell.scheduler_config,
+            "lora": list(cell.lora),
+            "dtype": cell.dtype,
+        }
+        chunk.add_text(IMAGE_CHUNK, json.dumps(described))
+        buffer = io.BytesIO()
+        Image.fromarray(image_HWC).save(buffer, format="PNG", pnginfo=chunk)
+        path = self.image_path(cell.key)
+        self.write_bytes(path, buffer.getvalue())
+        return path.relative_to(self.root).as_posix(), hashlib.sha256(buffer.getvalue()).hexdigest()
+
+    def image_file(self, name: str) -> Path:
+        """An image's path by its key or its row's ``image``; whatever that says, inside this folder."""
+        return self.image_path(PurePosixPath(name).stem)
+
+    def read_image(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """An image by its key or its row's ``image``: HWC, RGB, uint8."""
+        with Image.open(self.image_file(name)) as image:
+            return np.asarray(image.convert("RGB"))
+
+    def append(self, worker: str, records: Sequence[Record]) -> None:
+        """Add rows to a worker's file: one write, and on disk when this returns.
+
+        A line that a killed writer left torn is ended first, so that it spoils no other.
+        """
+        if not records:
+            return
+        lines = "".join(json.dumps(record.row(), allow_nan=False) + "\n" for record in records)
+        self.records_dir.mkdir(parents=True, exist_ok=True)
+        with open(self.records_dir / f"{worker}.jsonl", "a+b") as file:
+            file.write(b"\n" * _is_torn(file) + lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows(self) -> tuple[list[dict[str, Any]], int]:
+        """Each cell's present row, in the order in which cells were first recorded.
+
+        Returns:
+            The rows (the latest of a key counts, but ``failed`` never replaces ``done``), and the number of
+            lines that were skipped because they hold no row.
+        """
+        present: dict[str, dict[str, Any]] = {}
+        malformed = 0
+        for row in self._lines():
+            if row is None:
+                malformed += 1
+            elif row["status"] == "done" or present.get(row["key"], row)["status"] != "done":
+                present[row["key"]] = row
+        return list(present.values()), malformed
+
+    def done_keys(self) -> set[str]:
+        """Keys of the cells that need not be run again: recorded as done, and the image is there."""
+        there = {path.stem for path in self.images_dir.glob("*/*.png")}
+        images = {row["key"]: row.get("image") for row in self._lines() if row and row["status"] == "done"}
+        return {key for key, image in images.items() if image and PurePosixPath(image).stem in there}
+
+    def _lines(self) -> Iterator[dict[str, Any] | None]:
+        """Every line of every record file, None for one that holds no row."""
+        for path in sorted(self.records_dir.glob("*.jsonl")):
+            with open(path, "rb") as file:
+                yield from map(_parse, file)
+
+
+_REMEDY = "choose another name=, or remove the folder"
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("key"), str):
+        return None
+    return row if row.get("status") in ("done", "failed") else None
+
+
+def _is_torn(file: io.BufferedRandom) -> bool:
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside ``path`` that no other thread, process or machine uses, and that tells who does."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}.tmp")
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a temporary file's writer is gone; on another machine, where one can't ask, an hour must do."""
+    ours = re.search(rf"\.{re.escape(socket.gethostname())}-(\d+)-\d+\.tmp$", path.name)
+    if ours:
+        return not _runs(int(ours[1]))
+    try:
+        return time.time() - path.stat().st_mtime > _STALE_SECONDS
+    except FileNotFoundError:  # renamed meanwhile: its writer lives
+        return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
