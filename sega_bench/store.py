@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -33,7 +33,8 @@ PLAN_VERSION = 1
 IMAGE_CHUNK = "sega_bench"
 """Name of the PNG text chunk that carries the cell's settings as JSON."""
 
-SCORE_COLUMNS: tuple[str, ...] = (
+OUTCOME_COLUMNS = ("image", "image_sha256", "status", "error")
+SCORE_COLUMNS = (
     "clip_prompt",
     "clip_concept",
     "clip_concept_delta",
@@ -47,6 +48,8 @@ SCORE_COLUMNS: tuple[str, ...] = (
     "nsfw",
 )
 """The scores every row has a place for; ``clip_concept_1..K`` follow ``clip_concept`` where they exist."""
+
+EXECUTION_COLUMNS = ("unet_evals", "seconds", "worker", "device", "dtype", "versions")
 
 _STALE_SECONDS = 3600.0
 
@@ -82,20 +85,12 @@ class Record:
 
     def row(self) -> dict[str, Any]:
         """The record as one flat JSON object, its keys the table's columns in the table's order."""
-        return {
-            **settings(self.cell),
-            "image": self.image,
-            "image_sha256": self.image_sha256,
-            "status": self.status,
-            "error": self.error,
-            **{name: _finite(self.scores.get(name)) for name in score_columns(self.scores)},
-            "unet_evals": self.unet_evals,
-            "seconds": self.seconds,
-            "worker": self.worker,
-            "device": self.device,
-            "dtype": self.cell.dtype,
-            "versions": self.versions,
+        outcome = {
+            name: getattr(self, name) for name in (*OUTCOME_COLUMNS, *EXECUTION_COLUMNS) if name != "dtype"
         }
+        scores = dict.fromkeys(SCORE_COLUMNS) | {name: _finite(score) for name, score in self.scores.items()}
+        row = settings(self.cell) | outcome | scores | {"dtype": self.cell.dtype}
+        return {name: row[name] for name in columns(self.scores)}
 
 
 def settings(cell: Cell) -> dict[str, Any]:
@@ -130,13 +125,17 @@ def settings(cell: Cell) -> dict[str, Any]:
     }
 
 
-def score_columns(names: Iterable[str]) -> list[str]:
-    """The contract's scores and any others among ``names``, in the table's order."""
-    others = [name for name in dict.fromkeys(names) if name not in SCORE_COLUMNS]
+SETTING_COLUMNS = tuple(settings(Cell(prompt="", seed=0)))
+
+
+def columns(scores: Iterable[str]) -> list[str]:
+    """The table's columns in order: the contract's, with any other ``scores`` in their places."""
+    others = [name for name in dict.fromkeys(scores) if name not in SCORE_COLUMNS]
     each = sorted((name for name in others if re.fullmatch(r"clip_concept_\d+", name)), key=_nth)
     place = SCORE_COLUMNS.index("clip_concept") + 1
-    last = [name for name in others if name not in each]
-    return [*SCORE_COLUMNS[:place], *each, *SCORE_COLUMNS[place:], *last]
+    scored = [*SCORE_COLUMNS[:place], *each, *SCORE_COLUMNS[place:]]
+    scored += [name for name in others if name not in each]
+    return [*SETTING_COLUMNS, *OUTCOME_COLUMNS, *scored, *EXECUTION_COLUMNS]
 
 
 def _nth(name: str) -> int:
@@ -241,11 +240,8 @@ class Store:
             The path relative to :attr:`root` with forward slashes, and the sha256 of the file's bytes.
         """
         chunk = PngInfo()
-        described = settings(cell) | {
-            "scheduler_config": cell.scheduler_config,
-            "lora": list(cell.lora),
-            "dtype": cell.dtype,
-        }
+        described = asdict(cell) | settings(cell)
+        del described["edits"]  # settings has them under their column names
         chunk.add_text(IMAGE_CHUNK, json.dumps(described))
         buffer = io.BytesIO()
         Image.fromarray(image_HWC).save(buffer, format="PNG", pnginfo=chunk)
