@@ -75,9 +75,8 @@ class Cell:
         scheduler_config: canonical JSON of the scheduler's configuration (see :func:`canonical_json`).
         num_inference_steps, guidance_scale, eta: as in diffusers.
         height, width: of the image in pixels.
-        edit_momentum_scale, edit_mom_beta: momentum of the whole edit, shared by its concepts.
+        edit_momentum_scale, edit_mom_beta: momentum of the whole edit, shared by its concepts; 0 without any.
         model: ``name@hash``; only what follows the ``@`` enters the key, so a folder may be renamed.
-        lora: ids of the LoRA weights, in order of loading.
         dtype: precision of the networks.
 
     Raises:
@@ -98,7 +97,6 @@ class Cell:
     edit_momentum_scale: float = 0.1
     edit_mom_beta: float = 0.4
     model: str = ""
-    lora: tuple[str, ...] = ()
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -112,7 +110,10 @@ class Cell:
             _integer(self, name, low=8)
         _real(self, "edit_momentum_scale", low=0.0)
         _real(self, "edit_mom_beta", low=0.0, high=1.0)
-        if self.edits and self.guidance_scale <= 1.0:
+        if not self.edits:  # momentum means nothing without an edit, and must not split the references
+            _set(self, "edit_momentum_scale", 0.0)
+            _set(self, "edit_mom_beta", 0.0)
+        elif self.guidance_scale <= 1.0:
             raise ValueError(
                 f"guidance_scale is {self.guidance_scale}, but SEGA needs classifier-free guidance: "
                 "use a value above 1, or no concepts"
@@ -124,29 +125,22 @@ class Cell:
         return hashlib.sha256(canonical_json(self._identity()).encode()).hexdigest()[:16]
 
     def _identity(self) -> dict[str, Any]:
-        identity: dict[str, Any] = {"key_version": KEY_VERSION}
-        for field in fields(self):
-            if field.name not in ("edits", "edit_momentum_scale", "edit_mom_beta", "model"):
-                identity[field.name] = getattr(self, field.name)
+        identity: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        identity["edits"] = [
+            {field.name: getattr(edit, field.name) for field in fields(edit)} for edit in self.edits
+        ]
         identity["model"] = self.model.rpartition("@")[2]
-        if self.edits:  # momentum means nothing without an edit, and must not split the references
-            identity["edits"] = [
-                {field.name: getattr(edit, field.name) for field in fields(edit)} for edit in self.edits
-            ]
-            identity["edit_momentum_scale"] = self.edit_momentum_scale
-            identity["edit_mom_beta"] = self.edit_mom_beta
+        identity["key_version"] = KEY_VERSION
         return identity
 
     def reference(self) -> Cell:
         """The same cell without concepts: what the edit is scored against and shares a trunk with."""
-        if self.is_reference:
-            return self
-        return replace(self, edits=(), edit_momentum_scale=0.0, edit_mom_beta=0.0)
+        return self if self.is_reference else replace(self, edits=())
 
     @property
     def is_reference(self) -> bool:
-        """Whether this is :meth:`reference` itself: no concepts, and no momentum left of them."""
-        return not self.edits and self.edit_momentum_scale == 0.0 and self.edit_mom_beta == 0.0
+        """Whether this is :meth:`reference` itself."""
+        return not self.edits
 
     @property
     def texts(self) -> tuple[str, ...]:
