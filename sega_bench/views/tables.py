@@ -1,0 +1,239 @@
+"""The sweep as tables: one row for each cell, one row for each setting. Nothing else in the project reduces.
+
+A score that was not taken is NaN: it is skipped and counted, and the mean of nothing is NaN.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Hashable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sega_bench.cell import EDIT_SETTINGS
+from sega_bench.errors import UserError
+from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS, Store, columns
+
+GAIN, COST = "clip_concept_delta", "lpips"
+"""What a trade-off is between: how much of the concept came in, how far the image moved."""
+
+SUMMARISED = (GAIN, "clip_directional", "clip_image", COST, "ssim", "changed_fraction")
+"""The scores a summary reduces, each to ``_mean``, ``_sd`` and a 95 % interval from ``_low`` to ``_high``."""
+
+TRENDS = (GAIN, "changed_fraction", COST)
+"""The scores whose trend along an axis is told."""
+
+ALL = "all"
+"""``concepts`` of a summary's pooled rows; in the others it is a JSON list, and can't be taken for this."""
+
+_RESAMPLES = 1000
+
+_DTYPES = {"is_reference": "bool", "reverse_editing_direction": "boolean"}
+_DTYPES |= dict.fromkeys(["seed", "num_inference_steps", "height", "width", "unet_evals"], "Int64")
+_DTYPES |= dict.fromkeys(["edit_warmup_steps", "edit_cooldown_steps"], "Int64")
+_DTYPES |= dict.fromkeys(["key", "reference_key", "model", "prompt", "negative_prompt", "scheduler"], "str")
+_DTYPES |= dict.fromkeys([*OUTCOME_COLUMNS, "worker", "device", "dtype", "versions"], "str")
+"""Every other column is float64."""
+
+
+def load(folder: str | Path) -> pd.DataFrame:
+    """The rows of the present plan's cells, in the plan's order; cells that were never run are absent.
+
+    A setting that each concept has for itself is a plain value where every row's concepts agree. If any row
+    needs a list, the whole column is JSON text; ``concepts`` is JSON text always. ``attrs`` holds the sweep's
+    ``name`` and where its ``scores`` come from.
+
+    Raises:
+        UserError: the folder holds no sweep, or one of another version.
+    """
+    store = Store(Path(folder))
+    plan = store.read_plan()
+    if plan is None:
+        raise UserError(f"{folder} holds no sweep (no plan.json): name a folder such as outputs/thresholds")
+    rows = {row["key"]: row for row in store.rows()[0]}
+    frame = to_frame([rows[key] for key in plan["keys"] if key in rows])
+    frame.attrs = {"name": plan["name"], "scores": plan["scores"]}
+    return frame
+
+
+def to_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The store's rows as a table with the contract's columns, one dtype each."""
+    known = {*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS}
+    scores = [name for row in rows for name in row if name not in known]
+    return pd.DataFrame({name: _column(name, [row.get(name) for row in rows]) for name in columns(scores)})
+
+
+def _column(name: str, values: list[Any]) -> pd.Series[Any]:
+    if name in EDIT_SETTINGS:
+        values = [_agreed(value) for value in values]
+    dtype = _DTYPES.get(name, "float64")
+    if name == "concepts" or any(isinstance(value, list) for value in values):
+        values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+        dtype = "str"
+    if dtype == "str":
+        # A lone surrogate (a mangled command line) has no UTF-8, and Parquet would refuse the table for it.
+        values = [value and value.encode("utf-8", "replace").decode() for value in values]
+    return pd.Series(values, dtype=dtype)
+
+
+def _agreed(value: Any) -> Any:
+    """One value for all concepts where they agree, else their list."""
+    if isinstance(value, list) and all(item == value[0] for item in value):
+        return value[0]
+    return value
+
+
+def write_results(store: Store, frame: pd.DataFrame, summary: pd.DataFrame) -> None:
+    """Write results.parquet (``attrs`` in its schema's metadata), results.csv and summary.csv."""
+    parquet = io.BytesIO()
+    frame.to_parquet(parquet, index=False)
+    store.write_bytes(store.results_parquet, parquet.getvalue())
+    for path, table in ((store.results_csv, frame), (store.summary_csv, summary)):
+        # Quoted texts, because a bare carriage return in a prompt would end a CSV row.
+        store.write_text(path, table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
+
+
+def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """One row for each setting over all concept sets (``concepts`` is "all"), then for each concept set.
+
+    Args:
+        frame: as :func:`load` gives it.
+        axes: the columns that vary; each combination of their values is a setting. None: one setting.
+
+    Returns:
+        The axes; ``concepts``; ``n`` done cells, ``n_not_scored`` of them without one of the scores the sweep
+        takes, ``n_failed``; ``_mean``, ``_sd``, ``_low``, ``_high`` of each of :data:`SUMMARISED`.
+        ``pareto``: no other setting of the concept set has more gain (``clip_concept_delta``) at no more cost
+        (``lpips``), or as much at less. ``best``: the one setting of a concept set that is the knee of that
+        front. With gain and cost both scaled to 0..1 along the front, the knee has the largest gain minus
+        cost: it lies furthest beyond the chord between its ends; of equals, the one with most gain. It
+        depends on the range that was tried. A concept set without both scores has neither mark.
+    """
+    edited = frame[~frame["is_reference"]]
+    scored = [name for name in SUMMARISED if edited[name].notna().any()] or list(SUMMARISED)
+    parts = [_front([_setting(*group, axes, ALL, scored) for group in _groups(edited, axes)])]
+    for concepts, part in edited.groupby("concepts", sort=False):
+        parts.append(_front([_setting(*group, axes, str(concepts), scored) for group in _groups(part, axes)]))
+    statistics = [f"{name}_{statistic}" for name in SUMMARISED for statistic in _STATISTICS]
+    names = [*axes, "concepts", "n", "n_not_scored", "n_failed", *statistics, "pareto", "best"]
+    summary = pd.DataFrame([row for part in parts for row in part], columns=names)
+    summary = summary.astype({axis: frame[axis].dtype for axis in axes})
+    summary.attrs = frame.attrs
+    return summary
+
+
+_STATISTICS = ("mean", "sd", "low", "high")
+
+
+def _groups(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[tuple[Hashable, ...], pd.DataFrame]]:
+    """Each combination of the axes' values, null included, with its rows; in order of first appearance."""
+    if axes:
+        yield from frame.groupby(list(axes), sort=False, dropna=False)
+    elif len(frame):
+        yield (), frame
+
+
+def _setting(
+    values: tuple[Hashable, ...], rows: pd.DataFrame, axes: Sequence[str], concepts: str, scored: list[str]
+) -> dict[str, Any]:
+    done = rows[rows["status"] == "done"]
+    row: dict[str, Any] = dict(zip(axes, values, strict=True))
+    row |= {"concepts": concepts, "n": len(done), "n_not_scored": int(done[scored].isna().any(axis=1).sum())}
+    row["n_failed"] = int((rows["status"] == "failed").sum())
+    for name in SUMMARISED:
+        taken = done[done[name].notna()]
+        low, high = interval(taken[name].to_numpy(), taken["reference_key"].to_numpy())
+        statistics = (taken[name].mean(), taken[name].std(), low, high)
+        row |= {f"{name}_{label}": value for label, value in zip(_STATISTICS, statistics, strict=True)}
+    return row
+
+
+def interval(values: NDArray[np.float64], clusters: NDArray[Any]) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean, seeded.
+
+    Whole clusters are resampled: the edits of one unedited image share its prompt and seed, and are not
+    independent of each other. With a single cluster nothing is known, and both ends are NaN.
+
+    Args:
+        values: (n,), no NaN.
+        clusters: (n,) labels.
+    """
+    labels, places = np.unique(clusters.astype(str), return_inverse=True)
+    if len(labels) < 2:
+        return float("nan"), float("nan")
+    weights = _resamples(len(labels))
+    means = (weights @ np.bincount(places, weights=values)) / (weights @ np.bincount(places))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+@lru_cache(maxsize=4)
+def _resamples(clusters: int) -> NDArray[np.float64]:
+    """How often each cluster is drawn in each resample: (resamples, clusters)."""
+    draws = np.random.default_rng(0).multinomial(clusters, np.full(clusters, 1 / clusters), size=_RESAMPLES)
+    return draws.astype(np.float64)
+
+
+def _front(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mark the rows of one concept set with ``pareto`` and ``best``."""
+    gain = np.array([row[f"{GAIN}_mean"] for row in settings], dtype=np.float64)
+    cost = np.array([row[f"{COST}_mean"] for row in settings], dtype=np.float64)
+    front = pareto(gain, cost)
+    best = knee(gain, cost, front)
+    return [row | {"pareto": bool(front[i]), "best": i == best} for i, row in enumerate(settings)]
+
+
+def pareto(gain: NDArray[np.float64], cost: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points no other beats in one of the two without losing in the other; never one with a NaN."""
+    front = np.isfinite(gain) & np.isfinite(cost)
+    for i in np.flatnonzero(front):
+        no_worse = (gain >= gain[i]) & (cost <= cost[i])
+        front[i] = not np.any(no_worse & ((gain > gain[i]) | (cost < cost[i])))
+    return front
+
+
+def knee(gain: NDArray[np.float64], cost: NDArray[np.float64], front: NDArray[np.bool_]) -> int | None:
+    """Index of the front's best trade-off as :func:`summarise` defines it; None for an empty front."""
+    on = np.flatnonzero(front)
+    if not len(on):
+        return None
+    merit = np.round(_unit(gain[on]) - _unit(cost[on]), 9)  # rounded, so that equals are equal
+    return int(on[np.lexsort((gain[on], merit))[-1]])
+
+
+def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    unit: NDArray[np.float64] = (values - values.min()) / (np.ptp(values) or 1.0)
+    return unit
+
+
+def trends(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """Spearman correlation of each numeric axis' values with the mean score of the edited cells at each.
+
+    Returns:
+        One row an axis: ``axis``, ``values`` (how many different), and :data:`TRENDS`. NaN where fewer than
+        three values were scored (two points are always in line) or where the score never changes.
+    """
+    edited = frame[~frame["is_reference"]]
+    rows = []
+    for axis in axes:
+        if pd.api.types.is_numeric_dtype(frame[axis]) and not pd.api.types.is_bool_dtype(frame[axis]):
+            means = edited.groupby(axis)[list(TRENDS)].mean()
+            rows.append(
+                {"axis": axis, "values": len(means)} | {name: _spearman(means[name]) for name in TRENDS}
+            )
+    return pd.DataFrame(rows, columns=["axis", "values", *TRENDS])
+
+
+def _spearman(means: pd.Series[float]) -> float:
+    """Rank correlation of a series with its own index."""
+    means = means.dropna()
+    if len(means) < 3 or means.nunique() < 2:
+        return float("nan")
+    return float(means.rank().corr(pd.Series(means.index, index=means.index).rank()))

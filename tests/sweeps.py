@@ -1,0 +1,144 @@
+"""A finished sweep made of nothing: the folder a run leaves, with drawn pictures and invented scores."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from sega_bench.cell import Cell, Edit
+from sega_bench.store import PLAN_VERSION, Record, Store
+
+MODEL = "faces@0123456789ab"
+PROVENANCE = {
+    "clip": {"backbone": "faces-clip", "weights": "ab12", "preprocessing": "64 px"},
+    "lpips": {"name": "lpips (faces CLIP features)", "backbone": "faces-clip", "weights": "ab12"},
+}
+
+
+def picture(cell: Cell, size: int = 64) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A face that depends on the seed, and whose mouth widens with the edit; HWC, uint8."""
+    tint = np.random.default_rng(cell.seed).integers(60, 200, 3)
+    image = Image.new("RGB", (4 * size, 4 * size), tuple(int(c) for c in tint))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse([48, 40, 208, 230], fill=(236, 200, 170), outline=(90, 60, 50), width=5)
+    for x in (100, 156):
+        draw.ellipse([x - 9, 108, x + 9, 126], fill=(40, 30, 30))
+    strength = sum(e.edit_guidance_scale * (1.0 - e.edit_threshold) for e in cell.edits)
+    reach = min(2 + 20 * strength, 40)
+    draw.arc([128 - 40, 180 - reach, 128 + 40, 180 + reach], 0, 180, fill=(150, 30, 40), width=7)
+    if any("glasses" in e.concept for e in cell.edits):
+        for x in (100, 156):
+            draw.ellipse([x - 24, 94, x + 24, 142], outline=(20, 20, 20), width=6)
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def scores(cell: Cell) -> dict[str, float]:
+    """Gain that rises and a price that rises faster, with noise; what a reference has where it has any."""
+    noise = np.random.default_rng(int(cell.key, 16)).normal(0, 0.004)
+    strength = sum(e.edit_guidance_scale * (1.0 - e.edit_threshold) for e in cell.edits)
+    if cell.is_reference:
+        return {"clip_prompt": 0.3 + noise}
+    delta = 0.1 * (1 - np.exp(-strength)) + noise
+    return {
+        "clip_prompt": 0.3 + noise,
+        "clip_concept": 0.2 + delta,
+        "clip_concept_delta": delta,
+        "clip_directional": 2 * delta,
+        "clip_image": 1.0 - 0.05 * strength,
+        "lpips": 0.06 * strength**2,
+        "ssim": 1.0 / (1.0 + strength),
+        "psnr": 30.0 - strength,
+        "mse": 0.001 * strength,
+        "changed_fraction": min(0.1 * strength, 1.0),
+    } | {f"clip_concept_{i}": 0.2 + delta for i, _ in enumerate(cell.edits, 1)}
+
+
+def record(store: Store, cell: Cell, *, size: int = 64, worker: str = "w0", **changes: Any) -> Record:
+    """A done record of a cell, its picture in the store."""
+    image, digest = store.write_image(cell, picture(cell, size))
+    fields: dict[str, Any] = {
+        "image": image,
+        "image_sha256": digest,
+        "scores": scores(cell),
+        "worker": worker,
+    }
+    fields |= {"unet_evals": 20, "seconds": 0.25, "device": "cpu", "versions": "torch 2.14"}
+    return Record(cell, "done", **(fields | changes))
+
+
+def cells(
+    axes: Mapping[str, Sequence[Any]],
+    prompts: Sequence[str],
+    concepts: Sequence[Sequence[str]],
+    seeds: Sequence[int],
+) -> list[Cell]:
+    """The plan's cells, each reference before its edits. An axis value may be a list, one per concept."""
+    plan: dict[str, Cell] = {}
+    for prompt, seed, texts in itertools.product(prompts, seeds, concepts):
+        for values in itertools.product(*axes.values()):
+            cell = _cell(prompt, seed, texts, dict(zip(axes, values, strict=True)))
+            plan.setdefault(cell.reference().key, cell.reference())
+            plan.setdefault(cell.key, cell)
+    return list(plan.values())
+
+
+def _cell(prompt: str, seed: int, texts: Sequence[str], setting: dict[str, Any]) -> Cell:
+    own = {name: value for name, value in setting.items() if name in Edit.__dataclass_fields__}
+    shared = {name: value for name, value in setting.items() if name not in own}
+    edits = tuple(
+        Edit(text, **{name: value[i] if isinstance(value, list) else value for name, value in own.items()})
+        for i, text in enumerate(texts)
+    )
+    return Cell(prompt, seed, edits, model=MODEL, **({"height": 64, "width": 64} | shared))
+
+
+def write_plan(store: Store, plan: Sequence[Cell], axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """plan.json as the planner writes it, for these cells."""
+    edited = [cell for cell in plan if not cell.is_reference]
+    counts = {"cells": len(plan), "edited": len(edited), "references": len(plan) - len(edited)}
+    document = {
+        "plan_version": PLAN_VERSION,
+        "name": "synthetic",
+        "description": "",
+        "settings": {"edit": {}, "sampling": {"height": 64}},
+        "model": {"id": MODEL, "name": "faces", "path": None},
+        "axes": dict(axes),
+        "prompts": list(dict.fromkeys(cell.prompt for cell in plan)),
+        "concepts": [list(c) for c in dict.fromkeys(tuple(e.concept for e in cell.edits) for cell in edited)],
+        "seeds": list(dict.fromkeys(cell.seed for cell in plan)),
+        "counts": counts | {"merged": 0, "same_as_reference": 0, "unet_evals": 20 * len(plan)},
+        "keys": [cell.key for cell in plan],
+        "engine": {},
+        "scores": PROVENANCE,
+        "versions": {"torch": "2.14"},
+        "code_version": "0",
+    }
+    store.write_plan(document)
+    return document
+
+
+AXES = {"edit_threshold": [0.5, 0.8, 0.9, 0.95], "edit_guidance_scale": [2.0, 5.0, 8.0]}
+PROMPTS = ["a photo of the face of a woman"]
+CONCEPTS = [["smiling, smile"], ["glasses, wearing glasses"]]
+
+
+def finished(
+    root: Path,
+    axes: Mapping[str, Sequence[Any]] = AXES,
+    prompts: Sequence[str] = PROMPTS,
+    concepts: Sequence[Sequence[str]] = CONCEPTS,
+    seeds: Sequence[int] = (0, 1, 2),
+    size: int = 64,
+) -> Store:
+    """A sweep's folder as a run leaves it."""
+    store = Store(root)
+    store.prepare()
+    plan = cells(axes, prompts, concepts, seeds)
+    write_plan(store, plan, axes)
+    store.append("w0", [record(store, cell, size=size) for cell in plan])
+    return store
