@@ -1,0 +1,126 @@
+"""The stream of images through the scorers: every image's features once, then each edit meets its reference.
+
+Shape suffixes: B images of a batch, H height, W width, C channels, D embedding, K concepts of a cell.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sega_bench.cell import Cell
+
+Features = tuple[Tensor, ...]
+"""What a scorer computes once for an image: tensors whose first dimension is the batch."""
+
+
+class Scorer(Protocol):
+    """A family of scores that need the same features of an image."""
+
+    @property
+    def provenance(self) -> Mapping[str, Mapping[str, str]]:
+        """Where the numbers come from, per family of scores: backbone, weights id, preprocessing."""
+        ...
+
+    def features(self, image_BHWC: Tensor) -> Features:
+        """Features of uint8 pictures, on the scorer's device. A row must not depend on the other rows."""
+        ...
+
+    def compare(self, cells: Sequence[Cell], edited: Features, reference: Features) -> list[dict[str, float]]:
+        """Scores of every cell from its own features and its reference's.
+
+        The features may have more rows than there are cells: the batch is padded. A cell without edits gets
+        only what needs no reference.
+        """
+        ...
+
+
+def score(
+    scorers: Sequence[Scorer], cells: Sequence[Cell], images: Mapping[str, np.ndarray], batch_size: int
+) -> list[dict[str, float]]:
+    """Score cells against their references; scores that do not apply are absent or NaN.
+
+    Every distinct image passes through every scorer once, in batches padded to `batch_size`, so that a score
+    depends neither on what else is scored nor on the order: on one device and thread count it is the same to
+    the last bit.
+
+    Args:
+        scorers: see :func:`sega_bench.scores.build`.
+        cells: edited cells and references.
+        images: key -> uint8 picture (H, W, 3) of every cell and of every cell's reference, all of one size.
+        batch_size: pictures a batch.
+
+    Returns:
+        One dict per cell, in the order of `cells`.
+    """
+    ordered = _references_first(cells)
+    values: dict[str, dict[str, float]] = defaultdict(dict)
+    with (
+        torch.inference_mode(),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+    ):
+        for scorer in scorers:
+            for batch, scores in _stream(scorer, _batches(ordered, images, batch_size)):
+                for cell, scored in zip(batch.cells, scores, strict=True):
+                    values[cell.key] |= scored
+    return [dict(values[cell.key]) for cell in cells]
+
+
+def edited_only(cells: Sequence[Cell], **values_B: Tensor) -> list[dict[str, float]]:
+    """Named values, one dict a cell; a cell without edits has nothing to be compared with and gets none."""
+    columns = {name: value_B.tolist() for name, value_B in values_B.items()}
+    return [
+        {name: column[row] for name, column in columns.items()} if cell.edits else {}
+        for row, cell in enumerate(cells)
+    ]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    cells: Sequence[Cell]
+    image_BHWC: Tensor  # zeros after the last cell
+    reference_B: Tensor  # the row of each row's reference
+    inherited: int  # so many rows at the beginning have theirs in the batch before instead
+
+
+def _references_first(cells: Sequence[Cell]) -> list[Cell]:
+    """Each distinct cell once, its reference before it with only cells of that same reference in between."""
+    groups: dict[str, dict[str, Cell]] = {}
+    for cell in cells:
+        reference = cell.reference()
+        groups.setdefault(reference.key, {reference.key: reference})[cell.key] = cell
+    return [cell for group in groups.values() for cell in group.values()]
+
+
+def _batches(ordered: Sequence[Cell], images: Mapping[str, np.ndarray], batch_size: int) -> Iterator[_Batch]:
+    for start in range(0, len(ordered), batch_size):
+        cells = ordered[start : start + batch_size]
+        padding = batch_size - len(cells)
+        image_BHWC = torch.from_numpy(np.stack([images[cell.key] for cell in cells]))
+        row_of = {cell.key: row for row, cell in enumerate(cells)}
+        rows = [row_of.get(cell.reference().key) for cell in cells]
+        reference = [row or 0 for row in rows]
+        yield _Batch(
+            cells=cells,
+            image_BHWC=torch.cat([image_BHWC, image_BHWC.new_zeros(padding, *image_BHWC.shape[1:])]),
+            reference_B=torch.tensor(reference + reference[-1:] * padding),
+            inherited=rows.count(None),
+        )
+
+
+def _stream(scorer: Scorer, batches: Iterator[_Batch]) -> Iterator[tuple[_Batch, list[dict[str, float]]]]:
+    """Of the batches before, only the last reference's features are kept: memory does not grow."""
+    last_reference: Features = ()
+    for batch in batches:
+        features = scorer.features(batch.image_BHWC)
+        reference = tuple(feature[batch.reference_B] for feature in features)
+        for feature, inherited in zip(reference, last_reference, strict=False):
+            feature[: batch.inherited] = inherited
+        yield batch, scorer.compare(batch.cells, features, reference)
+        last_reference = tuple(feature[len(batch.cells) - 1].clone() for feature in reference)

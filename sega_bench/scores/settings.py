@@ -1,0 +1,107 @@
+"""What the user says about scores, and whether it can be right: checked before any model loads."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sega_bench.errors import UserError
+from sega_bench.faces import SCORER_DIR
+
+LOCAL_DIR = "local-dir:"
+PERCEPTUAL = ("alex", "vgg", "squeeze", "clip", "none")
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Which networks score the images.
+
+    Args:
+        clip_model: an open_clip name such as `ViT-L-14`; `local-dir:FOLDER` with `open_clip_config.json`,
+            weights as safetensors and tokenizer files; or `embedded`, the face model's own.
+        clip_pretrained: for an open_clip name only: a tag such as `openai`, or a .safetensors file.
+        perceptual: what `lpips` is: LPIPS proper on `alex`, `vgg` or `squeeze`; `clip`, an LPIPS-like
+            distance on the
+            stages of CLIP's image tower; or `none`, not scored.
+        batch_size: images that go through a network together.
+    """
+
+    clip_model: str = "embedded"
+    clip_pretrained: str | None = None
+    perceptual: str = "clip"
+    batch_size: int = 16
+
+
+def check(settings: ScoreSettings) -> None:
+    """Find wrong names and missing files without loading a model.
+
+    Raises:
+        UserError: with the key and the remedy.
+    """
+    if settings.batch_size < 1:
+        raise UserError(f"scores.batch_size is {settings.batch_size}, but it must be at least 1")
+    if settings.perceptual not in PERCEPTUAL:
+        nearest = _nearest(settings.perceptual, PERCEPTUAL)
+        raise UserError(
+            f"scores.perceptual={settings.perceptual} is not known; did you mean {nearest}? "
+            f"There are {', '.join(PERCEPTUAL)}"
+        )
+    folder = clip_folder(settings)
+    if folder is None:
+        _check_named(settings.clip_model, settings.clip_pretrained)
+    else:
+        _check_folder(folder, settings)
+
+
+def clip_folder(settings: ScoreSettings) -> Path | None:
+    """The folder that holds the CLIP model; None for one of open_clip's names."""
+    if settings.clip_model == "embedded":
+        return SCORER_DIR
+    if settings.clip_model.startswith(LOCAL_DIR):
+        return Path(settings.clip_model.removeprefix(LOCAL_DIR)).expanduser()
+    return None
+
+
+def _check_folder(folder: Path, settings: ScoreSettings) -> None:
+    key = f"scores.clip_model={settings.clip_model}"
+    if settings.clip_pretrained is not None:
+        raise UserError(
+            f"{key} brings its own weights: leave out scores.clip_pretrained={settings.clip_pretrained}"
+        )
+    if not (folder / "open_clip_config.json").is_file():
+        raise UserError(
+            f"{key}: there is no {folder / 'open_clip_config.json'}; name a folder saved for open_clip"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{key}: there is no .safetensors file in {folder}; other formats are not read")
+
+
+def _check_named(name: str, pretrained: str | None) -> None:
+    import open_clip  # seconds, hence only for a name of open_clip's
+
+    if name not in open_clip.list_models():
+        nearest = _nearest(name, [*open_clip.list_models(), "embedded"])
+        raise UserError(
+            f"scores.clip_model={name} is not a model of open_clip; did you mean {nearest}? "
+            "A folder is local-dir:FOLDER"
+        )
+    if pretrained is None:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+        raise UserError(
+            f"scores.clip_model={name} needs weights: set scores.clip_pretrained to a .safetensors file"
+            + (f" or to one of {tags}" if tags else "")
+        )
+    if pretrained.endswith(".safetensors"):
+        if not Path(pretrained).expanduser().is_file():
+            raise UserError(f"scores.clip_pretrained={pretrained}: there is no such file")
+    elif pretrained not in open_clip.list_pretrained_tags_by_model(name):
+        nearest = _nearest(pretrained, open_clip.list_pretrained_tags_by_model(name)) or "a .safetensors file"
+        raise UserError(
+            f"scores.clip_pretrained={pretrained}: {name} has no such weights; did you mean {nearest}?"
+        )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)), "")
