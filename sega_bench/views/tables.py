@@ -217,18 +217,20 @@ def trends(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """Spearman correlation of each numeric axis' values with the mean score of the edited cells at each.
 
     Returns:
-        One row an axis: ``axis``, ``values`` (how many different), and :data:`TRENDS`. NaN where fewer than
-        three values were scored (two points are always in line) or where the score never changes.
+        One row an axis: ``axis``, ``values`` (how many different), ``peak`` (that with most mean gain), and
+        :data:`TRENDS`, NaN where fewer than three values were scored (two points are always in line) or where
+        the score never changes.
     """
     edited = frame[~frame["is_reference"]]
     rows = []
     for axis in axes:
         if pd.api.types.is_numeric_dtype(frame[axis]) and not pd.api.types.is_bool_dtype(frame[axis]):
             means = edited.groupby(axis)[list(TRENDS)].mean()
-            rows.append(
-                {"axis": axis, "values": len(means)} | {name: _spearman(means[name]) for name in TRENDS}
-            )
-    return pd.DataFrame(rows, columns=["axis", "values", *TRENDS])
+            ranked = means[GAIN].dropna().sort_values(kind="stable")
+            peak = ranked.index[-1] if len(ranked) else float("nan")
+            correlations = {name: _spearman(means[name]) for name in TRENDS}
+            rows.append({"axis": axis, "values": len(means), "peak": peak} | correlations)
+    return pd.DataFrame(rows, columns=["axis", "values", "peak", *TRENDS])
 
 
 def _spearman(means: pd.Series[float]) -> float:

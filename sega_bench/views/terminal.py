@@ -1,0 +1,130 @@
+"""The summary as a table for a terminal, and where to look next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sega_bench.views.advice import next_steps
+from sega_bench.views.tables import ALL, COST, GAIN, TRENDS
+from sega_bench.views.words import clean, concept_label, short
+
+MOST_ROWS = 30
+"""Above this many settings only the Pareto front is shown."""
+
+
+def print_summary(
+    console: Console, summary: pd.DataFrame, trends: pd.DataFrame, paths: Mapping[str, Path] | None = None
+) -> None:
+    """Print the settings with the best trade-off marked, the trends, what to try next, and where things are.
+
+    Args:
+        console: where to; 100 columns are enough.
+        summary: as :func:`sega_bench.views.tables.summarise` gives it.
+        trends: as :func:`sega_bench.views.tables.trends` gives it, for the same axes.
+        paths: what each file holds, and its path.
+    """
+    axes = list(summary.columns[: summary.columns.get_loc("concepts")])
+    pooled = summary[summary["concepts"] == ALL]
+    shown = pooled if len(pooled) <= MOST_ROWS else pooled[pooled["pareto"]].head(MOST_ROWS)
+    console.print(_table(shown, axes, f"{clean(summary.attrs['name'])}: {_count(len(pooled), 'setting')}"))
+    console.print(_legend(pooled, len(shown)))
+    each = summary[(summary["concepts"] != ALL) & summary["best"]]
+    if len(each) > 1:
+        console.print()
+        console.print(
+            _table(each.head(MOST_ROWS), ["concepts", *axes], "Best trade-off of each concept", spread=False)
+        )
+    _print_lines(
+        console,
+        "Trends (Spearman correlation of the mean with the value)",
+        [_trend(row, _cost_name(summary)) for row in _records(trends)],
+    )
+    _print_lines(console, "Where to look next", next_steps(summary, trends))
+    console.print()
+    for what, path in (paths or {}).items():
+        console.print(Text(f"{what:<12} {path}"), soft_wrap=True)
+
+
+def _table(rows: pd.DataFrame, names: list[str], title: str, *, spread: bool = True) -> Table:
+    """One line a row: the named columns, then gain, cost, changed fraction and counts."""
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.add_column("")
+    for name in names:
+        table.add_column(_header(name), justify="left" if name == "concepts" else "right", overflow="fold")
+    counts = [name for name in ("n", "n_not_scored", "n_failed") if name == "n" or rows[name].any()]
+    for name in ("CLIP gain", _cost_name(rows), "changed", *counts):
+        table.add_column(_header(name), justify="right", overflow="fold")
+    for row in _records(rows):
+        values = [concept_label(row[name]) if name == "concepts" else short(row[name]) for name in names]
+        scores = [_score(row, name, form, spread) for name, form in _FORMS.items()]
+        mark = "★" if row["best"] else "•" if row["pareto"] else ""
+        cells = [mark, *values, *scores, *(str(row[name]) for name in counts)]
+        table.add_row(*map(Text, cells), style="bold" if row["best"] else "")
+    return table
+
+
+_FORMS = {GAIN: ".3f", COST: ".3f", "changed_fraction": ".1%"}
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _header(name: str) -> Text:
+    """A column's name, broken where it may be, so that narrow values stay in narrow columns."""
+    parts = name.replace("_", "_ ").split()
+    lines = [""]
+    for part in parts:
+        joint = "" if not lines[-1] or lines[-1].endswith("_") else " "
+        if lines[-1] and len(lines[-1] + joint + part) > 14:
+            lines.append(part)
+        else:
+            lines[-1] += joint + part
+    return Text("\n".join(lines))
+
+
+def _score(row: dict[str, Any], name: str, form: str, spread: bool) -> str:
+    """Mean ± standard deviation, as far as they are known."""
+    mean, deviation = row[f"{name}_mean"], row[f"{name}_sd"]
+    if pd.isna(mean):
+        return "–"
+    return f"{mean:{form}} ± {deviation:{form}}" if spread and not pd.isna(deviation) else f"{mean:{form}}"
+
+
+def _legend(pooled: pd.DataFrame, shown: int) -> Text:
+    legend = "★ best trade-off   • no other gains more at less cost   ± standard deviation over cells"
+    if shown < len(pooled):
+        legend += f"\n{_count(len(pooled) - shown, 'setting')} not shown: all are in summary.csv"
+    return Text(legend, style="dim")
+
+
+def _trend(row: dict[str, Any], cost: str) -> str:
+    names = dict(zip(TRENDS, ("CLIP gain", "changed", cost), strict=True))
+    known = [f"{names[name]} {row[name]:+.2f}" for name in TRENDS if not pd.isna(row[name])]
+    return f"{row['axis']} ({row['values']} values): {', '.join(known) or 'too few values to tell'}"
+
+
+def _cost_name(summary: pd.DataFrame) -> str:
+    """What the sweep's LPIPS column really is."""
+    provenance = summary.attrs["scores"].get("lpips") or {}
+    return clean(str(provenance.get("name", "lpips")))
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _print_lines(console: Console, title: str, lines: list[str]) -> None:
+    if lines:
+        console.print(Text(f"\n{title}", style="bold"))
+    for line in lines:
+        console.print(Padding(Text(clean(line)), (0, 0, 0, 2)))
