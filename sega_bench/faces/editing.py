@@ -1,0 +1,85 @@
+"""Edit faces with diffusers' own SEGA, to measure the model independently of this project's engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import SemanticStableDiffusionPipeline
+from torch import Tensor
+
+Numbers = float | tuple[float, ...]
+"""One value for all concepts of an edit, or one for each."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sampling and guidance, by diffusers' names; the defaults are those recommended for one concept."""
+
+    guidance_scale: float = 5.0
+    num_inference_steps: int = 25
+    edit_guidance_scale: Numbers = 6.0
+    edit_threshold: Numbers = 0.95
+    edit_warmup_steps: int | tuple[int, ...] = 5
+    edit_momentum_scale: float = 0.3
+    edit_mom_beta: float = 0.6
+
+
+def load_pipeline(folder: Path) -> SemanticStableDiffusionPipeline:
+    """The pipeline in float32, silent."""
+    pipeline = SemanticStableDiffusionPipeline.from_pretrained(
+        folder, torch_dtype=torch.float32, feature_extractor=None, requires_safety_checker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def initial_noise(seeds: Sequence[int]) -> Tensor:
+    """One latent (B, 4, 16, 16) a seed, drawn by itself."""
+    return torch.stack(
+        [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
+
+
+def generate(
+    pipeline: SemanticStableDiffusionPipeline,
+    prompt: str,
+    seeds: Sequence[int],
+    concepts: Sequence[str] = (),
+    setting: Setting = Setting(),
+    batch: int = 16,
+) -> Tensor:
+    """Pictures in [-1, 1], (len(seeds), 3, 64, 64), unedited without concepts."""
+    parts = [seeds[i : i + batch] for i in range(0, len(seeds), batch)]
+    return torch.cat([_generate_batch(pipeline, prompt, part, list(concepts), setting) for part in parts])
+
+
+def _generate_batch(
+    pipeline: SemanticStableDiffusionPipeline,
+    prompt: str,
+    seeds: Sequence[int],
+    concepts: list[str],
+    setting: Setting,
+) -> Tensor:
+    def each(value: Numbers) -> list[float]:
+        return list(value) if isinstance(value, tuple) else [value] * len(concepts)
+
+    edit = {
+        "editing_prompt": concepts,
+        "edit_guidance_scale": each(setting.edit_guidance_scale),
+        "edit_threshold": each(setting.edit_threshold),
+        "edit_warmup_steps": each(setting.edit_warmup_steps),
+        "edit_momentum_scale": setting.edit_momentum_scale,
+        "edit_mom_beta": setting.edit_mom_beta,
+    }
+    images: Tensor = pipeline(
+        [prompt] * len(seeds),
+        latents=initial_noise(seeds),
+        guidance_scale=setting.guidance_scale,
+        num_inference_steps=setting.num_inference_steps,
+        output_type="pt",
+        **(edit if concepts else {}),
+    ).images
+    return images * 2 - 1

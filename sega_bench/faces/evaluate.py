@@ -1,0 +1,276 @@
+"""Measure the embedded model and write its card: `python -m sega_bench.faces.evaluate [--weights DIR]`.
+
+Edits are made by diffusers' own `SemanticStableDiffusionPipeline`; the attribute classifier and the scorer
+judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from diffusers import SemanticStableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from . import PIPELINE_DIR
+from .autoencoder import psnr, reconstruct
+from .captions import CONCEPTS
+from .card import model_card
+from .classifier import Classifier, load_classifier, predict
+from .clip import concept_auc, cosine_to_empty
+from .data import draw
+from .drawing import BINARY, LABELS
+from .editing import Setting, generate, load_pipeline
+
+PROMPTS = ("a photo of the face of a woman", "a photo of the face of a man", "a portrait of a person")
+CONTROLS = ("blue background", "xylophone")
+ALL_FOUR = Setting(edit_guidance_scale=(6.0, 6.0, 6.0, 6.0), edit_threshold=(0.95, 0.95, 0.95, 0.95))
+CURVES: dict[str, tuple[float, ...]] = {
+    "edit_guidance_scale": (1, 2, 3, 6, 9, 12),
+    "edit_threshold": (0.5, 0.75, 0.9, 0.95, 0.99),
+    "edit_warmup_steps": (0, 2, 5, 10, 15),
+}
+DRAWING_SEED = 77
+
+
+@dataclass(frozen=True)
+class Share:
+    """A proportion with the counts behind it."""
+
+    hits: int
+    of: int
+
+    @property
+    def value(self) -> float:
+        """The proportion; NaN of nothing."""
+        return self.hits / self.of if self.of else float("nan")
+
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval."""
+        if not self.of:
+            return 0.0, 1.0
+        z2 = 1.96**2
+        middle = (self.hits + z2 / 2) / (self.of + z2)
+        half = 1.96 / (self.of + z2) * (self.hits * (self.of - self.hits) / self.of + z2 / 4) ** 0.5
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one edit did to a set of pictures, for one concept.
+
+    `gained`: of the pictures that lacked the concept, those that have it after the edit. `kept`: agreement
+    on the yes/no attributes that were not edited; `colors`: agreement on hair colour and background.
+    `clip_gain`: change of the cosine to the concept's text, with a bootstrap interval. `changed`: share of
+    pixels that moved by more than 16 of 255.
+    """
+
+    before: Share
+    after: Share
+    gained: Share
+    kept: Share
+    colors: Share
+    clip_gain: tuple[float, float, float]
+    changed: float
+
+
+class Lab:
+    """The model, its judges and the pictures without edits, which every comparison needs."""
+
+    def __init__(self, weights: Path) -> None:
+        self.weights = weights
+        self.pipeline: SemanticStableDiffusionPipeline = load_pipeline(weights / "pipeline")
+        self.classifier: Classifier = load_classifier(weights / "classifier.safetensors")
+        self.clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{weights / 'scorer'}")
+        self.clip.eval()
+        self.tokenizer = open_clip.get_tokenizer(f"local-dir:{weights / 'scorer'}")
+        self._references: dict[tuple[Any, ...], Tensor] = {}
+
+    def pictures(self, prompt: str, seeds: range, concepts: Sequence[str], setting: Setting) -> Tensor:
+        """Pictures of a prompt, edited or not."""
+        if concepts:
+            return generate(self.pipeline, prompt, seeds, concepts, setting)
+        key = (prompt, seeds, setting.guidance_scale, setting.num_inference_steps)
+        if key not in self._references:
+            self._references[key] = generate(self.pipeline, prompt, seeds, (), setting)
+        return self._references[key]
+
+    @torch.no_grad()
+    def similarity(self, x_BCHW: Tensor, text: str) -> Tensor:
+        """Cosine (B,) of pictures to a text."""
+        image_BD = self.clip.encode_image(x_BCHW, normalize=True)
+        similarity_B: Tensor = image_BD @ self.clip.encode_text(self.tokenizer([text]), normalize=True)[0]
+        return similarity_B
+
+    def outcome(self, x_BCHW: Tensor, y_BCHW: Tensor, name: str, edited: Sequence[str]) -> Outcome:
+        """Compare pictures before and after an edit of the attributes `edited`, seen from `name`."""
+        old_BL, new_BL = predict(self.classifier, x_BCHW), predict(self.classifier, y_BCHW)
+        column = BINARY.index(name)
+        had_B, has_B = old_BL[:, column].bool(), new_BL[:, column].bool()
+        same_BL = old_BL == new_BL
+        others = [i for i, label in enumerate(BINARY) if label not in edited]
+        colors = [LABELS.index("hair"), LABELS.index("background")]
+        gain_B = self.similarity(y_BCHW, CONCEPTS[name]) - self.similarity(x_BCHW, CONCEPTS[name])
+        moved = ((y_BCHW - x_BCHW).abs() * 127.5 > 16).any(1).float().mean()
+        return Outcome(
+            before=share(had_B),
+            after=share(has_B),
+            gained=share(has_B[~had_B]),
+            kept=share(same_BL[:, others]),
+            colors=share(same_BL[:, colors]),
+            clip_gain=bootstrap(gain_B),
+            changed=float(moved),
+        )
+
+    def edit(self, prompt: str, seeds: range, name: str, setting: Setting) -> Outcome:
+        """The outcome of one concept."""
+        before = self.pictures(prompt, seeds, (), setting)
+        after = self.pictures(prompt, seeds, [CONCEPTS[name]], setting)
+        return self.outcome(before, after, name, [name])
+
+
+def share(hits: Tensor) -> Share:
+    """A tensor of truth values as a proportion."""
+    return Share(int(hits.sum()), hits.numel())
+
+
+def bootstrap(values_B: Tensor, rounds: int = 2000) -> tuple[float, float, float]:
+    """Mean and its 95 % percentile interval."""
+    rng = np.random.default_rng(0)
+    values = values_B.numpy()
+    means = values[rng.integers(len(values), size=(rounds, len(values)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(values.mean()), float(low), float(high)
+
+
+def single_edits(
+    lab: Lab, prompts: Sequence[str], seeds: range, setting: Setting
+) -> dict[str, dict[str, Outcome]]:
+    """Each concept by itself at one setting, for each prompt."""
+    return {prompt: {name: lab.edit(prompt, seeds, name, setting) for name in CONCEPTS} for prompt in prompts}
+
+
+def all_four(lab: Lab, prompt: str, seeds: range, setting: Setting) -> dict[str, Outcome]:
+    """The four concepts at once, seen from each."""
+    before = lab.pictures(prompt, seeds, (), setting)
+    after = lab.pictures(prompt, seeds, list(CONCEPTS.values()), setting)
+    return {name: lab.outcome(before, after, name, list(CONCEPTS)) for name in CONCEPTS}
+
+
+def controls(lab: Lab, prompt: str, seeds: range, setting: Setting) -> dict[str, dict[str, Outcome]]:
+    """Texts outside the four: they should leave all four as they are."""
+    before = lab.pictures(prompt, seeds, (), setting)
+    result = {}
+    for text in CONTROLS:
+        after = lab.pictures(prompt, seeds, [text], setting)
+        result[text] = {name: lab.outcome(before, after, name, ()) for name in CONCEPTS}
+    return result
+
+
+def curves(lab: Lab, prompt: str, seeds: range, base: Setting) -> dict[str, dict[float, dict[str, Outcome]]]:
+    """Every concept along one setting at a time."""
+    result: dict[str, dict[float, dict[str, Outcome]]] = {}
+    for field, values in CURVES.items():
+        result[field] = {}
+        for value in values:
+            setting = replace(base, **{field: value})  # type: ignore[arg-type]
+            result[field][value] = {name: lab.edit(prompt, seeds, name, setting) for name in CONCEPTS}
+            print(
+                field,
+                value,
+                {k: round(o.gained.value, 2) for k, o in result[field][value].items()},
+                flush=True,
+            )
+    return result
+
+
+def parts(lab: Lab, count: int = 400) -> dict[str, Any]:
+    """How good autoencoder, classifier and scorer are by themselves, on drawings that no stage has seen."""
+    drawings = draw(DRAWING_SEED, count)
+    x_BCHW = drawings.images(slice(None))
+    y_BCHW = reconstruct(lab.pipeline.vae, drawings)
+    truth_BL = drawings.labels_NL[:, : len(LABELS) - 1].long()
+
+    def accuracy(pictures: Tensor) -> dict[str, float]:
+        right_BL = predict(lab.classifier, pictures) == truth_BL
+        return dict(zip(LABELS, right_BL.float().mean(0).tolist(), strict=False))
+
+    return {
+        "psnr": psnr(x_BCHW, y_BCHW),
+        "accuracy": accuracy(x_BCHW),
+        "accuracy_reconstructed": accuracy(y_BCHW),
+        "auc": concept_auc(lab.clip, lab.pipeline.tokenizer, drawings),
+        "cosine": cosine_to_empty(lab.pipeline.text_encoder, lab.pipeline.tokenizer),
+    }
+
+
+def timings(lab: Lab, setting: Setting) -> dict[int, float]:
+    """Seconds an image with one concept, by batch size, the best of three."""
+    result = {}
+    for batch in (1, 16):
+        spent = []
+        for _ in range(3):
+            began = time.perf_counter()
+            generate(lab.pipeline, PROMPTS[0], range(batch), [CONCEPTS["smile"]], setting, batch)
+            spent.append(time.perf_counter() - began)
+        result[batch] = min(spent) / batch
+    return result
+
+
+def contact_sheet(lab: Lab, prompt: str, seeds: range, setting: Setting, together: Setting) -> Image.Image:
+    """A row of pictures without edits, a row for each concept, a row with all four; twice the size."""
+    rows = [lab.pictures(prompt, seeds, (), setting)]
+    rows += [lab.pictures(prompt, seeds, [text], setting) for text in CONCEPTS.values()]
+    rows += [lab.pictures(prompt, seeds, list(CONCEPTS.values()), together)]
+    sheet_CHW = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+    sheet_CHW = F.interpolate(sheet_CHW[None], scale_factor=2, mode="nearest")[0]
+    bytes_HWC = ((sheet_CHW + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
+    return Image.fromarray(bytes_HWC.numpy())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure everything, write MODEL_CARD.md and contact_sheet.png beside the weights."""
+    parser = argparse.ArgumentParser(prog="python -m sega_bench.faces.evaluate", description=__doc__)
+    parser.add_argument("--weights", type=Path, default=PIPELINE_DIR.parent)
+    parser.add_argument("--seeds", type=int, default=64, help="pictures for each number")
+    parser.add_argument("--curve-seeds", type=int, default=32, help="pictures for each point of a curve")
+    parser.add_argument("--first-seed", type=int, default=100_000)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    lab, setting, first = Lab(options.weights), Setting(), options.first_seed
+    seeds, few = range(first, first + options.seeds), range(first, first + options.curve_seeds)
+    contact_sheet(lab, PROMPTS[0], range(first, first + 8), setting, ALL_FOUR).save(
+        options.weights / "contact_sheet.png"
+    )
+    results = {
+        "training": json.loads((options.weights / "training.json").read_text()),
+        "setting": asdict(setting),
+        "all_four_setting": asdict(ALL_FOUR),
+        "seeds": options.seeds,
+        "curve_seeds": options.curve_seeds,
+        "first_seed": first,
+        "parts": parts(lab),
+        "single": single_edits(lab, PROMPTS, seeds, setting),
+        "all_four": all_four(lab, PROMPTS[0], seeds, ALL_FOUR),
+        "controls": controls(lab, PROMPTS[0], seeds, setting),
+        "curves": curves(lab, PROMPTS[0], few, setting),
+        "timings": timings(lab, setting),
+    }
+    card = model_card(results)
+    (options.weights / "MODEL_CARD.md").write_text(card)
+    print(card)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The denoiser of the embedded model: diffusers' UNet2DConditionModel on 16x16 latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .clip import token_ids
+from .data import Drawings
+from .fitting import Recipe, fit
+
+RECIPE = Recipe(steps=4400, batch=32, lr=1e-3, ema=0.998, warmup=150)
+SNR_LIMIT = 5.0
+
+
+def make_unet() -> UNet2DConditionModel:
+    """An untrained denoiser of 3.8 M parameters."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(48, 96, 96),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def make_scheduler() -> DDIMScheduler:
+    """Stable Diffusion 1.5's noise schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        prediction_type="epsilon",
+    )
+
+
+def train_unet(
+    drawings: Drawings,
+    latents_NCHW: Tensor,
+    text: tuple[CLIPTokenizer, CLIPTextModel],
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+) -> UNet2DConditionModel:
+    """Learn to predict the noise in the drawings' latents, given a new random caption each time."""
+    unet = make_unet()
+    scheduler = make_scheduler()
+    weight_T = snr_weights(scheduler.alphas_cumprod)
+    tokenizer, encoder = text
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        indices = drawings.batch(rng, recipe.batch)
+        texts = [caption.text for caption in drawings.captions(indices, rng)]
+        states_BSD = encoder(token_ids(tokenizer, texts)).last_hidden_state
+        x_BCHW = latents_NCHW[indices]
+        noise_BCHW = torch.randn_like(x_BCHW)
+        t_B = torch.randint(0, scheduler.config.num_train_timesteps, (len(x_BCHW),))
+        error_BCHW = unet(scheduler.add_noise(x_BCHW, noise_BCHW, t_B), t_B, states_BSD).sample - noise_BCHW
+        error_B: Tensor = error_BCHW.square().mean((1, 2, 3))
+        return (error_B * weight_T[t_B]).mean()
+
+    fit("unet", unet, loss, recipe, folder, seed)
+    return unet
+
+
+def snr_weights(alphas_T: Tensor) -> Tensor:
+    """Min-SNR weights (T,) for predicted noise: steps with little noise teach little and count less."""
+    snr_T = alphas_T / (1 - alphas_T)
+    return snr_T.clamp(max=SNR_LIMIT) / snr_T
+
+
+def make_pipeline(
+    vae: AutoencoderKL, unet: UNet2DConditionModel, tokenizer: CLIPTokenizer, encoder: CLIPTextModel
+) -> StableDiffusionPipeline:
+    """All parts as a plain Stable Diffusion pipeline without a safety checker."""
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
