@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sega_bench import faces
-from sega_bench.cell import Cell, canonical_json
+from sega_bench.cell import Cell, canonical_json, shown
 from sega_bench.errors import UserError
 from sega_bench.sega import schedulers
 from sega_bench.sega.wave import Conditioning
@@ -244,15 +244,17 @@ class StableDiffusion:
         self.device: torch.device = unet.device
         self.latent_dtype = torch.promote_types(unet.dtype, torch.float32)
         self.encode = lru_cache(maxsize=1024)(self._encode)
+        self.truncation = lru_cache(maxsize=4096)(self._truncation)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """C H W of the latents of an image of ``height`` x ``width`` pixels."""
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self.unet.config.in_channels, height // factor, width // factor
 
-    def count_tokens(self, text: str) -> tuple[int, int]:
-        """Tokens of a text with its start and end marks, and how many of them the model reads."""
-        return len(self.tokenizer(text).input_ids), self.tokenizer.model_max_length
+    def _truncation(self, text: str) -> str | None:
+        """One line for a text of more tokens than the model reads; None for any other."""
+        tokens, limit = len(self.tokenizer(text, verbose=False).input_ids), self.tokenizer.model_max_length
+        return f"{shown(text)} has {tokens} tokens and was cut to {limit}" if tokens > limit else None
 
     @torch.inference_mode()
     def _encode(self, text: str) -> Conditioning:

@@ -52,6 +52,10 @@ class Denoiser(Protocol):
         """What the UNet reads of a text. Called often with the same text: remember it."""
         ...
 
+    def truncation(self, text: str) -> str | None:
+        """One line that says what of a text the model does not read; None if it reads all of it."""
+        ...
+
     def predict(self, latents_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output (noise or velocity) at one timestep, BCHW in ``latent_dtype``."""
         ...
