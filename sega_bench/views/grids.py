@@ -1,0 +1,326 @@
+"""Sheets of a sweep's images: which image goes where (``python -m sega_bench.views.grids FOLDER``)."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import re
+import sys
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from sega_bench.cell import EDIT_SETTINGS
+from sega_bench.errors import UserError
+from sega_bench.store import Store
+from sega_bench.views.sheet import Row, Sheet, Tile, draw
+from sega_bench.views.tables import ALL, load, summarise
+from sega_bench.views.words import clean, concept_label, short
+
+MOST_VALUES = 12
+"""A sheet has no more columns or rows than this, taken evenly from a longer axis."""
+
+_SUBJECT = ("prompt", "concept", "seed")
+"""There is a sheet for each of these, except for one that is asked for as columns or rows."""
+
+_SAID = {"concept": "{}", "seed": "seed {}"}
+
+_log = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+_Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """A sweep's rows with comparable values: 5 and 5.0 are equal, lists are tuples, null and NaN are None."""
+
+    store: Store
+    name: str
+    axes: Mapping[str, Sequence[Hashable]]
+    edited: Sequence[_Row]
+    references: Mapping[str, _Row]
+    best: Mapping[str, Hashable]
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """What a sheet's columns and rows are of (no ``y``: a single row), and where other axes are held."""
+
+    x: str
+    y: str | None
+    held: Mapping[str, Hashable]
+
+
+def write_grids(
+    store: Store,
+    frame: pd.DataFrame,
+    plan: Mapping[str, Any],
+    *,
+    x: str | None = None,
+    y: str | None = None,
+    limit: int = 24,
+) -> list[Path]:
+    """Draw the sweep as sheets, grids/*.png, in place of those that were there.
+
+    Columns and rows are the two axes with the most values, unless ``x`` and ``y`` name others; ``concept``,
+    ``seed`` and ``prompt`` can be named too. Every other axis is held at the best trade-off's value, and the
+    sheet says so. There is a sheet for each prompt, concept set and seed, or ``limit`` of them taken evenly,
+    and the log says so.
+
+    Returns:
+        ``overview.png`` (concepts against the columns' axis, for the first prompt and seed), then the sheets;
+        nothing where nothing was edited.
+
+    Raises:
+        UserError: the sweep has no axis ``x`` or ``y``.
+    """
+    sweep = _read(store, frame, plan)
+    paths = []
+    for name, sheet in _sheets(sweep, x, y, limit) if sweep.edited else ():
+        buffer = io.BytesIO()
+        draw(sheet).save(buffer, format="PNG")
+        paths.append(store.grids_dir / f"{name}.png")
+        store.write_bytes(paths[-1], buffer.getvalue())
+    for path in set(store.grids_dir.glob("*.png")) - set(paths):  # of an earlier plan, or of other axes
+        path.unlink()
+    return paths
+
+
+def _sheets(sweep: _Sweep, x: str | None, y: str | None, limit: int) -> Iterator[tuple[str, Sheet]]:
+    plane = _plane(sweep, x, y)
+    subjects = _subjects(sweep, plane)
+    shown = _spaced(list(enumerate(subjects, 1)), limit)
+    if len(shown) < len(subjects):
+        _log.warning(
+            "grids: %d of %d sheets drawn, taken evenly (limit=%d)", len(shown), len(subjects), limit
+        )
+    overview = _overview(sweep, plane)
+    yield "overview", _sheet(sweep, overview, _subjects(sweep, overview)[0])
+    for number, rows in shown:
+        words = [_SAID[name].format(rows[0][name]) for name in _SAID if name not in (plane.x, plane.y)]
+        yield f"{number:03d}-{_slug(' '.join(words))}", _sheet(sweep, plane, rows)
+
+
+# --- the sweep's values, made comparable ---
+
+
+def _read(store: Store, frame: pd.DataFrame, plan: Mapping[str, Any]) -> _Sweep:
+    rows: list[_Row] = [{str(name): row[name] for name in row} for row in frame.to_dict("records")]
+    edited = [row for row in rows if not row["is_reference"]]
+    points = [{name: _point_of(row, name) for name in plan["axes"]} for row in edited]
+    axes = {name: _declared(values, points, name) for name, values in plan["axes"].items()}
+    labels = _concept_labels(edited, [name for name in EDIT_SETTINGS if name not in axes])
+    summary = summarise(frame, list(axes))
+    marked = summary[summary["best"] & (summary["concepts"] == ALL)].to_dict("records")
+    return _Sweep(
+        store,
+        plan["name"],
+        axes,
+        [row | point | {"concept": label} for row, point, label in zip(edited, points, labels, strict=True)],
+        {row["key"]: row for row in rows if row["is_reference"]},
+        {name: _point_of(row, name) for row in marked for name in axes},
+    )
+
+
+def _declared(values: Sequence[Any], points: Sequence[Mapping[str, Hashable]], name: str) -> list[Hashable]:
+    """An axis' values in the order in which they were given, those without any row included."""
+    declared = dict.fromkeys(map(_point, values))
+    return list(declared | dict.fromkeys(point[name] for point in points))
+
+
+def _point(value: Any) -> Hashable:
+    if isinstance(value, list):
+        points = tuple(map(_point, value))
+        return points[0] if len(set(points)) == 1 else points
+    if value is None or isinstance(value, str | bool):
+        return value
+    return None if pd.isna(value) else float(value)
+
+
+def _point_of(row: Mapping[Any, Any], name: str) -> Hashable:
+    value = row[name]
+    return _point(json.loads(value) if name in EDIT_SETTINGS and isinstance(value, str) else value)
+
+
+def _concept_labels(edited: Sequence[_Row], settings: Sequence[str]) -> list[str]:
+    """A name for each row's concepts; where the texts are equal, with the settings of theirs that differ."""
+    values: dict[tuple[str, str], set[Hashable]] = {}
+    for row in edited:
+        for name in settings:
+            values.setdefault((row["concepts"], name), set()).add(_point_of(row, name))
+    labels = []
+    for row in edited:
+        own = [name for name in settings if len(values[row["concepts"], name]) > 1]
+        named = "".join(f", {name} {_label(_point_of(row, name))}" for name in own)
+        labels.append(concept_label(row["concepts"]) + named)
+    return labels
+
+
+def _label(point: Hashable) -> str:
+    return ", ".join(map(short, point)) if isinstance(point, tuple) else short(point)
+
+
+# --- what is shown ---
+
+
+def _plane(sweep: _Sweep, x: str | None, y: str | None) -> _Plane:
+    """Columns and rows as asked for, else the axes with the most values that vary independently."""
+    for key, name in (("x", x), ("y", y)):
+        if name is not None and name not in (*sweep.axes, *_SUBJECT):
+            known = ", ".join((*sweep.axes, *_SUBJECT))
+            raise UserError(f"{key}: this sweep has no axis {clean(name)!r}; it has {known}")
+    longest = sorted(sweep.axes, key=lambda name: -len(sweep.axes[name]))
+    x = x or next((name for name in longest if name != y), "concept")
+    y = y or next((name for name in longest if not _follows(sweep.edited, name, [x])), None)
+    others = [name for name in sweep.axes if not _follows(sweep.edited, name, [x, y] if y else [x])]
+    return _Plane(x, y, {name: sweep.best.get(name, sweep.edited[0][name]) for name in others})
+
+
+def _overview(sweep: _Sweep, plane: _Plane) -> _Plane:
+    y = "concept" if plane.x != "concept" else "seed"
+    others = [name for name in sweep.axes if not _follows(sweep.edited, name, [plane.x, y])]
+    return _Plane(plane.x, y, {name: sweep.best.get(name, sweep.edited[0][name]) for name in others})
+
+
+def _follows(rows: Sequence[_Row], name: str, given: Sequence[str]) -> bool:
+    """Whether the ``given`` values of a row settle its ``name``, as for axes that advance together."""
+    seen: dict[tuple[Hashable, ...], Hashable] = {}
+    return all(seen.setdefault(tuple(row[g] for g in given), row[name]) == row[name] for row in rows)
+
+
+def _subjects(sweep: _Sweep, plane: _Plane) -> list[list[_Row]]:
+    """The rows of each sheet, in the plan's order."""
+    subjects: dict[tuple[Hashable, ...], list[_Row]] = {}
+    for row in sweep.edited:
+        if all(row[name] == value for name, value in plane.held.items()):
+            subject = tuple(row[name] for name in _SUBJECT if name not in (plane.x, plane.y))
+            subjects.setdefault(subject, []).append(row)
+    return list(subjects.values())
+
+
+def _sheet(sweep: _Sweep, plane: _Plane, cells: Sequence[_Row]) -> Sheet:
+    at = {(row[plane.x], row[plane.y] if plane.y else None): row for row in reversed(cells)}
+    xs, ys = _values(sweep, plane.x, cells), _values(sweep, plane.y, cells)
+    columns, lines = _spaced(xs, MOST_VALUES), _spaced(ys, MOST_VALUES)
+    table = [[at.get((x, y)) for x in columns] for y in lines]
+    labels = [_label(y) if plane.y else "" for y in lines]
+    references, rows = _with_references(sweep, labels, table)
+    first = cells[0]
+    subject = [_SAID[name].format(first[name]) for name in _SAID if name not in (plane.x, plane.y)]
+    notes = [
+        " \N{MIDDLE DOT} ".join(subject),
+        *_notes(sweep, plane, {plane.x: (columns, xs), plane.y: (lines, ys)}),
+    ]
+    if any(tile and tile.marked for row in rows for tile in row.tiles):
+        notes.append("Outlined: the best trade-off over all prompts, concepts and seeds")
+    return Sheet(
+        title=clean(sweep.name) if "prompt" in (plane.x, plane.y) else f'"{clean(first["prompt"])}"',
+        notes=[note for note in notes if note],
+        x_name=plane.x,
+        columns=[_label(x) for x in columns],
+        y_name=plane.y or "",
+        rows=rows,
+        references=references,
+        size=(max(row["width"] for row in cells), max(row["height"] for row in cells)),
+    )
+
+
+def _with_references(
+    sweep: _Sweep, labels: Sequence[str], table: Sequence[Sequence[_Row | None]]
+) -> tuple[list[Tile | None], list[Row]]:
+    """Unedited images to the left of the rows where a row has one, else above them; none is shown twice."""
+    keys = [[row["reference_key"] if row else None for row in line] for line in table]
+    rows = [
+        Row(label, [_tile(sweep, row) for row in line]) for label, line in zip(labels, table, strict=True)
+    ]
+    own = [sorted({key for key in line if key}) for line in keys]
+    if all(len(line) <= 1 for line in own):
+        new = [line and line not in own[:i] for i, line in enumerate(own)]
+        return [
+            _unedited(sweep, line[0]) if fresh else None for line, fresh in zip(own, new, strict=True)
+        ], rows
+    both = []
+    for i, (line, row) in enumerate(zip(keys, rows, strict=True)):
+        if line not in keys[:i]:
+            both.append(
+                Row("unedited", [_unedited(sweep, key) if key else None for key in line], unedited=True)
+            )
+        both.append(row)
+    return [], both
+
+
+def _unedited(sweep: _Sweep, key: str) -> Tile:
+    return _tile(sweep, sweep.references.get(key))
+
+
+def _tile(sweep: _Sweep, row: _Row | None) -> Tile:
+    if row is None:
+        return Tile(None, "missing")
+    if row["status"] == "failed":
+        return Tile(None, "failed")
+    path = sweep.store.image_file(str(row["image"]))
+    best = bool(sweep.best) and all(row[name] == value for name, value in sweep.best.items())
+    return Tile(path, marked=best and not row["is_reference"]) if path.exists() else Tile(None, "missing")
+
+
+def _values(sweep: _Sweep, name: str | None, cells: Sequence[_Row]) -> Sequence[Hashable]:
+    if name is None:
+        return [None]
+    return sweep.axes[name] if name in sweep.axes else list(dict.fromkeys(row[name] for row in cells))
+
+
+def _notes(
+    sweep: _Sweep, plane: _Plane, cut: Mapping[str | None, tuple[Sequence[Any], Sequence[Any]]]
+) -> list[str]:
+    """What the sheet leaves out."""
+    held = ", ".join(f"{name} {_label(value)}" for name, value in plane.held.items())
+    why = "the best trade-off's" if sweep.best else "the first tried"
+    notes = [f"Held at {why}: {held}"] if held else []
+    for name, (shown, values) in cut.items():
+        if len(shown) < len(values):
+            notes.append(f"{len(shown)} of {len(values)} values of {name} shown")
+    return notes
+
+
+def _spaced(items: Sequence[_Item], most: int) -> Sequence[_Item]:
+    """All items, or ``most`` of them taken evenly, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-") or "sheet"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw a sweep's sheets anew from its folder alone."""
+    parser = argparse.ArgumentParser(prog="python -m sega_bench.views.grids", description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="a sweep's folder, such as outputs/thresholds")
+    parser.add_argument("--x", help="what the columns are of: an axis, concept, seed or prompt")
+    parser.add_argument("--y", help="what the rows are of")
+    parser.add_argument("--limit", type=int, default=24, help="at most so many sheets (default: %(default)s)")
+    asked = parser.parse_args(arguments)
+    try:
+        store, frame = Store(asked.folder), load(asked.folder)
+        for path in write_grids(
+            store, frame, store.read_plan() or {}, x=asked.x, y=asked.y, limit=asked.limit
+        ):
+            print(path)
+    except UserError as error:
+        sys.exit(_complain(error))
+
+
+def _complain(error: UserError) -> int:
+    print(error, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()
