@@ -20,10 +20,10 @@ PROVENANCE = {
 }
 
 
-def picture(cell: Cell, size: int = 64) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def picture(cell: Cell) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A face that depends on the seed, and whose mouth widens with the edit; HWC, uint8."""
     tint = np.random.default_rng(cell.seed).integers(60, 200, 3)
-    image = Image.new("RGB", (4 * size, 4 * size), tuple(int(c) for c in tint))
+    image = Image.new("RGB", (256, 256), tuple(int(c) for c in tint))
     draw = ImageDraw.Draw(image)
     draw.ellipse([48, 40, 208, 230], fill=(236, 200, 170), outline=(90, 60, 50), width=5)
     for x in (100, 156):
@@ -34,7 +34,7 @@ def picture(cell: Cell, size: int = 64) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if any("glasses" in e.concept for e in cell.edits):
         for x in (100, 156):
             draw.ellipse([x - 24, 94, x + 24, 142], outline=(20, 20, 20), width=6)
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+    return np.asarray(image.resize((cell.width, cell.height), Image.Resampling.LANCZOS))
 
 
 def scores(cell: Cell) -> dict[str, float]:
@@ -58,9 +58,9 @@ def scores(cell: Cell) -> dict[str, float]:
     } | {f"clip_concept_{i}": 0.2 + delta for i, _ in enumerate(cell.edits, 1)}
 
 
-def record(store: Store, cell: Cell, *, size: int = 64, worker: str = "w0", **changes: Any) -> Record:
+def record(store: Store, cell: Cell, *, worker: str = "w0", **changes: Any) -> Record:
     """A done record of a cell, its picture in the store."""
-    image, digest = store.write_image(cell, picture(cell, size))
+    image, digest = store.write_image(cell, picture(cell))
     fields: dict[str, Any] = {
         "image": image,
         "image_sha256": digest,
@@ -76,12 +76,14 @@ def cells(
     prompts: Sequence[str],
     concepts: Sequence[Sequence[str]],
     seeds: Sequence[int],
+    size: int = 64,
 ) -> list[Cell]:
     """The plan's cells, each reference before its edits. An axis value may be a list, one per concept."""
     plan: dict[str, Cell] = {}
     for prompt, seed, texts in itertools.product(prompts, seeds, concepts):
         for values in itertools.product(*axes.values()):
-            cell = _cell(prompt, seed, texts, dict(zip(axes, values, strict=True)))
+            setting = {"height": size, "width": size} | dict(zip(axes, values, strict=True))
+            cell = _cell(prompt, seed, texts, setting)
             plan.setdefault(cell.reference().key, cell.reference())
             plan.setdefault(cell.key, cell)
     return list(plan.values())
@@ -94,7 +96,7 @@ def _cell(prompt: str, seed: int, texts: Sequence[str], setting: dict[str, Any])
         Edit(text, **{name: value[i] if isinstance(value, list) else value for name, value in own.items()})
         for i, text in enumerate(texts)
     )
-    return Cell(prompt, seed, edits, model=MODEL, **({"height": 64, "width": 64} | shared))
+    return Cell(prompt, seed, edits, model=MODEL, **shared)
 
 
 def write_plan(store: Store, plan: Sequence[Cell], axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def finished(
     """A sweep's folder as a run leaves it."""
     store = Store(root)
     store.prepare()
-    plan = cells(axes, prompts, concepts, seeds)
+    plan = cells(axes, prompts, concepts, seeds, size)
     write_plan(store, plan, axes)
-    store.append("w0", [record(store, cell, size=size) for cell in plan])
+    store.append("w0", [record(store, cell) for cell in plan])
     return store

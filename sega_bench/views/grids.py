@@ -210,7 +210,12 @@ def _sheet(sweep: _Sweep, plane: _Plane, cells: Sequence[_Row]) -> Sheet:
     columns, lines = _spaced(xs, MOST_VALUES), _spaced(ys, MOST_VALUES)
     table = [[at.get((x, y)) for x in columns] for y in lines]
     labels = [_label(y) if plane.y else "" for y in lines]
-    references, rows = _with_references(sweep, labels, table)
+    marks = set(plane.held) < set(sweep.axes)  # with every axis held there, the best is all one sees
+    rows = [
+        Row(label, [_tile(sweep, row, marks) for row in line])
+        for label, line in zip(labels, table, strict=True)
+    ]
+    references, rows = _with_references(sweep, table, rows)
     first = cells[0]
     subject = [_SAID[name].format(first[name]) for name in _SAID if name not in (plane.x, plane.y)]
     notes = [
@@ -232,18 +237,14 @@ def _sheet(sweep: _Sweep, plane: _Plane, cells: Sequence[_Row]) -> Sheet:
 
 
 def _with_references(
-    sweep: _Sweep, labels: Sequence[str], table: Sequence[Sequence[_Row | None]]
+    sweep: _Sweep, table: Sequence[Sequence[_Row | None]], rows: list[Row]
 ) -> tuple[list[Tile | None], list[Row]]:
     """Unedited images to the left of the rows where a row has one, else above them; none is shown twice."""
     keys = [[row["reference_key"] if row else None for row in line] for line in table]
-    rows = [
-        Row(label, [_tile(sweep, row) for row in line]) for label, line in zip(labels, table, strict=True)
-    ]
     own = [sorted({key for key in line if key}) for line in keys]
     if all(len(line) <= 1 for line in own):
-        new = [line and line not in own[:i] for i, line in enumerate(own)]
         return [
-            _unedited(sweep, line[0]) if fresh else None for line, fresh in zip(own, new, strict=True)
+            _unedited(sweep, line[0]) if line and line not in own[:i] else None for i, line in enumerate(own)
         ], rows
     both = []
     for i, (line, row) in enumerate(zip(keys, rows, strict=True)):
@@ -256,17 +257,17 @@ def _with_references(
 
 
 def _unedited(sweep: _Sweep, key: str) -> Tile:
-    return _tile(sweep, sweep.references.get(key))
+    return _tile(sweep, sweep.references.get(key), marks=False)
 
 
-def _tile(sweep: _Sweep, row: _Row | None) -> Tile:
+def _tile(sweep: _Sweep, row: _Row | None, marks: bool) -> Tile:
     if row is None:
         return Tile(None, "missing")
     if row["status"] == "failed":
         return Tile(None, "failed")
     path = sweep.store.image_file(str(row["image"]))
-    best = bool(sweep.best) and all(row[name] == value for name, value in sweep.best.items())
-    return Tile(path, marked=best and not row["is_reference"]) if path.exists() else Tile(None, "missing")
+    best = marks and bool(sweep.best) and all(row[name] == value for name, value in sweep.best.items())
+    return Tile(path, marked=best) if path.exists() else Tile(None, "missing")
 
 
 def _values(sweep: _Sweep, name: str | None, cells: Sequence[_Row]) -> Sequence[Hashable]:

@@ -112,9 +112,10 @@ def lay_out(sheet: Sheet) -> Layout:
     y = margin + round(1.3 * heading.size) * len(title) + line * (len(notes) + 1 + bool(sheet.x_name))
     y += line * max(map(len, columns)) + gap
     ys = []
-    for row in sheet.rows:
+    for i, row in enumerate(sheet.rows):
+        y += 8 * gap if row.unedited and i > 0 else 0
         ys.append(y)
-        y += height + (4 * gap if row.unedited else gap)
+        y += height + (3 * gap if row.unedited else gap)
     size = (right + margin, y - gap + margin)
     return Layout((width, height), size, margin, xs, ys, label, heading, title, notes, columns, rows)
 
@@ -136,7 +137,7 @@ def draw(sheet: Sheet) -> Image.Image:
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: float, most: int) -> list[str]:
-    """Break a text into at most ``most`` lines of ``width`` pixels; an ellipsis stands for what is cut off."""
+    """Break a text into at most ``most`` lines of ``width`` pixels; an ellipsis stands for what is left."""
     lines: list[str] = []
     rest = _drawable(text)
     while rest and len(lines) < most:
