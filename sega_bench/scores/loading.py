@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sega_bench.errors import UserError
@@ -15,6 +19,8 @@ from sega_bench.errors import UserError
 from .clip import ClipScorer, Preprocessing
 from .perceptual import LpipsScorer
 from .settings import LOCAL_DIR, ScoreSettings, clip_folder
+
+_log = logging.getLogger(__name__)
 
 BACKBONES = {
     "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
@@ -90,17 +96,42 @@ def _load_open_clip(name: str, settings: ScoreSettings) -> tuple[Any, Any]:
     pretrained = settings.clip_pretrained
     if pretrained is not None and pretrained.endswith(".safetensors"):
         pretrained = str(Path(pretrained).expanduser())
+        _warn_if_ambiguous(name)
     try:
         model = open_clip.create_model(name, pretrained, require_pretrained=True)
         return model, open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        reason = _one_line(error)
         if name.startswith(LOCAL_DIR):
             raise UserError(f"scores.clip_model={settings.clip_model} cannot be loaded: {reason}") from error
         raise UserError(
             f"scores.clip_pretrained={settings.clip_pretrained}: the weights of {name} cannot be had "
             f"({reason}); if the hub cannot be reached, use scores.clip_pretrained=/path/to/file.safetensors"
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _warn_if_ambiguous(name: str) -> None:
+    """A bare file does not say how its weights were trained, and known weights of one name differ in that."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    trained = {_training(open_clip.get_pretrained_cfg(name, tag)) for tag in tags}
+    if len(trained) > 1:
+        _log.warning(
+            "scores.clip_pretrained is a bare file: %s is taken with open_clip's default activation and "
+            "preprocessing (see plan.json), yet some weights of that name need others; a folder with "
+            "open_clip_config.json, scores.clip_model=local-dir:FOLDER, says which",
+            name,
+        )
+
+
+def _training(weights: Mapping[str, Any]) -> str:
+    keys = ("mean", "std", "interpolation", "resize_mode", "quick_gelu")
+    return str([weights.get(key) for key in keys])
 
 
 def _preprocessing(name: str, config: Mapping[str, Any]) -> Preprocessing:
@@ -142,10 +173,10 @@ def load_lpips(name: str, device: torch.device) -> LpipsScorer:
         backbone = torch.hub.load_state_dict_from_url(
             url, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )
-    except (OSError, RuntimeError, ValueError) as error:  # no network is an OSError
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:  # no network is an OSError
         file = f"{torch.hub.get_dir()}/checkpoints/{url.rpartition('/')[2]}"
         raise UserError(
-            f"scores.perceptual={name}: its backbone cannot be had from {url} ({error}); "
+            f"scores.perceptual={name}: its backbone cannot be had from {url} ({_one_line(error)}); "
             f"use scores.perceptual=clip or =none, or put the file at {file}"
         ) from error
     return make_lpips(name, backbone, device)
@@ -155,7 +186,10 @@ def make_lpips(name: str, backbone: Mapping[str, Tensor], device: torch.device) 
     """LPIPS v0.1 on given weights of its backbone, named as in torchvision (`features.0.weight`)."""
     import lpips
 
-    net = lpips.LPIPS(net=name, pnet_rand=True, verbose=False).requires_grad_(False)
+    with warnings.catch_warnings(
+        action="ignore", category=UserWarning
+    ):  # how lpips calls torchvision is dated
+        net = lpips.LPIPS(net=name, pnet_rand=True, verbose=False).requires_grad_(False)
     # lpips slices torchvision's `features` and keeps the numbers: slice2.3.weight is features.3.weight
     sliced = {key: backbone["features." + key.partition(".")[2]] for key in net.net.state_dict()}
     net.net.load_state_dict(sliced)
