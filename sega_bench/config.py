@@ -259,3 +259,13 @@ def _refuse_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
         child = node._get_node(key)
         if is_dataclass(hints[str(key)]) and isinstance(child, DictConfig):
             _refuse_unknown_keys(child, hints[str(key)], f"{prefix}{key!s}.")
+
+
+def headlines(group: str) -> dict[str, str]:
+    """The choices of a config group, each with the first line of its file's header."""
+    lines: dict[str, str] = {}
+    for name in options(group):
+        text = (CONF_DIR / group / f"{name}.yaml").read_text(encoding="utf-8")
+        comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("# ")]
+        lines[name] = next((line for line in comments if not line.startswith("@package")), "")
+    return lines

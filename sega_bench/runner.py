@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,7 @@ class Job:
         done: cells of the plan that the store has.
         failed: cells of the plan that failed before and are not tried again.
         batching: sizes of the batches, those of an earlier run of the same sweep if there was one.
+        stored: plan.json as it was found, if there was one.
     """
 
     plan: Plan
@@ -52,6 +54,13 @@ class Job:
     done: int
     failed: int
     batching: Batching
+    stored: Mapping[str, Any] | None
+
+    @property
+    def is_news(self) -> bool:
+        """Whether the folder's views do not show this plan yet."""
+        keys = [cell.key for cell in self.plan.cells]
+        return self.stored is None or bool(self.waves) or self.stored["keys"] != keys
 
     @property
     def missing(self) -> int:
@@ -89,6 +98,7 @@ def prepare(made: Plan) -> Job:
         done=sum(cell.key in done for cell in made.cells),
         failed=sum(cell.key in skipped for cell in made.cells),
         batching=batching,
+        stored=stored,
     )
 
 
@@ -139,6 +149,9 @@ def execute(
         worker: names this process's records file.
     """
     if not job.waves:
+        if job.is_news and job.stored is not None:  # the sweep shrank
+            about = job.stored["engine"], job.stored["scores"]
+            job.store.write_plan(manifest.document(job.plan, *about))
         return
     config = job.plan.config
     if config.engine.threads is not None:

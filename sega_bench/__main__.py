@@ -1,0 +1,196 @@
+"""The command line: ``python -m sega_bench +sweep=thresholds``. The composition root.
+
+Exit codes: 0 all cells done, 1 some failed, 2 the user's mistake, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+from sega_bench import config as configuration
+from sega_bench.errors import UserError
+from sega_bench.progress import progress
+
+if TYPE_CHECKING:
+    from sega_bench.planner import Plan
+    from sega_bench.runner import Job
+
+INTERRUPTED = 130
+
+console = Console(width=None if sys.stdout.isatty() else 100)
+errors = Console(stderr=True, width=None if sys.stderr.isatty() else 10_000)
+
+
+def main() -> None:
+    """Run the command line; exits with the codes above."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if len(sys.argv) == 1:
+            _print_overview()
+        else:
+            _run_hydra()
+    except UserError as error:
+        _fail(str(error))
+    except configuration.HYDRA_ERRORS as error:
+        _fail(configuration.explain(error))
+    except KeyboardInterrupt:
+        errors.print("interrupted: what was done is kept, and the same command goes on", style="yellow")
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str) -> None:
+    errors.print(Text.assemble(("error: ", "bold red"), " ".join(message.split())), soft_wrap=True)
+    sys.exit(2)
+
+
+def _run_hydra() -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra exits 1 with several lines of its own otherwise
+    configuration.register()
+    configuration.check_overrides(word for word in sys.argv[1:] if not word.startswith("-"))
+    hydra.main(config_path=str(configuration.CONF_DIR), config_name="config", version_base="1.3")(_sweep)()
+
+
+def _print_overview() -> None:
+    console.print("[bold]sega_bench[/]: sweep the settings of semantic guidance, score every image\n")
+    for title, group, usage in (("Sweeps", "sweep", "+sweep="), ("Models", "model", "model=")):
+        table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+        for name, line in configuration.headlines(group).items():
+            table.add_row(f"{usage}{name}", Text(line))
+        console.print(table, "")
+    console.print("Examples")
+    for arguments in (
+        "+sweep=thresholds",
+        "+sweep=thresholds model=sd15 dry_run=true",
+        "+sweep=thresholds 'axes.edit_threshold=[0.9,0.95]' 'seeds=[0,1,2]' name=mine",
+    ):
+        console.print(Text(f"  python -m sega_bench {arguments}"), soft_wrap=True)
+
+
+def _sweep(composed: DictConfig) -> None:
+    """One sweep from its composed configuration to its views."""
+    config = configuration.typed(composed)
+    from sega_bench import planner, runner  # torch and diffusers take seconds: wrong keys are told before
+
+    _quieten_libraries()
+    made = planner.plan(config)
+    if config.dry_run:
+        _print_plan(made)
+        return
+    job = runner.prepare(made)
+    with _logging_to(job.store.log_path):
+        _execute(job)
+        failed = _show(job)
+    if failed:
+        errors.print(
+            f"{failed} of {len(made.cells)} cells failed; the reasons are in the column 'error' of "
+            f"{job.store.results_csv}, and retry_failed=true tries them again",
+            style="red",
+            soft_wrap=True,
+        )
+        sys.exit(1)
+
+
+def _quieten_libraries() -> None:
+    """Keep the libraries' progress bars and deprecation notes out of ours."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """The package's log in the sweep's folder, warnings on the terminal too."""
+    handlers = (
+        logging.FileHandler(path, encoding="utf-8"),
+        RichHandler(logging.WARNING, errors, show_path=False),
+    )
+    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger("sega_bench")
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    for handler in handlers:
+        package.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            package.removeHandler(handler)
+            handler.close()
+
+
+def _print_plan(made: Plan) -> None:
+    counts = made.counts()
+    ours, theirs = counts["unet_evals"], counts["unet_evals_diffusers"]
+    axes = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in made.axes.items())
+    table = Table(
+        title=f"{made.name}: the plan; nothing was run", title_justify="left", box=None, show_header=False
+    )
+    for name, value in (
+        ("cells", f"{counts['cells']}: {counts['edited']} edited, {counts['references']} references"),
+        ("merged", f"{counts['merged']} asked for more than once"),
+        ("same as reference", f"{counts['same_as_reference']} whose settings change nothing"),
+        ("UNet evaluations", f"{ours:,}; cell by cell {theirs:,}, {theirs / max(1, ours):.2f} times as many"),
+        ("images", f"about {sum(1.5 * cell.height * cell.width for cell in made.cells) / 1e6:,.1f} MB"),
+        ("axes", axes or "none"),
+        ("model", made.model.id),
+        ("folder", str(Path(made.config.output_dir) / made.name)),
+    ):
+        table.add_row(name, Text(value))
+    console.print(table)
+
+
+def _execute(job: Job) -> None:
+    """Make what is missing, showing how far it is."""
+    from sega_bench import runner
+
+    total = len(job.plan.cells)
+    if not job.missing:
+        console.print(f"nothing to do: {job.done} of {total} cells are done", highlight=False)
+    elif job.done:
+        console.print(f"{job.done} of {total} cells are done, {job.missing} to go", highlight=False)
+    with progress(console, job.unet_evals, job.missing) as meter:
+        for record in runner.execute(job, meter.evaluations):
+            meter.cell(failed=record.status == "failed")
+
+
+def _show(job: Job) -> int:
+    """Bring the views up to date, print the summary; returns the number of failed cells."""
+    from sega_bench.views import grids, tables, terminal
+
+    frame = tables.load(job.store.root)
+    axes = list(job.plan.axes)
+    summary = tables.summarise(frame, axes)
+    if job.is_news or not job.store.results_parquet.exists():
+        tables.write_results(job.store, frame, summary)
+        grids.write_grids(job.store, frame, job.store.read_plan() or {})
+    paths = {"images": job.store.grids_dir, "table": job.store.results_csv, "summary": job.store.summary_csv}
+    terminal.print_summary(console, summary, tables.trends(frame, axes), paths)
+    return int((frame["status"] == "failed").sum())
+
+
+if __name__ == "__main__":
+    main()

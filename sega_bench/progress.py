@@ -1,0 +1,105 @@
+"""How far a sweep is: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_LINE_EVERY_SECONDS = 15.0
+
+
+class Meter(Protocol):
+    """Told what was done; what is left follows from the totals it was made with."""
+
+    def evaluations(self, count: int) -> None:
+        """So many UNet evaluations more: the measure of time, since cells differ in cost."""
+        ...
+
+    def cell(self, *, failed: bool) -> None:
+        """One cell more on disk, or failed."""
+        ...
+
+
+@contextmanager
+def progress(console: Console, unet_evals: int, cells: int) -> Iterator[Meter]:
+    """A meter for a sweep of so many UNet evaluations and cells."""
+    if not console.is_terminal:
+        yield _Lines(console, unet_evals, cells)
+        return
+    bar = Progress(
+        TextColumn("generating"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[cells]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    with bar:
+        yield _Bar(bar, unet_evals, cells)
+
+
+class _Counter:
+    """Evaluations, cells and failures so far, as words."""
+
+    def __init__(self, unet_evals: int, cells: int) -> None:
+        self.total, self.cells = unet_evals, cells
+        self.evaluated = self.done = self.failed = 0
+        self.start = time.perf_counter()
+
+    def evaluations(self, count: int) -> None:
+        self.evaluated += count
+        self.show()
+
+    def cell(self, *, failed: bool) -> None:
+        self.done += 1
+        self.failed += failed
+        self.show()
+
+    def show(self) -> None:
+        """Bring the display up to date."""
+
+    @property
+    def rate(self) -> float:
+        """UNet evaluations a second."""
+        return self.evaluated / max(1e-9, time.perf_counter() - self.start)
+
+    def words(self) -> str:
+        failures = f", {self.failed} failed" if self.failed else ""
+        return f"{self.done}/{self.cells} cells{failures}"
+
+
+class _Bar(_Counter):
+    def __init__(self, bar: Progress, unet_evals: int, cells: int) -> None:
+        super().__init__(unet_evals, cells)
+        self.bar = bar
+        self.task = bar.add_task("generating", total=unet_evals, cells="", rate="")
+
+    def show(self) -> None:
+        self.bar.update(
+            self.task, completed=self.evaluated, cells=self.words(), rate=f"{self.rate:.0f} evaluations/s"
+        )
+
+
+class _Lines(_Counter):
+    def __init__(self, console: Console, unet_evals: int, cells: int) -> None:
+        super().__init__(unet_evals, cells)
+        self.console = console
+        self.shown = self.start
+
+    def show(self) -> None:
+        now = time.perf_counter()
+        if now - self.shown < _LINE_EVERY_SECONDS or not self.evaluated:
+            return
+        self.shown = now
+        left = max(0, self.total - self.evaluated) / self.rate
+        self.console.print(
+            f"{self.evaluated / self.total:.0%}, {self.words()}, "
+            f"{self.rate:.0f} UNet evaluations/s, {left:.0f} s left",
+            highlight=False,
+        )
