@@ -22,6 +22,7 @@ from torch import Tensor
 from sega_bench.cell import Cell, Edit
 from sega_bench.errors import UserError
 from sega_bench.faces import SCORER_DIR
+from sega_bench.faces.tokenizer import make_tokenizer, save_tokenizer, train_merges
 from sega_bench.scores import ScoreSettings, build, check
 from sega_bench.scores.loading import BACKBONES, load_clip
 from sega_bench.scores.scoring import Scorer, edited_only, score
@@ -104,6 +105,19 @@ def test_scores_do_not_depend_on_batch_mates_or_order(tower: str) -> None:
         assert score(loaded, some, IMAGES, 5) == [together[cell.key] for cell in some]
 
 
+def test_scores_do_not_depend_on_the_number_of_threads() -> None:
+    loaded, before = scorers("resnet"), torch.get_num_threads()
+    values = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            values.append(score(loaded, CELLS, IMAGES, 5))
+            assert torch.get_num_threads() == threads, "the caller's setting is put back"
+    finally:
+        torch.set_num_threads(before)
+    assert values[0] == values[1] == values[2]
+
+
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
 def test_another_batch_size_changes_rounding_alone(tower: str) -> None:
     loaded = scorers(tower)
@@ -180,13 +194,30 @@ def test_every_perceptual_choice_is_known_to_somebody() -> None:
 # Weights
 
 
-def test_a_local_folder_touches_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("a connection was tried")
+def refuse_network(*_: object) -> None:
+    raise AssertionError("a connection was tried")
 
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+def test_a_local_folder_touches_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", refuse_network)
+    monkeypatch.setattr(socket.socket, "connect", refuse_network)
     assert scorers("vit")
+
+
+def test_a_folder_with_its_own_tokenizer_is_read_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", refuse_network)
+    monkeypatch.setattr(socket.socket, "connect", refuse_network)
+    folder = copied(tmp_path)
+    own = make_tokenizer(train_merges(["a smiling face", "a face with a beard"], count=8))
+    save_tokenizer(own, folder)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "local"
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    loaded = load_clip(ScoreSettings(clip_model=f"local-dir:{folder}"), CPU)
+    ids = loaded.tokenizer(["a smiling face"])[0].tolist()
+    assert ids[: len(own("a smiling face").input_ids)] == own("a smiling face").input_ids
 
 
 def test_weights_that_cannot_be_had_are_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

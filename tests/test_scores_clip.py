@@ -30,6 +30,7 @@ from sega_bench.scores.scoring import score
 CPU = torch.device("cpu")
 CELLS = sweep([0, 1, 2])
 IMAGES = draw(CELLS)
+TOKENIZER = open_clip.SimpleTokenizer(context_length=CONTEXT)
 
 
 def scorer(tower: str, perceptual: str = "clip") -> ClipScorer:
@@ -121,7 +122,7 @@ class TransformersProcessor:
     def __call__(self, images: Any = None, text: Any = None, **_: object) -> dict[str, Tensor]:
         if images is not None:
             return dict(self.images(images, return_tensors="pt"))
-        token_BT = open_clip.SimpleTokenizer(context_length=CONTEXT)(text)
+        token_BT = TOKENIZER(text)
         return {"input_ids": token_BT, "attention_mask": torch.ones_like(token_BT)}
 
 
@@ -161,7 +162,7 @@ def features_by_hand(model: Any, images: Sequence[np.ndarray[Any, Any]], texts: 
     with torch.no_grad():
         raw = (
             model.encode_image(x_BCHW),
-            model.encode_text(open_clip.SimpleTokenizer(context_length=CONTEXT)(texts)),
+            model.encode_text(TOKENIZER(texts)),
         )
     image, text = (value.double().numpy() for value in raw)
     unit_image, unit_text = (value / np.linalg.norm(value, axis=1, keepdims=True) for value in (image, text))

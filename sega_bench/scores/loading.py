@@ -186,9 +186,7 @@ def make_lpips(name: str, backbone: Mapping[str, Tensor], device: torch.device) 
     """LPIPS v0.1 on given weights of its backbone, named as in torchvision (`features.0.weight`)."""
     import lpips
 
-    with warnings.catch_warnings(
-        action="ignore", category=UserWarning
-    ):  # how lpips calls torchvision is dated
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # lpips calls torchvision's old way
         net = lpips.LPIPS(net=name, pnet_rand=True, verbose=False).requires_grad_(False)
     # lpips slices torchvision's `features` and keeps the numbers: slice2.3.weight is features.3.weight
     sliced = {key: backbone["features." + key.partition(".")[2]] for key in net.net.state_dict()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,8 +48,7 @@ def score(
     """Score cells against their references; scores that do not apply are absent or NaN.
 
     Every distinct image passes through every scorer once, in batches padded to `batch_size`, so that a score
-    depends neither on what else is scored nor on the order: on one device and thread count it is the same to
-    the last bit.
+    depends neither on what else is scored nor on the order: on one device it is the same to the last bit.
 
     Args:
         scorers: see :func:`sega_bench.scores.build`.
@@ -61,10 +61,7 @@ def score(
     """
     ordered = _references_first(cells)
     values: dict[str, dict[str, float]] = defaultdict(dict)
-    with (
-        torch.inference_mode(),
-        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-    ):
+    with torch.inference_mode(), _reproducible():
         for scorer in scorers:
             for batch, scores in _stream(scorer, _batches(ordered, images, batch_size)):
                 for cell, scored in zip(batch.cells, scores, strict=True):
@@ -79,6 +76,22 @@ def edited_only(cells: Sequence[Cell], **values_B: Tensor) -> list[dict[str, flo
         {name: column[row] for name, column in columns.items()} if cell.edits else {}
         for row, cell in enumerate(cells)
     ]
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Float32 in full on CUDA, and on the CPU one thread.
+
+    Several threads share out the rows of a matrix product unevenly, and then a row's rounding depends on its
+    place in the batch. Small networks are faster so, and large ones belong on a GPU.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
