@@ -52,7 +52,8 @@ def next_steps(summary: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
 def _failures(pooled: pd.DataFrame) -> Iterator[str]:
     failed = int(pooled["n_failed"].sum())
     if failed:
-        yield f"{failed} cells failed: retry_failed=true tries them again."
+        cells, them = ("cell", "it") if failed == 1 else ("cells", "them")
+        yield f"{failed} {cells} failed: retry_failed=true tries {them} again."
 
 
 def _noise(pooled: pd.DataFrame, best: pd.Series[Any]) -> Iterator[str]:

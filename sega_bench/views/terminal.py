@@ -61,7 +61,8 @@ def _table(rows: pd.DataFrame, names: list[str], title: str, *, spread: bool = T
     for name in names:
         table.add_column(_header(name), justify="left" if name == "concepts" else "right", overflow="fold")
     counts = [name for name in ("n", "n_not_scored", "n_failed") if name == "n" or rows[name].any()]
-    for name in ("CLIP gain", _cost_name(rows), "changed", *counts):
+    said = [name.removeprefix("n_").replace("_", " ") for name in counts]
+    for name in ("CLIP gain", _cost_name(rows), "changed", *said):
         table.add_column(_header(name), justify="right", overflow="fold")
     for row in _records(rows):
         values = [concept_label(row[name]) if name == "concepts" else short(row[name]) for name in names]

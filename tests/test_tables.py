@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sweeps
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sega_bench.cell import Cell, Edit
+from sega_bench.errors import UserError
+from sega_bench.store import Record, Store
+from sega_bench.views.advice import next_steps
+from sega_bench.views.tables import (
+    ALL,
+    interval,
+    knee,
+    load,
+    pareto,
+    summarise,
+    to_frame,
+    trends,
+    write_results,
+)
+
+AXES = list(sweeps.AXES)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return sweeps.finished(tmp_path_factory.mktemp("sweep"))
+
+
+def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """A frame of edited cells: each row's ``threshold`` and scores, the rest the same."""
+    made = []
+    for i, row in enumerate(rows):
+        edit = Edit(row.get("concept", "smile"), edit_threshold=row["threshold"])
+        cell = Cell("a face", row.get("seed", i), (edit,), edit_mom_beta=i / len(rows))
+        taken = {name: row[name] for name in ("clip_concept_delta", "lpips") if name in row}
+        made.append(Record(cell, row.get("status", "done"), scores=taken).row())
+    frame = to_frame(made)
+    frame.attrs = {"name": "made", "scores": {}}
+    return frame
+
+
+def pooled(summary: pd.DataFrame) -> pd.DataFrame:
+    return summary[summary["concepts"] == ALL].set_index("edit_threshold")
+
+
+# --- one row a cell ---
+
+
+def test_load_gives_the_plans_cells_in_its_order(sweep: Store) -> None:
+    frame = load(sweep.root)
+    plan = sweep.read_plan()
+    assert plan is not None
+    assert list(frame["key"]) == plan["keys"]
+    assert frame.attrs == {"name": "synthetic", "scores": sweeps.PROVENANCE}
+
+
+def test_load_leaves_out_what_the_plan_does_not_have_and_what_never_ran(tmp_path: Path) -> None:
+    store = sweeps.finished(tmp_path, seeds=[0, 1])
+    smaller = sweeps.cells(sweeps.AXES, sweeps.PROMPTS, sweeps.CONCEPTS, [1, 2])
+    sweeps.write_plan(store, smaller, sweeps.AXES)
+    assert set(load(tmp_path)["seed"]) == {1}
+
+
+def test_load_of_no_sweep_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no sweep .*outputs/"):
+        load(tmp_path)
+
+
+def test_settings_on_which_concepts_agree_are_plain_values() -> None:
+    cell = Cell("p", 0, (Edit("a", edit_cooldown_steps=7), Edit("b", edit_cooldown_steps=7)))
+    frame = to_frame([Record(c, "done").row() for c in (cell.reference(), cell)])
+    assert frame["edit_threshold"].dtype == "float64"
+    assert frame["edit_threshold"].tolist()[1] == 0.9
+    assert frame["edit_cooldown_steps"].tolist() == [pd.NA, 7]
+    assert frame["reverse_editing_direction"].tolist() == [pd.NA, False]
+    assert json.loads(frame["concepts"][1]) == ["a", "b"]
+    assert frame["concepts"][0] == "[]"
+
+
+def test_one_row_that_needs_a_list_makes_its_column_json() -> None:
+    agreed = Cell("p", 0, (Edit("a"), Edit("b")))
+    mixed = Cell("p", 1, (Edit("a", edit_cooldown_steps=3), Edit("b", edit_threshold=0.5)))
+    frame = to_frame([Record(c, "done").row() for c in (agreed.reference(), agreed, mixed)])
+    assert pd.isna(frame["edit_threshold"][0])
+    assert [json.loads(value) for value in frame["edit_threshold"].dropna()] == [0.9, [0.9, 0.5]]
+    assert [json.loads(value) for value in frame["edit_cooldown_steps"].dropna()] == [[3, None]]
+    assert frame["edit_weights"].dtype == "float64"
+
+
+def test_the_largest_seed_keeps_every_digit(tmp_path: Path) -> None:
+    frame = to_frame([Record(Cell("p", 2**63 - 1), "done").row()])
+    assert frame["seed"][0] == 2**63 - 1
+
+
+def test_parquet_and_csv_come_back(tmp_path: Path) -> None:
+    prompts = ["a\rb", 'say "x", please\nnow', "=1+1", "日本", "\ud800"]
+    store = sweeps.finished(tmp_path, axes={"edit_threshold": [0.5, 0.9]}, prompts=prompts, seeds=[0])
+    frame = load(tmp_path)
+    summary = summarise(frame, ["edit_threshold"])
+    write_results(store, frame, summary)
+    parquet = pd.read_parquet(store.results_parquet)
+    pd.testing.assert_frame_equal(parquet, frame)
+    assert parquet.attrs == frame.attrs
+    csv = pd.read_csv(store.results_csv)
+    assert list(csv.columns) == list(frame.columns)
+    assert csv["prompt"].tolist() == frame["prompt"].tolist()
+    np.testing.assert_array_equal(csv["lpips"], frame["lpips"])
+    assert csv["is_reference"].dtype == bool
+    assert len(pd.read_csv(store.summary_csv)) == len(summary)
+
+
+# --- one row a setting ---
+
+
+def test_a_summary_has_each_setting_pooled_and_for_each_concept_set(sweep: Store) -> None:
+    summary = summarise(load(sweep.root), AXES)
+    assert len(summary) == 12 * (1 + 2)
+    assert set(summary[summary["concepts"] == ALL]["n"]) == {6}
+    assert summary.groupby("concepts")["best"].sum().tolist() == [1, 1, 1]
+
+
+def test_means_and_deviations_are_those_of_the_cells() -> None:
+    gains = [0.1, 0.3, 0.8]
+    frame = frame_of([{"threshold": 0.5, "clip_concept_delta": gain, "lpips": 0.1} for gain in gains])
+    row = summarise(frame, ["edit_threshold"]).iloc[0]
+    assert row["clip_concept_delta_mean"] == pytest.approx(np.mean(gains))
+    assert row["clip_concept_delta_sd"] == pytest.approx(np.std(gains, ddof=1))
+    assert row["lpips_low"] == pytest.approx(0.1)
+    assert row["lpips_high"] == pytest.approx(0.1)
+
+
+def test_no_axes_is_one_setting(sweep: Store) -> None:
+    summary = summarise(load(sweep.root), [])
+    assert summary["concepts"].tolist() == [ALL, '["smiling, smile"]', '["glasses, wearing glasses"]']
+    assert summary["best"].all()
+
+
+def test_what_was_not_scored_is_skipped_and_counted() -> None:
+    rows = [
+        {"threshold": 0.5, "clip_concept_delta": 0.2, "lpips": 0.1},
+        {"threshold": 0.5, "lpips": 0.3},
+        {"threshold": 0.5, "status": "failed"},
+        {"threshold": 0.9},
+    ]
+    summary = pooled(summarise(frame_of(rows), ["edit_threshold"]))
+    assert summary.loc[0.5, ["n", "n_not_scored", "n_failed"]].tolist() == [2, 1, 1]
+    assert summary.loc[0.5, "clip_concept_delta_mean"] == 0.2
+    assert summary.loc[0.5, "lpips_mean"] == pytest.approx(0.2)
+    assert summary.loc[0.9, "n_not_scored"] == 1
+    assert math.isnan(summary.loc[0.9, "clip_concept_delta_mean"])
+    assert not summary.loc[0.9, "pareto"]
+
+
+def test_nothing_scored_is_nothing_best() -> None:
+    summary = summarise(frame_of([{"threshold": 0.5}, {"threshold": 0.9}]), ["edit_threshold"])
+    assert summary["clip_concept_delta_mean"].isna().all()
+    assert not summary["best"].any()
+    assert not summary["pareto"].any()
+    assert summary["n_not_scored"].tolist() == [1, 1, 1, 1]
+
+
+def test_references_alone_have_no_settings() -> None:
+    frame = to_frame([Record(Cell("p", 0), "done", scores={"clip_prompt": 0.3}).row()])
+    summary = summarise(frame, ["edit_threshold"])
+    assert summary.empty
+    assert "clip_concept_delta_mean" in summary.columns
+
+
+def test_null_is_a_value_of_an_axis() -> None:
+    cells = [Cell("p", 0, (Edit("a", edit_cooldown_steps=steps),)) for steps in (None, 20)]
+    summary = summarise(to_frame([Record(cell, "done").row() for cell in cells]), ["edit_cooldown_steps"])
+    assert summary["edit_cooldown_steps"].tolist() == [pd.NA, 20] * 2
+    assert summary["edit_cooldown_steps"].dtype == "Int64"
+
+
+# --- intervals ---
+
+
+def test_the_interval_of_independent_values_is_the_normal_one() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, 400)
+    low, high = interval(values, np.arange(400))
+    half = 1.96 * values.std() / math.sqrt(400)
+    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert interval(values, np.arange(400)) == (low, high)
+
+
+def test_repeating_a_seeds_value_does_not_narrow_the_interval() -> None:
+    values = np.random.default_rng(2).normal(size=20)
+    once = interval(values, np.arange(20))
+    often = interval(np.repeat(values, 10), np.repeat(np.arange(20), 10))
+    np.testing.assert_allclose(once, often)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, 2.0]])
+def test_one_cluster_tells_nothing(values: list[float]) -> None:
+    assert all(map(math.isnan, interval(np.array(values), np.zeros(len(values)))))
+
+
+# --- the best trade-off ---
+
+points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12)
+
+
+@given(points)
+def test_the_front_is_what_brute_force_finds(found: list[tuple[int, int]]) -> None:
+    def beaten(gain: int, cost: int) -> bool:
+        return any(g >= gain and c <= cost and (g, c) != (gain, cost) for g, c in found)
+
+    gain, cost = np.array(found, dtype=float).T
+    assert pareto(gain, cost).tolist() == [not beaten(*point) for point in found]
+
+
+@given(points)
+def test_the_knee_is_on_the_front(found: list[tuple[int, int]]) -> None:
+    gain, cost = np.array(found, dtype=float).T
+    front = pareto(gain, cost)
+    best = knee(gain, cost, front)
+    assert best is not None
+    assert front[best]
+
+
+def test_a_nan_is_never_on_the_front_nor_keeps_another_off() -> None:
+    gain, cost = np.array([math.nan, 1.0, 5.0]), np.array([0.0, 1.0, math.nan])
+    assert pareto(gain, cost).tolist() == [False, True, False]
+    assert knee(gain, cost, np.zeros(3, dtype=bool)) is None
+
+
+def test_the_knee_is_where_more_gain_begins_to_cost() -> None:
+    gain, cost = np.array([0.0, 0.8, 0.9, 1.0]), np.array([0.0, 0.1, 0.5, 1.0])
+    assert knee(gain, cost, pareto(gain, cost)) == 1
+
+
+def test_of_equal_trade_offs_the_one_with_most_gain_is_best() -> None:
+    gain = cost = np.array([0.1, 0.2, 0.3])
+    assert knee(gain, cost, pareto(gain, cost)) == 2
+
+
+# --- trends and advice ---
+
+
+def test_trends_are_rank_correlations_of_the_means(sweep: Store) -> None:
+    found = trends(load(sweep.root), AXES).set_index("axis")
+    assert found.loc["edit_threshold", ["values", "clip_concept_delta", "lpips"]].tolist() == [4, -1.0, -1.0]
+    assert found.loc["edit_guidance_scale", ["values", "peak", "clip_concept_delta"]].tolist() == [
+        3,
+        8.0,
+        1.0,
+    ]
+
+
+def test_a_trend_agrees_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    gains = np.random.default_rng(3).normal(size=8)
+    rows = [{"threshold": i / 10, "clip_concept_delta": gain, "lpips": 1.0} for i, gain in enumerate(gains)]
+    found = trends(frame_of(rows), ["edit_threshold"]).iloc[0]
+    assert found["clip_concept_delta"] == pytest.approx(stats.spearmanr(range(8), gains).statistic)
+    assert math.isnan(found["lpips"])  # it never changes
+
+
+def test_two_values_make_no_trend_and_texts_none_either() -> None:
+    frame = frame_of([{"threshold": t, "clip_concept_delta": t, "lpips": t} for t in (0.5, 0.9)])
+    found = trends(frame, ["edit_threshold", "negative_prompt"])
+    assert found["axis"].tolist() == ["edit_threshold"]
+    assert math.isnan(found["clip_concept_delta"][0])
+
+
+def advice(gains: dict[float, float], costs: dict[float, float], seeds: int = 4, noise: float = 0.0) -> str:
+    rows = [
+        {"threshold": t, "seed": seed, "lpips": costs[t], "clip_concept_delta": gain + noise * (seed - 1.5)}
+        for t, gain in gains.items()
+        for seed in range(seeds)
+    ]
+    frame = frame_of(rows)
+    axes = ["edit_threshold"]
+    return " ".join(next_steps(summarise(frame, axes), trends(frame, axes)))
+
+
+COSTS = {0.5: 1.0, 0.8: 0.5, 0.9: 0.1}
+
+
+def test_advice_for_a_best_value_at_an_edge() -> None:
+    told = advice({0.5: 0.1, 0.8: 0.2, 0.9: 0.3}, COSTS)
+    assert "(0.9) is the largest tried: try axes.edit_threshold=[0.5,0.8,0.9,0.95]." in told
+
+
+def test_advice_for_a_best_value_inside() -> None:
+    told = advice({0.5: 0.32, 0.8: 0.3, 0.9: 0.0}, COSTS)
+    assert "(0.8) lies between 0.5 and 0.9: try axes.edit_threshold=[0.5,0.65,0.8,0.85,0.9]." in told
+
+
+def test_no_advice_past_the_end_of_a_range() -> None:
+    assert "tried" not in advice({0.0: 0.5, 0.5: 0.1, 0.9: 0.0}, {0.0: 0.1, 0.5: 0.2, 0.9: 0.3})
+
+
+def test_advice_where_noise_hides_the_differences() -> None:
+    told = advice({0.5: 0.32, 0.8: 0.31, 0.9: 0.3}, COSTS, noise=0.2)
+    assert "add seeds or prompts before choosing" in told
+    assert "axes." not in told
+
+
+def test_one_seed_asks_for_more() -> None:
+    assert "add seeds" in advice({0.5: 0.3, 0.8: 0.2, 0.9: 0.1}, COSTS, seeds=1)
+
+
+def test_advice_where_nothing_was_gained() -> None:
+    assert "does not bring the concept in" in advice({0.5: -0.3, 0.8: -0.2, 0.9: -0.1}, COSTS)
+
+
+def test_advice_without_scores_names_what_is_missing() -> None:
+    frame = frame_of([{"threshold": 0.5}, {"threshold": 0.9, "status": "failed"}])
+    told = next_steps(summarise(frame, ["edit_threshold"]), trends(frame, ["edit_threshold"]))
+    assert told == [
+        "1 cell failed: retry_failed=true tries it again.",
+        "No setting has both clip_concept_delta and lpips, so none is marked best.",
+    ]
+
+
+def test_axes_that_advance_together_are_not_proposed_alone() -> None:
+    rows = []
+    for threshold in (0.5, 0.8, 0.9):
+        for seed in range(3):
+            edit = Edit("a", edit_threshold=threshold, edit_guidance_scale=10 * threshold)
+            taken = {"clip_concept_delta": 1 - threshold, "lpips": 0.1}
+            rows.append(Record(Cell("p", seed, (edit,)), "done", scores=taken).row())
+    frame, axes = to_frame(rows), ["edit_threshold", "edit_guidance_scale"]
+    told = " ".join(next_steps(summarise(frame, axes), trends(frame, axes)))
+    assert "edit_threshold (0.5) is the smallest tried: try 0.2 too." in told
+    assert "axes." not in told
+
+
+def test_concepts_that_want_different_settings_are_told() -> None:
+    rows = [
+        {"threshold": t, "concept": concept, "seed": seed, "clip_concept_delta": gain, "lpips": 1.0 - gain}
+        for concept, t, gain in (
+            ("smile", 0.5, 0.9),
+            ("smile", 0.9, 0.1),
+            ("curls", 0.5, 0.1),
+            ("curls", 0.9, 0.8),
+        )
+        for seed in range(3)
+    ]
+    frame, axes = frame_of(rows), ["edit_threshold"]
+    told = next_steps(summarise(frame, axes), trends(frame, axes))
+    assert told[-1].endswith("differ: smile at edit_threshold 0.5; curls at edit_threshold 0.9.")

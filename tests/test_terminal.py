@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sweeps
+from rich.console import Console
+
+from sega_bench.store import Record
+from sega_bench.views.tables import load, summarise, trends
+from sega_bench.views.terminal import print_summary
+from sega_bench.views.words import clean, concept_label, short
+
+HOSTILE = "smile\x1b[31m\x07[bold red]\u202egnp\n:smile: [/]" + "x" * 200
+
+
+def printed(root: Path, axes: list[str], **options: Any) -> str:
+    console = Console(file=io.StringIO(), width=100, force_terminal=False)
+    frame = load(root)
+    print_summary(console, summarise(frame, axes), trends(frame, axes), **options)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sweeps.finished(tmp_path_factory.mktemp("sweep"), seeds=[0, 1]).root
+
+
+def test_the_table_fits_in_100_columns_and_marks_one_best(root: Path) -> None:
+    text = printed(root, list(sweeps.AXES))
+    assert max(map(len, text.splitlines())) <= 100
+    table = text.split("Best trade-off of each concept")[0].splitlines()
+    assert len([line for line in table if line.startswith(" ★") and "±" in line]) == 1
+    assert "12 settings" in text
+
+
+def test_means_and_deviations_are_the_summarys(root: Path) -> None:
+    row = summarise(load(root), ["edit_threshold"]).iloc[0]
+    shown = f"{row['clip_concept_delta_mean']:.3f} ± {row['clip_concept_delta_sd']:.3f}"
+    assert shown in printed(root, ["edit_threshold"])
+
+
+def test_the_price_is_named_as_the_plan_names_it(root: Path) -> None:
+    assert "lpips (faces CLIP features) -1.00" in printed(root, list(sweeps.AXES))
+
+
+def test_trends_next_steps_and_paths_follow(root: Path) -> None:
+    text = printed(root, list(sweeps.AXES), paths={"table": Path("outputs") / ("long" * 40) / "results.csv"})
+    assert "edit_threshold (4 values): CLIP gain -1.00" in text
+    assert "axes.edit_guidance_scale=[2,5,8,11]" in text
+    assert f"table        outputs/{'long' * 40}/results.csv" in text
+
+
+def test_one_setting_needs_no_axis(root: Path) -> None:
+    assert "1 setting\n" in "\n".join(line.rstrip() for line in printed(root, []).splitlines())
+
+
+def test_of_many_settings_the_front_is_shown_and_the_rest_counted(tmp_path: Path) -> None:
+    axes = {"edit_threshold": [i / 10 for i in range(9)], "edit_guidance_scale": [1, 2, 3, 4]}
+    sweeps.finished(tmp_path, axes=axes, concepts=[["smile"]], seeds=[0], size=8)
+    text = printed(tmp_path, list(axes))
+    assert "36 settings" in text
+    assert "not shown: all are in summary.csv" in text
+    assert sum("±" in line or "•" in line for line in text.splitlines()) < 36
+
+
+def test_hostile_texts_are_shown_as_they_are_and_steer_nothing(tmp_path: Path) -> None:
+    sweeps.finished(
+        tmp_path, axes={"negative_prompt": ["", HOSTILE]}, concepts=[[HOSTILE], ["curls"]], seeds=[0], size=8
+    )
+    text = printed(tmp_path, ["negative_prompt"])
+    assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    assert max(map(len, text.splitlines())) <= 100
+    flat = "".join(text.split())
+    assert "[boldred]" in flat
+    assert ":smile:" in flat
+
+
+def test_what_was_not_scored_or_failed_shows(tmp_path: Path) -> None:
+    axes, concepts = {"edit_threshold": [0.5, 0.9]}, [["a"]]
+    store = sweeps.finished(tmp_path, axes=axes, concepts=concepts, seeds=[0], size=8)
+    plan = sweeps.cells(axes, sweeps.PROMPTS, concepts, [0, 1], 8)
+    sweeps.write_plan(store, plan, axes)
+    store.append(
+        "w1", [sweeps.record(store, plan[-2], scores={}), Record(plan[-1], "failed", error="out of memory")]
+    )
+    text = printed(tmp_path, ["edit_threshold"])
+    header = next(line for line in text.splitlines() if "CLIP gain" in line)
+    assert header.split()[-4:] == ["n", "not", "scored", "failed"]
+    assert "1 cell failed" in text
+    assert "nan" not in text.lower()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.5, "0.5"),
+        (8.0, "8"),
+        (1 / 3, "0.333333"),
+        (None, "none"),
+        (float("nan"), "none"),
+        (True, "true"),
+        ("", "(empty)"),
+    ],
+)
+def test_values_are_said_shortly(value: Any, said: str) -> None:
+    assert short(value) == said
+
+
+def test_clean_keeps_letters_of_every_script() -> None:
+    assert clean("日本 é\u0000\u200f\ud800 😀") == "日本 é 😀"
+    assert concept_label('["a", "b\\u001b[0m"]') == "a + b[0m"
