@@ -122,7 +122,8 @@ def keep_above_quantile(direction_MKCHW: Tensor, threshold_MK: Tensor) -> Tensor
         sorted_MKCN.gather(-1, below_MKC1), sorted_MKCN.gather(-1, above_MKC1), rank_MK11 - rank_MK11.floor()
     )
     quantile_MKC11 = quantile_MKC1[..., None].to(direction_MKCHW.dtype)
-    return torch.where(magnitude_MKCHW >= quantile_MKC11, direction_MKCHW, 0.0)
+    # Asked this way round, a NaN is kept, and fails its cell; diffusers drops it and draws an unedited image.
+    return torch.where(magnitude_MKCHW < quantile_MKC11, 0.0, direction_MKCHW)
 
 
 def _over_chw(values: Tensor) -> Tensor:

@@ -1,0 +1,51 @@
+"""Random cells for property tests: every legal combination of settings, thresholds off the grid."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from sega_bench.cell import Cell, Edit
+
+STEPS = 7
+CONCEPTS = ("glasses", "smile", "beard", "curls")
+
+# Thresholds k/(n-1) are a step's edge, where rounding decides; exactly 0 and 1 are not.
+thresholds = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.05, 0.95).map(lambda q: round(q, 3) + 0.0003))
+scales = st.one_of(st.just(0.0), st.floats(0.5, 9).map(lambda s: round(s, 2)))
+steps = st.integers(0, STEPS + 1)
+
+
+def edits(concepts: tuple[str, ...] = CONCEPTS, most: int = 4) -> st.SearchStrategy[tuple[Edit, ...]]:
+    """One to ``most`` edits."""
+    edit = st.builds(
+        Edit,
+        concept=st.sampled_from(concepts),
+        edit_guidance_scale=scales,
+        edit_threshold=thresholds,
+        edit_warmup_steps=st.integers(0, STEPS),
+        edit_cooldown_steps=st.one_of(st.none(), steps),
+        edit_weights=st.one_of(st.just(0.0), st.just(1.0), st.floats(0.1, 3).map(lambda w: round(w, 2))),
+        reverse_editing_direction=st.booleans(),
+    )
+    return st.lists(edit, min_size=1, max_size=most).map(tuple)
+
+
+def cells(**fixed: object) -> st.SearchStrategy[Cell]:
+    """A cell, edited or not, of few steps and pixels."""
+    fields: dict[str, object] = {
+        "prompt": st.sampled_from(["a face", "glasses"]),
+        "seed": st.integers(0, 2),
+        "edits": st.one_of(st.just(()), edits(), edits(), edits()),
+        "negative_prompt": st.sampled_from(["", "smile"]),
+        "num_inference_steps": st.just(STEPS),
+        "guidance_scale": st.sampled_from([3.0, 5.5]),
+        "height": st.just(32),
+        "width": st.just(32),
+        "edit_momentum_scale": st.sampled_from([0.0, 0.1, 0.5]),
+        "edit_mom_beta": st.sampled_from([0.0, 0.4, 0.9, 1.0]),
+    }
+    chosen = {
+        name: value if isinstance(value, st.SearchStrategy) else st.just(value)
+        for name, value in fixed.items()
+    }
+    return st.builds(Cell, **{**fields, **chosen})

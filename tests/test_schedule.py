@@ -1,0 +1,137 @@
+"""The planner's arithmetic against the definition, step by step."""
+
+import math
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import STEPS, cells
+
+from sega_bench.cell import Cell, Edit
+from sega_bench.sega import schedule
+from sega_bench.sega.schedule import Trunk
+
+
+def changes_guidance(cell: Cell, n: int) -> list[bool]:
+    """For every step, whether SEGA adds anything to classifier-free guidance, by running it on one number.
+
+    One element is its own quantile, so every threshold keeps it. Random directions make a sum of zero by
+    accident impossible.
+    """
+    noise = torch.Generator().manual_seed(0)
+    nu, changed = 0.0, []
+    for i in range(n):
+        edits, weights, warm = [], [], []
+        for edit in cell.edits:
+            live = edit.edit_cooldown_steps is None or i < edit.edit_cooldown_steps
+            direction = float(torch.rand((), generator=noise)) + 0.5
+            edits.append(edit.edit_guidance_scale * direction if live else 0.0)
+            weights.append(edit.edit_weights if live else 0.0)
+            warm.append(i >= edit.edit_warmup_steps)
+        added = 0.0
+        total = sum(w for w, is_warm in zip(weights, warm, strict=True) if is_warm)
+        if any(warm) and not all(warm) and total:
+            added = sum(w / total * e for w, e, is_warm in zip(weights, edits, warm, strict=True) if is_warm)
+        v = sum(w * e for w, e in zip(weights, edits, strict=True)) + cell.edit_momentum_scale * nu
+        nu = cell.edit_mom_beta * nu + (1 - cell.edit_mom_beta) * v
+        changed.append((v if warm and all(warm) else added) != 0.0)
+    return changed
+
+
+def needs(edit: Edit, cell: Cell, i: int, n: int) -> bool:
+    """Whether an estimate can matter at step i: the condition as one writes it down, without intervals."""
+    uses_momentum = (
+        cell.edit_momentum_scale != 0
+        and cell.edit_mom_beta < 1
+        and max(e.edit_warmup_steps for e in cell.edits) < n
+    )
+    cooldown = math.inf if edit.edit_cooldown_steps is None else edit.edit_cooldown_steps
+    acts = edit.edit_weights > 0 and edit.edit_guidance_scale != 0
+    return acts and i < cooldown and (i >= edit.edit_warmup_steps or uses_momentum)
+
+
+def count_by_steps(trunk: Trunk, n: int) -> int:
+    """Evaluations of a trunk by listing every row's distinct texts at every step."""
+    leaves = {cell: schedule.departs(cell, n) for cell in trunk.edited}
+    to_the_end = any(cell.is_reference for cell in trunk.cells) or n in leaves.values()
+    total = 0
+    for i in range(n):
+        riding = [cell for cell in trunk.edited if i < leaves[cell]]
+        rows = [[cell] for cell in trunk.edited if i >= leaves[cell]]
+        if to_the_end or riding:
+            rows.append(riding)
+        for members in rows:
+            texts = set(schedule.base_texts(trunk.reference))
+            texts |= {e.concept for cell in members for e in cell.edits if needs(e, cell, i, n)}
+            total += len(texts)
+    return total
+
+
+@given(cells())
+@settings(max_examples=300)
+def test_a_cell_departs_at_the_first_step_that_sega_changes(cell: Cell) -> None:
+    changed = changes_guidance(cell, STEPS)
+    expected = changed.index(True) if any(changed) else STEPS
+    assert schedule.departs(cell, STEPS) == expected
+
+
+@given(cells())
+@settings(max_examples=300)
+def test_intervals_are_the_condition(cell: Cell) -> None:
+    for i in range(STEPS):
+        expected = tuple(edit.concept for edit in cell.edits if needs(edit, cell, i, STEPS))
+        assert schedule.concept_texts(cell, i, STEPS) == expected
+
+
+@given(st.lists(cells(seed=0, guidance_scale=3.0), min_size=1, max_size=6, unique=True))
+@settings(max_examples=200)
+def test_counts_are_those_of_listing_every_step(drawn: list[Cell]) -> None:
+    for trunk in schedule.grow_trunks(drawn):
+        bookings = schedule.count_evaluations(trunk, STEPS)
+        assert sum(bookings.values()) == count_by_steps(trunk, STEPS)
+        assert set(bookings) == {cell.key for cell in trunk.cells}
+
+
+def test_the_example_by_hand() -> None:
+    """10 steps, warm-up 4: the trunk takes 2 a step and one for the concept's momentum until the cells leave."""
+    base = {"prompt": "p", "seed": 0, "num_inference_steps": 10}
+    with_momentum = [Cell(**base, edits=(Edit("c", 5, q, 4),)) for q in (0.5, 0.9)]
+    reference = with_momentum[0].reference()
+    trunk = Trunk(reference, (reference, *with_momentum))
+    counts = schedule.count_evaluations(trunk, 10)
+    assert list(counts.values()) == [2 * 10 + 4, 3 * 6, 3 * 6]
+
+    without = [Cell(**base, edits=(Edit("c", 5, q, 4),), edit_momentum_scale=0) for q in (0.5, 0.9)]
+    assert sum(schedule.count_evaluations(Trunk(reference, (reference, *without)), 10).values()) == 56
+    # A resume that lacks one edited cell runs the trunk to its departure only, and books it on that cell.
+    assert schedule.count_evaluations(Trunk(reference, (without[0],)), 10) == {without[0].key: 2 * 4 + 18}
+
+
+def test_cells_equal_to_their_reference_cost_nothing() -> None:
+    base = {"prompt": "p", "seed": 0, "num_inference_steps": 10}
+    equal = [
+        Cell(**base, edits=(Edit("c", 0),)),
+        Cell(**base, edits=(Edit("c", 5, 0.9, 10),)),
+        Cell(**base, edits=(Edit("c", 5, 0.9, 3, edit_cooldown_steps=0),)),
+        Cell(**base, edits=(Edit("c", edit_weights=0),)),
+    ]
+    reference = equal[0].reference()
+    counts = schedule.count_evaluations(Trunk(reference, (reference, *equal)), 10)
+    assert list(counts.values()) == [20, 0, 0, 0, 0]
+
+
+@given(st.lists(cells(), min_size=1, max_size=8, unique=True))
+def test_waves_hold_every_cell_once_within_their_rows(drawn: list[Cell]) -> None:
+    waves = schedule.form_waves(drawn, 3, lambda cell: STEPS)
+    assert sorted(cell.key for wave in waves for cell in wave.cells) == sorted(c.key for c in drawn)
+    for wave in waves:
+        assert sum(schedule.rows(trunk, wave.n) for trunk in wave.trunks) <= 3
+
+
+def test_a_trunk_larger_than_a_wave_is_split_and_its_steps_are_counted_again() -> None:
+    edited = [Cell("p", 0, (Edit("c", 5, q / 10, 4),), num_inference_steps=10) for q in range(6)]
+    whole = schedule.form_waves(edited, 64, lambda cell: 10)
+    split = schedule.form_waves(edited, 4, lambda cell: 10)
+    total = [sum(sum(w.count_evaluations().values()) for w in waves) for waves in (whole, split)]
+    assert len(split) == 2
+    assert total[1] - total[0] == 3 * 4

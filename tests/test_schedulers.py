@@ -1,0 +1,131 @@
+"""Rows stepped together, forked and dropped, against each row stepped alone: bit for bit, every scheduler."""
+
+import json
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from sega_bench.errors import UserError
+from sega_bench.sega import schedulers
+
+KNOWN = sorted(schedulers._ROW_STATE)
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+N = 7
+
+
+def make(name: str, **config: object) -> object:
+    accepted = schedulers.accepted_config(name, BETAS | config)
+    return schedulers.make(name, json.dumps(accepted), N)
+
+
+def estimate(latents: Tensor, branch: Tensor, step: int) -> Tensor:
+    """A contractive estimate that depends on the row's own branch number; elementwise."""
+    return 0.3 * latents + torch.sin(latents + branch.reshape(-1, 1, 1, 1) + 0.1 * step)
+
+
+def start(seeds: list[int]) -> tuple[Tensor, list[torch.Generator]]:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.cat([torch.randn(1, 4, 4, 4, generator=g) for g in generators]), generators
+
+
+def alone(name: str, seed: int, branch: float, fork: int, **config: object) -> Tensor:
+    """One row whose branch number changes from 0 at step ``fork``."""
+    scheduler = make(name, **config)
+    latents, generators = start([seed])
+    for i, t in enumerate(scheduler.timesteps):
+        eps = estimate(
+            scheduler.scale_model_input(latents, t), torch.tensor([branch if i >= fork else 0.0]), i
+        )
+        latents = scheduler.step(
+            eps, t, latents, return_dict=False, **schedulers.step_arguments(scheduler, 0.0, generators)
+        )[0]
+    return latents[0]
+
+
+@pytest.mark.parametrize("fork", range(N))
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_fork_takes_its_past_along(name: str, fork: int) -> None:
+    """Three rows become three others: one is dropped and one is doubled, so that the count does not change."""
+    scheduler = make(name)
+    latents, generators = start([0, 1, 2])
+    branch = torch.zeros(3)
+    for i, t in enumerate(scheduler.timesteps):
+        if i == fork:
+            index = torch.tensor([1, 1, 2])
+            schedulers.gather(scheduler, index, latents)
+            latents = latents[index]
+            generators = [generators[j].clone_state() for j in index]
+            branch = torch.tensor([1.0, 2.0, 0.0])
+        eps = estimate(scheduler.scale_model_input(latents, t), branch, i)
+        latents = scheduler.step(
+            eps, t, latents, return_dict=False, **schedulers.step_arguments(scheduler, 0.0, generators)
+        )[0]
+    expected = [alone(name, seed, number, fork) for seed, number in ((1, 1.0), (1, 2.0), (2, 0.0))]
+    for row, other in zip(latents, expected, strict=True):
+        assert torch.equal(row, other)
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if schedulers._ROW_STATE[name]])
+def test_what_is_listed_is_what_is_remembered(name: str) -> None:
+    """After some steps, the attributes of the latents' full shape are among the listed, and nothing else is."""
+    scheduler = make(name)
+    latents, generators = start([0, 1])
+    seen = set()
+    for i, t in enumerate(scheduler.timesteps):
+        eps = estimate(scheduler.scale_model_input(latents, t), torch.zeros(2), i)
+        latents = scheduler.step(
+            eps, t, latents, return_dict=False, **schedulers.step_arguments(scheduler, 0.0, generators)
+        )[0]
+        for key, value in vars(scheduler).items():
+            items = value if isinstance(value, list) else [value]
+            if any(isinstance(item, Tensor) and item.shape == latents.shape for item in items):
+                seen.add(key)
+    assert seen == set(schedulers._ROW_STATE[name]) - _only_with_runge_kutta(name)
+
+
+def _only_with_runge_kutta(name: str) -> set[str]:
+    return {"cur_model_output"} if name == "PNDMScheduler" else set()
+
+
+def test_a_memory_that_is_not_listed_fails_loudly() -> None:
+    scheduler = make("DDIMScheduler")
+    latents, _ = start([0, 1])
+    scheduler.history = [latents]  # as a later version of the library might
+    with pytest.raises(RuntimeError, match="DDIMScheduler.history"):
+        schedulers.gather(scheduler, torch.tensor([0]), latents)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ddim", "DDIMScheduler"),
+        ("DDIMScheduler", "DDIMScheduler"),
+        ("UniPC", "UniPCMultistepScheduler"),
+        ("euler_ancestral", "EulerAncestralDiscreteScheduler"),
+        ("DPMSolver++", "DPMSolverMultistepScheduler"),
+        ("dpmsolversinglestep", "DPMSolverSinglestepScheduler"),
+    ],
+)
+def test_names_people_use(name: str, expected: str) -> None:
+    assert schedulers.class_name(name) == expected
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean EulerDiscreteScheduler"):
+        schedulers.class_name("Eulre")
+    with pytest.raises(UserError, match="DPMSolverSDEScheduler"):
+        schedulers.class_name("DPMSolverSDEScheduler")  # its Brownian trees cannot be forked
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("DDIMScheduler", 7), ("PNDMScheduler", 8), ("HeunDiscreteScheduler", 13)]
+)
+def test_timesteps_are_counted_as_the_scheduler_takes_them(name: str, steps: int) -> None:
+    config = json.dumps(schedulers.accepted_config(name, BETAS))
+    assert schedulers.count_timesteps(name, config, N) == steps
+
+
+def test_all_known_are_diffusers_classes() -> None:
+    assert all(hasattr(diffusers, name) for name in KNOWN)

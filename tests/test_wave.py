@@ -1,0 +1,138 @@
+"""The engine on a denoiser that is exact under any batching: whatever differs is the engine's doing."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+import torch
+from fakes import FakeDenoiser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import cells
+
+from sega_bench.cell import Cell, Edit
+from sega_bench.sega.schedule import form_waves
+from sega_bench.sega.wave import Batching, Outcome, count_timesteps, generate
+
+SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+STOCHASTIC = ("EulerAncestralDiscreteScheduler", "DDPMScheduler", "LCMScheduler")
+
+
+def make(wanted: Iterable[Cell], **sizes: int) -> dict[Cell, Outcome]:
+    return {outcome.cell: outcome for outcome in generate(FakeDenoiser(), wanted, Batching(**sizes))}
+
+
+def image(outcome: Outcome) -> bytes:
+    assert outcome.image_HWC is not None
+    return outcome.image_HWC.tobytes()
+
+
+@given(
+    st.lists(cells(scheduler=st.sampled_from(SCHEDULERS)), min_size=1, max_size=7, unique=True),
+    st.integers(2, 8),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_is_executed_is_what_was_planned(wanted: list[Cell], rows: int) -> None:
+    denoiser, counted = FakeDenoiser(), []
+    outcomes = list(generate(denoiser, wanted, Batching(micro=5, wave_rows=rows), counted.append))
+    planned: dict[str, int] = {}
+    for wave in form_waves(wanted, rows, count_timesteps):
+        planned |= wave.count_evaluations()
+    assert {outcome.cell.key: outcome.unet_evals for outcome in outcomes} == planned
+    assert sum(counted) == sum(planned.values())
+    assert set(denoiser.batches) <= {5}  # padded: every pass has the same size
+
+
+@given(st.lists(cells(scheduler=st.sampled_from(SCHEDULERS)), min_size=2, max_size=6, unique=True))
+@settings(max_examples=60, deadline=None)
+def test_an_image_does_not_depend_on_its_company(wanted: list[Cell]) -> None:
+    together = make(wanted, micro=4)
+    split = make(reversed(wanted), micro=3, wave_rows=2)
+    for cell in wanted:
+        alone = make([cell], micro=1)[cell]
+        assert image(together[cell]) == image(alone) == image(split[cell])
+
+
+@pytest.mark.parametrize("scheduler", STOCHASTIC)
+def test_every_cell_draws_its_own_seeds_noise(scheduler: str) -> None:
+    def cell(seed: int, *edits: Edit) -> Cell:
+        return Cell("p", seed, edits, scheduler=scheduler, num_inference_steps=8, height=32, width=32)
+
+    edit = Edit("c", 6, 0.5, 3)
+    wanted = [cell(0), cell(0, edit), cell(1), cell(1, edit), cell(0, Edit("c", 0, 0.5, 3))]
+    made = make(wanted)
+    for one in wanted:
+        assert image(made[one]) == image(make([one])[one])
+    assert len({image(made[one]) for one in wanted}) == 4  # scale 0 is the reference
+
+
+def test_stochastic_ddim_too() -> None:
+    quiet, noisy = (Cell("p", 0, eta=eta, num_inference_steps=8, height=32, width=32) for eta in (0.0, 1.0))
+    made = make([quiet, noisy])
+    assert image(made[quiet]) != image(made[noisy])
+
+
+def test_cells_equal_to_their_reference_are_its_image_at_no_cost() -> None:
+    base = {"prompt": "p", "seed": 0, "num_inference_steps": 8, "height": 32, "width": 32}
+    late, none = Cell(**base, edits=(Edit("c", 5, 0.5, 8),)), Cell(**base, edits=(Edit("c", 0, 0.5, 0),))
+    reference = late.reference()
+    made = make([reference, late, none])
+    assert image(made[reference]) == image(made[late]) == image(made[none])
+    assert (made[late].unet_evals, made[none].unet_evals) == (0, 0)
+    assert image(make([none])[none]) == image(made[reference])
+
+
+def test_every_text_is_encoded_once_a_wave() -> None:
+    denoiser = FakeDenoiser()
+    wanted = [Cell("p", s, (Edit("c", 5, q, 2),), height=32, width=32) for s in range(3) for q in (0.1, 0.8)]
+    list(generate(denoiser, wanted))
+    assert sorted(denoiser.encoded) == ["", "c", "p"]
+
+
+def test_without_guidance_only_the_prompt_is_evaluated() -> None:
+    cell = Cell("p", 0, guidance_scale=1.0, num_inference_steps=8, height=32, width=32)
+    assert make([cell])[cell].unet_evals == 8
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
+    def refuse_more_than_three(latents: torch.Tensor) -> None:
+        if len(latents) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    wanted = [Cell("p", s, (Edit("c", 5, 0.5, 2),), height=32, width=32) for s in range(4)]
+    batching, counted = Batching(micro=16), []
+    outcomes = list(generate(FakeDenoiser(refuse_more_than_three), wanted, batching, counted.append))
+    assert batching.micro == 2
+    expected = make(wanted)
+    assert all(image(outcome) == image(expected[outcome.cell]) for outcome in outcomes)
+    assert sum(counted) == sum(outcome.unet_evals for outcome in outcomes)
+
+
+def test_out_of_memory_for_a_single_row_is_an_error() -> None:
+    def refuse(latents: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        list(generate(FakeDenoiser(refuse), [Cell("p", 0, height=32, width=32)]))
+
+
+def test_nan_fails_its_own_cell_only() -> None:
+    class Poisoned(FakeDenoiser):
+        def encode(self, text: str) -> dict[str, torch.Tensor]:
+            pattern = super().encode(text)["pattern"]
+            return {"pattern": pattern * float("nan") if text == "poison" else pattern}
+
+    base = {"prompt": "p", "seed": 0, "num_inference_steps": 8, "height": 32, "width": 32}
+    good, bad = Cell(**base, edits=(Edit("c"),)), Cell(**base, edits=(Edit("poison", 5, 0.5, 2),))
+    made = {o.cell: o for o in generate(Poisoned(), [good.reference(), good, bad])}
+    assert made[bad].image_HWC is None
+    assert made[bad].error == "the latents became NaN or infinite"
+    assert image(made[good]) == image(make([good])[good])
+    assert made[good.reference()].error is None
+
+
+def test_images_are_bytes_of_the_size_asked_for() -> None:
+    cell = Cell("p", 0, height=40, width=64, num_inference_steps=4)
+    made = make([cell])[cell].image_HWC
+    assert made is not None
+    assert (made.shape, made.dtype) == ((40, 64, 3), np.uint8)

@@ -1,0 +1,99 @@
+"""Stable Diffusion checkpoints small enough for a test: random weights in diffusers' format."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from sega_bench.cell import Cell
+from sega_bench.faces.tokenizer import make_tokenizer
+from sega_bench.sega.models import Model, ModelSettings, StableDiffusion, cell_of, describe, load
+
+SIZE = 32
+WIDTH = 16
+
+
+def write_checkpoint(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> Path:
+    """A folder that `StableDiffusionPipeline.from_pretrained` reads: images of 32 pixels, latents of 16."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer([])
+    text_config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_factor=8.0,  # texts that differ must be told apart
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8),
+            norm_num_groups=4,
+            layers_per_block=1,
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            sample_size=SIZE,
+        ),
+        text_encoder=CLIPTextModel(text_config),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(
+            sample_size=SIZE // 2,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            attention_head_dim=4,
+            cross_attention_dim=WIDTH,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        ),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=prediction_type,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@cache
+def folder(prediction_type: str = "epsilon") -> Path:
+    """The folder of one random checkpoint, written once a test run."""
+    return write_checkpoint(Path(_folders.name) / prediction_type, prediction_type=prediction_type)
+
+
+@cache
+def model(prediction_type: str = "epsilon") -> Model:
+    """That checkpoint, described."""
+    return describe(ModelSettings("tiny", str(folder(prediction_type))))
+
+
+@cache
+def loaded(dtype: str = "float64", prediction_type: str = "epsilon") -> StableDiffusion:
+    """That checkpoint on the CPU."""
+    return load(model(prediction_type), torch.device("cpu"), dtype)
+
+
+def cell(dtype: str = "float64", prediction_type: str = "epsilon", **settings: object) -> Cell:
+    """A cell of that checkpoint, quick to make."""
+    usual = {"prompt": "a face", "seed": 0, "num_inference_steps": 6, "guidance_scale": 4.0}
+    return cell_of(model(prediction_type), dtype=dtype, **{**usual, **settings})
+
+
+_folders = TemporaryDirectory()
