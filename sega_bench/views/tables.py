@@ -117,6 +117,8 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         depends on the range that was tried. A concept set without both scores has neither mark.
     """
     edited = frame[~frame["is_reference"]]
+    edited = edited[[*dict.fromkeys([*axes, "concepts", "status", "reference_key", *SUMMARISED])]]
+    edited.attrs = {}  # pandas copies them with every slice
     scored = [name for name in SUMMARISED if edited[name].notna().any()] or list(SUMMARISED)
     parts = [_front([_setting(*group, axes, ALL, scored) for group in _groups(edited, axes)])]
     for concepts, part in edited.groupby("concepts", sort=False):
@@ -147,12 +149,19 @@ def _setting(
     row: dict[str, Any] = dict(zip(axes, values, strict=True))
     row |= {"concepts": concepts, "n": len(done), "n_not_scored": int(done[scored].isna().any(axis=1).sum())}
     row["n_failed"] = int((rows["status"] == "failed").sum())
+    clusters = done["reference_key"].to_numpy(dtype=object)
     for name in SUMMARISED:
-        taken = done[done[name].notna()]
-        low, high = interval(taken[name].to_numpy(), taken["reference_key"].to_numpy())
-        statistics = (taken[name].mean(), taken[name].std(), low, high)
+        scores = done[name].to_numpy()
+        taken = ~np.isnan(scores)
+        statistics = _statistics(scores[taken], clusters[taken])
         row |= {f"{name}_{label}": value for label, value in zip(_STATISTICS, statistics, strict=True)}
     return row
+
+
+def _statistics(values: NDArray[np.float64], clusters: NDArray[Any]) -> tuple[float, float, float, float]:
+    mean = float(values.mean()) if len(values) else float("nan")
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    return mean, deviation, *interval(values, clusters)
 
 
 def interval(values: NDArray[np.float64], clusters: NDArray[Any]) -> tuple[float, float]:
@@ -165,7 +174,7 @@ def interval(values: NDArray[np.float64], clusters: NDArray[Any]) -> tuple[float
         values: (n,), no NaN.
         clusters: (n,) labels.
     """
-    labels, places = np.unique(clusters.astype(str), return_inverse=True)
+    labels, places = np.unique(clusters, return_inverse=True)
     if len(labels) < 2:
         return float("nan"), float("nan")
     weights = _resamples(len(labels))
