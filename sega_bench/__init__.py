@@ -1,3 +1,42 @@
-"""sega_bench: sweep the settings of SEGA, score every image, see which setting to use and why."""
+"""sega_bench: sweep the settings of SEGA, score every image, see which setting to use and why.
+
+>>> import sega_bench
+>>> config = sega_bench.compose("+sweep=thresholds", "seeds=2")
+>>> made = sega_bench.plan(config)                    # every cell, nothing run
+>>> records = list(sega_bench.run(config))            # made, scored, stored; only what is missing
+>>> frame = sega_bench.load("outputs/thresholds")     # a pandas DataFrame, one row a cell
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sega_bench.cell import Cell, Edit
+    from sega_bench.config import compose
+    from sega_bench.errors import UserError
+    from sega_bench.planner import plan
+    from sega_bench.runner import run
+    from sega_bench.views.tables import load
 
 __version__ = "0.1.0"
+__all__ = ["Cell", "Edit", "UserError", "compose", "load", "plan", "run"]
+
+_HOME = {
+    "Cell": "cell",
+    "Edit": "cell",
+    "UserError": "errors",
+    "compose": "config",
+    "load": "views.tables",
+    "plan": "planner",
+    "run": "runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: torch and diffusers take seconds."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'sega_bench' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"sega_bench.{_HOME[name]}"), name)

@@ -187,7 +187,7 @@ def plain(config: Config) -> dict[str, Any]:
 
 def options(group: str) -> list[str]:
     """The choices of a config group, such as ``sweep`` or ``model``."""
-    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    return sorted(path.stem for path in (CONF_DIR / group).glob("[!_]*.yaml"))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

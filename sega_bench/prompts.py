@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -72,13 +73,13 @@ def _read_file(path: Path, file: PromptFileConfig) -> Iterator[Prompt]:
             f"prompt_file.columns.{unknown[0]}: {nearest(unknown[0], OWN_SETTINGS)}a prompt can have its own "
             f"{', '.join(OWN_SETTINGS)}"
         )
+    if file.limit is not None and file.limit < 1:
+        raise UserError(f"prompt_file.limit is {file.limit}, but it must be at least 1, or null for all")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompts: {path} cannot be read ({_reason(error)})") from error
-    for count, (line, row) in enumerate(_rows(path, text, file.column)):
-        if file.limit is not None and count >= file.limit:
-            return
+    for line, row in itertools.islice(_rows(path, text, file.column), file.limit):
         yield _prompt(f"prompts: {path} line {line}", row, file)
 
 

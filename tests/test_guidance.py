@@ -88,7 +88,7 @@ def test_the_share_of_elements_that_a_threshold_keeps() -> None:
 
 
 def test_weights_that_sum_to_zero_add_nothing() -> None:
-    """Diffusers divides by that sum: 0/0, a black image. One concept has cooled down, the other is not warm."""
+    """One concept has cooled down, the other is not warm: diffusers divides 0 by 0, a black image."""
     cell = Cell("p", 0, (Edit("a", 5, 0.5, 0, 2), Edit("b", 5, 0.5, 5)), edit_momentum_scale=0.0)
     table = Settings.of([cell], 10, torch.float64, torch.device("cpu"))
     eps_u, eps_c = torch.randn(1, C, H, W), torch.randn(1, 2, C, H, W)

@@ -93,7 +93,7 @@ def test_counts_are_those_of_listing_every_step(drawn: list[Cell]) -> None:
 
 
 def test_the_example_by_hand() -> None:
-    """10 steps, warm-up 4: the trunk takes 2 a step and one for the concept's momentum until the cells leave."""
+    """10 steps, warm-up 4: a trunk takes 2 a step, and 1 for the concept's momentum until the cells leave."""
     base = {"prompt": "p", "seed": 0, "num_inference_steps": 10}
     with_momentum = [Cell(**base, edits=(Edit("c", 5, q, 4),)) for q in (0.5, 0.9)]
     reference = with_momentum[0].reference()

@@ -47,7 +47,7 @@ def alone(name: str, seed: int, branch: float, fork: int, **config: object) -> T
 @pytest.mark.parametrize("fork", range(N))
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_fork_takes_its_past_along(name: str, fork: int) -> None:
-    """Three rows become three others: one is dropped and one is doubled, so that the count does not change."""
+    """Three rows become three others: one is dropped and one doubled, so that their number stays."""
     scheduler = make(name)
     latents, generators = start([0, 1, 2])
     branch = torch.zeros(3)
@@ -69,7 +69,7 @@ def test_a_fork_takes_its_past_along(name: str, fork: int) -> None:
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if schedulers._ROW_STATE[name]])
 def test_what_is_listed_is_what_is_remembered(name: str) -> None:
-    """After some steps, the attributes of the latents' full shape are among the listed, and nothing else is."""
+    """The attributes that ever held something of the latents' full shape are those listed."""
     scheduler = make(name)
     latents, generators = start([0, 1])
     seen = set()
@@ -93,7 +93,7 @@ def test_a_memory_that_is_not_listed_fails_loudly() -> None:
     scheduler = make("DDIMScheduler")
     latents, _ = start([0, 1])
     scheduler.history = [latents]  # as a later version of the library might
-    with pytest.raises(RuntimeError, match="DDIMScheduler.history"):
+    with pytest.raises(RuntimeError, match=r"DDIMScheduler\.history"):
         schedulers.gather(scheduler, torch.tensor([0]), latents)
 
 

@@ -312,8 +312,9 @@ def load(model: Model, device: torch.device | None = None, dtype: str | None = N
     return StableDiffusion(tokenizer, *networks)
 
 
-def cell_of(model: Model, *, dtype: str, scheduler: str | None = None, **settings: Any) -> Cell:
-    """A cell of this model: the fields that follow from the checkpoint are filled in."""
+def cell_of(model: Model, *, dtype: str | None = None, scheduler: str | None = None, **settings: Any) -> Cell:
+    """A cell of this model: what follows from the checkpoint is filled in, ``settings`` are Cell's fields."""
+    dtype = dtype or default_dtype(default_device())
     name, config = model.scheduler_for(scheduler)
     size = {"height": model.size, "width": model.size}
     return Cell(model=model.id, dtype=dtype, scheduler=name, scheduler_config=config, **{**size, **settings})

