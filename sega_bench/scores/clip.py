@@ -51,9 +51,8 @@ class Preprocessing:
         height, width = self._resized(*x_BCHW.shape[-2:])
         for size in ((x_BCHW.shape[-2], width), (height, width)):
             if size != x_BCHW.shape[-2:]:
-                x_BCHW = (
-                    F.interpolate(x_BCHW, size, mode=self.interpolation, antialias=True).round().clamp(0, 255)
-                )
+                resized_BCHW = F.interpolate(x_BCHW, size, mode=self.interpolation, antialias=True)
+                x_BCHW = resized_BCHW.round().clamp(0, 255)
         top, left = round((height - self.size[0]) / 2), round((width - self.size[1]) / 2)
         x_BCHW = x_BCHW[..., top : top + self.size[0], left : left + self.size[1]] / 255
         mean, std = (x_BCHW.new_tensor(value)[:, None, None] for value in (self.mean, self.std))
@@ -149,9 +148,7 @@ class ClipScorer:
     device: torch.device
     stages: tuple[int, ...]
     provenance: Mapping[str, Mapping[str, str]]
-    _known: dict[str, Tensor] = field(
-        default_factory=dict, repr=False
-    )  # unit embeddings of texts seen so far
+    _known: dict[str, Tensor] = field(default_factory=dict, repr=False)  # embeddings of texts so far
 
     def features(self, image_BHWC: Tensor) -> Features:
         """The embedding (B, D), then the maps (B, C, H, W) of the stages."""
@@ -165,9 +162,7 @@ class ClipScorer:
         """CLIP scores of every cell, and `lpips` of the edited ones if there are stages."""
         self._encode(text for cell in cells for text in _texts(cell))
         pairs = zip(cells, _unit(edited[0]), _unit(reference[0]), strict=False)
-        scores = [
-            cell_scores(edited_D, other_D, self._features_of(cell)) for cell, edited_D, other_D in pairs
-        ]
+        scores = [cell_scores(own_D, other_D, self._features_of(cell)) for cell, own_D, other_D in pairs]
         if not self.stages:
             return scores
         distances = edited_only(cells, lpips=feature_distance(edited[1:], reference[1:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import pickle
+import textwrap
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,7 +112,7 @@ def _load_open_clip(name: str, settings: ScoreSettings) -> tuple[Any, Any]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return textwrap.shorten(str(error), 200, placeholder="...")
 
 
 def _warn_if_ambiguous(name: str) -> None:
