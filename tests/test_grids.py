@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sweeps
+from PIL import Image
+
+from sega_bench.errors import UserError
+from sega_bench.store import Store
+from sega_bench.views import grids
+from sega_bench.views.grids import write_grids
+from sega_bench.views.sheet import Layout, Sheet, Tile, lay_out, wrap
+from sega_bench.views.tables import load
+
+
+class Drawn:
+    """Sheets as they were asked for, with the files they became."""
+
+    def __init__(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, frame: pd.DataFrame | None = None, **asked: Any
+    ):
+        sheets: list[Sheet] = []
+        draw = grids.draw
+        monkeypatch.setattr(grids, "draw", lambda sheet: sheets.append(sheet) or draw(sheet))
+        plan = store.read_plan()
+        assert plan is not None
+        self.paths = write_grids(store, load(store.root) if frame is None else frame, plan, **asked)
+        self.sheets = dict(zip((path.stem for path in self.paths), sheets, strict=True))
+
+    def first(self) -> Sheet:
+        return next(sheet for name, sheet in self.sheets.items() if name.startswith("001-"))
+
+
+def notes(sheet: Sheet) -> list[list[str | None]]:
+    """For each row what stands in the place of its images; None for an image."""
+    return [
+        [None if tile and tile.path else tile.note if tile else "" for tile in row.tiles]
+        for row in sheet.rows
+    ]
+
+
+def small(root: Path, **changes: Any) -> Store:
+    options: dict[str, Any] = {
+        "axes": {"edit_threshold": [0.5, 0.9]},
+        "concepts": [["smile"]],
+        "seeds": [0],
+        "size": 8,
+    }
+    return sweeps.finished(root, **(options | changes))
+
+
+def pixels(image: Image.Image, at: Layout, corner: tuple[int, int]) -> np.ndarray[Any, Any]:
+    (x, y), (width, height) = corner, at.tile
+    return np.asarray(image)[y : y + height, x : x + width]
+
+
+def enlarged(path: Path, size: tuple[int, int]) -> np.ndarray[Any, Any]:
+    with Image.open(path) as image:
+        return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+
+
+def test_every_image_stands_where_its_labels_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = sweeps.finished(tmp_path, concepts=[["smile"]], seeds=[0])
+    drawn = Drawn(store, monkeypatch)
+    sheet, at = drawn.first(), lay_out(drawn.first())
+    assert (sheet.x_name, list(sheet.columns)) == ("edit_threshold", ["0.5", "0.8", "0.9", "0.95"])
+    assert (sheet.y_name, [row.label for row in sheet.rows]) == ("edit_guidance_scale", ["2", "5", "8"])
+    cells = load(store.root).set_index(["edit_threshold", "edit_guidance_scale"])
+    with Image.open(drawn.paths[1]) as image:
+        assert image.size == at.size
+        for x, column in zip(at.xs, sheet.columns, strict=True):
+            for y, row in zip(at.ys, sheet.rows, strict=True):
+                path = store.root / cells.loc[(float(column), float(row.label)), "image"]
+                np.testing.assert_array_equal(pixels(image, at, (x, y)), enlarged(path, at.tile))
+        reference = store.root / load(store.root).query("is_reference")["image"].iloc[0]
+        np.testing.assert_array_equal(pixels(image, at, (at.margin, at.ys[0])), enlarged(reference, at.tile))
+
+
+def test_a_sheet_for_each_prompt_concept_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = small(tmp_path, prompts=["a", "b"], concepts=[["x"], ["y", "z"]], seeds=[0, 1, 2])
+    drawn = Drawn(store, monkeypatch)
+    assert len(drawn.paths) == 1 + 2 * 2 * 3
+    assert drawn.paths[0] == store.grids_dir / "overview.png"
+    assert len({(s.title, s.notes[0]) for s in list(drawn.sheets.values())[1:]}) == 12
+    assert any(note == "y + z \N{MIDDLE DOT} seed 2" for s in drawn.sheets.values() for note in s.notes)
+
+
+def test_sheets_are_capped_evenly_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = small(tmp_path, seeds=range(9))
+    with caplog.at_level(logging.WARNING):
+        drawn = Drawn(store, monkeypatch, limit=3)
+    assert [path.name[:3] for path in drawn.paths[1:]] == ["001", "005", "009"]
+    assert "3 of 9 sheets drawn" in caplog.text
+
+
+def test_an_older_plans_sheets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = small(tmp_path)
+    store.write_bytes(store.grids_dir / "009-old.png", b"")
+    assert sorted(store.grids_dir.iterdir()) != sorted(paths := Drawn(store, monkeypatch).paths)
+    assert sorted(store.grids_dir.iterdir()) == sorted(paths)
+
+
+def test_missing_and_failed_cells_are_hatched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = small(tmp_path, axes={"edit_threshold": [0.5, 0.8, 0.9, 0.95]})
+    frame = load(tmp_path)
+    frame.loc[frame["edit_threshold"] == 0.8, "status"] = "failed"
+    store.image_file(frame.set_index("edit_threshold").loc[0.9, "image"]).unlink()
+    drawn = Drawn(store, monkeypatch, frame[frame["edit_threshold"] != 0.95])
+    sheet, at = drawn.first(), lay_out(drawn.first())
+    assert notes(sheet) == [[None, "failed", "missing", "missing"]]
+    with Image.open(drawn.paths[1]) as image:
+        hatched = pixels(image, at, (at.xs[2], at.ys[0]))
+    assert len(np.unique(hatched.reshape(-1, 3), axis=0)) > 2
+
+
+def test_an_unreadable_image_is_a_place_like_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = small(tmp_path)
+    for path in store.images_dir.glob("*/*.png"):
+        path.write_bytes(b"no picture")
+    assert len(Drawn(store, monkeypatch).paths) == 2
+
+
+def test_axes_can_be_asked_for_and_others_are_held_at_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = small(tmp_path, axes={**sweeps.AXES, "edit_warmup_steps": [1, 5]})
+    drawn = Drawn(store, monkeypatch, x="edit_warmup_steps", y="edit_threshold")
+    sheet = drawn.first()
+    assert (sheet.x_name, sheet.y_name) == ("edit_warmup_steps", "edit_threshold")
+    assert list(sheet.columns) == ["1", "5"]
+    assert any(note.startswith("Held at the best trade-off's: edit_guidance_scale ") for note in sheet.notes)
+    assert sum(tile.marked for row in sheet.rows for tile in row.tiles if tile) == 1
+
+
+def test_seeds_can_be_columns_with_their_references_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = small(tmp_path, seeds=[0, 1], concepts=[["smile"], ["curls"]])
+    sheet = Drawn(store, monkeypatch, x="seed", y="concept").first()
+    assert not sheet.references
+    assert [(row.label, row.unedited) for row in sheet.rows] == [
+        ("unedited", True),
+        ("smile", False),
+        ("curls", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [("edit_threshold", "guidance_scale"), ("guidance_scale", "edit_threshold")]
+)
+def test_each_edit_stands_with_its_own_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, x: str, y: str
+) -> None:
+    store = small(tmp_path, axes={"edit_threshold": [0.5, 0.9], "guidance_scale": [3, 5, 7]})
+    frame = load(tmp_path).set_index("key")
+    sheet = Drawn(store, monkeypatch, x=x, y=y).first()
+    unedited: Sequence[Tile | None] = []
+    for i, row in enumerate(sheet.rows):
+        if row.unedited:
+            unedited = row.tiles
+            continue
+        beside = [sheet.references[i]] * len(row.tiles) if sheet.references else unedited
+        for tile, reference in zip(row.tiles, beside, strict=True):
+            assert tile is not None
+            assert tile.path is not None
+            assert reference is not None
+            assert reference.path is not None
+            assert frame.loc[tile.path.stem, "reference_key"] == reference.path.stem
+
+
+def test_the_overview_has_concepts_as_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = small(tmp_path, concepts=[["smile"], ["curls"]], seeds=[0, 1])
+    sheet = Drawn(store, monkeypatch).sheets["overview"]
+    assert (sheet.x_name, sheet.y_name) == ("edit_threshold", "concept")
+    assert [row.label for row in sheet.rows] == ["smile", "curls"]
+    assert sheet.notes[0] == "seed 0"
+
+
+def test_without_axes_a_sheet_shows_the_concepts_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Drawn(small(tmp_path, axes={}, concepts=[["a"], ["b"]], seeds=[0, 1]), monkeypatch)
+    sheet = drawn.first()
+    assert len(drawn.paths) == 3
+    assert (sheet.x_name, list(sheet.columns), sheet.y_name) == ("concept", ["a", "b"], "")
+    assert len(sheet.references) == 1
+
+
+def test_axes_that_advance_together_do_not_make_a_diagonal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = small(tmp_path, axes={"edit_threshold": [0.5, 0.9], "edit_guidance_scale": [2.0, 8.0]})
+    frame = load(tmp_path)
+    together = frame["is_reference"] | (
+        (frame["edit_threshold"] == 0.5) == (frame["edit_guidance_scale"] == 2.0)
+    )
+    sheet = Drawn(store, monkeypatch, frame[together]).first()
+    assert notes(sheet) == [[None, None]]
+
+
+def test_long_axes_are_thinned_and_the_sheet_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = small(tmp_path, axes={"edit_threshold": [i / 40 for i in range(40)]})
+    sheet = Drawn(store, monkeypatch).first()
+    assert (sheet.columns[0], sheet.columns[-1], len(sheet.columns)) == ("0", "0.975", 12)
+    assert "12 of 40 values of edit_threshold shown" in sheet.notes
+
+
+def test_values_for_each_concept_and_equal_texts_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = small(tmp_path, axes={"edit_threshold": [0.5, [0.5, 0.9]]}, concepts=[["a", "b"]])
+    assert list(Drawn(store, monkeypatch).first().columns) == ["0.5", "0.5, 0.9"]
+    frame = load(tmp_path)
+    frame["edit_weights"] = [None, 1.0, 2.0]
+    labels = [row.label for row in Drawn(store, monkeypatch, frame).sheets["overview"].rows]
+    assert labels == ["a + b, edit_weights 1", "a + b, edit_weights 2"]
+
+
+def test_an_unknown_axis_is_the_users_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        UserError, match=r"x: this sweep has no axis 'edit_treshold'; it has edit_threshold, prompt"
+    ):
+        Drawn(small(tmp_path), monkeypatch, x="edit_treshold")
+
+
+@pytest.mark.parametrize(
+    "text", ["../../etc/passwd", "日本" * 300, "a\n0\x1b[31m\ud800", "<b>" + "w" * 2000, " "]
+)
+def test_hostile_texts_stay_in_their_sheet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    drawn = Drawn(small(tmp_path, prompts=[text], concepts=[[text]]), monkeypatch)
+    for path in drawn.paths:
+        assert path.parent == tmp_path / "grids"
+        assert len(path.name) <= 80
+        with Image.open(path) as image:
+            assert image.width < 1200
+
+
+def test_nothing_edited_is_no_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = small(tmp_path)
+    frame = load(tmp_path)
+    assert Drawn(store, monkeypatch, frame[frame["is_reference"]]).paths == []
+
+
+@pytest.mark.parametrize(
+    ("side", "columns", "tile"), [(64, 3, 192), (8, 1, 192), (512, 3, 512), (512, 16, 256)]
+)
+def test_tiles_are_neither_tiny_nor_huge(side: int, columns: int, tile: int) -> None:
+    sheet = Sheet("t", [], "x", ["1"] * columns, "", [grids.Row("", [None] * columns)], [], (side, side))
+    assert lay_out(sheet).tile == (tile, tile)
+
+
+def test_text_is_broken_to_fit() -> None:
+    font = lay_out(Sheet("t", [], "x", ["1"], "", [grids.Row("", [None])], [], (64, 64))).label
+    lines = wrap("a photo of the face of a woman " * 5, font, 150, 3)
+    assert len(lines) == 3
+    assert all(font.getlength(line) <= 150 for line in lines)
+    assert lines[-1].endswith("...")
+    assert wrap("short", font, 150, 3) == ["short"]
+    assert wrap("w" * 100, font, 1, 2) == ["w", "..."]
+
+
+def test_the_command_draws_from_the_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = small(tmp_path)
+    grids.main([str(tmp_path), "--x", "seed"])
+    assert capsys.readouterr().out.split() == [
+        str(path) for path in sorted(store.grids_dir.iterdir(), reverse=True)
+    ]
+    with pytest.raises(SystemExit) as left:
+        grids.main([str(tmp_path / "none")])
+    assert left.value.code == 2
+    assert "holds no sweep" in capsys.readouterr().err
