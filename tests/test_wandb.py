@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sweeps
+import wandb
+
+from sega_bench.errors import UserError
+from sega_bench.store import Record, Store
+from sega_bench.views import wandb as view
+from sega_bench.views.grids import write_grids
+from sega_bench.views.tables import load, summarise, write_results
+from sega_bench.views.wandb import Reporter, configuration, resolve_mode
+
+
+@pytest.fixture(autouse=True)
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No account, no settings of whoever runs the tests, and no SDK left running."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    yield
+    wandb.teardown()
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_SILENT"):
+        os.environ.pop(name, None)
+
+
+def finished(root: Path) -> Store:
+    return sweeps.finished(root, axes={"edit_threshold": [0.5, 0.8, 0.9]}, seeds=[0, 1], size=8)
+
+
+def report(store: Store, **options: Any) -> str | None:
+    frame, plan = load(store.root), store.read_plan()
+    assert plan is not None
+    summary = summarise(frame, list(plan["axes"]))
+    write_results(store, frame, summary)
+    return Reporter(store, plan, "offline", **options).finish(frame, summary, write_grids(store, frame, plan))
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The run's records, read by the SDK's own reader."""
+    (run,) = folder.glob("*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def updates(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run's summary in the end."""
+    merged: dict[str, Any] = {}
+    for record in records:
+        if record["type"] == "summary":
+            merged |= record["summary"]["update"]
+    return merged
+
+
+# --- modes ---
+
+
+@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
+def test_a_mode_that_is_asked_for_is_taken(mode: str) -> None:
+    assert resolve_mode(mode) == mode
+
+
+def test_auto_is_offline_for_nobody_and_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a prompt"))
+    assert resolve_mode("auto") == "offline"
+
+
+def test_auto_is_online_for_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert resolve_mode("auto") == "online"
+
+
+def test_auto_is_online_for_a_netrc_entry_of_the_server_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x")
+    (tmp_path / "netrc").chmod(0o600)
+    assert resolve_mode("auto") == "online"
+    monkeypatch.setenv("WANDB_BASE_URL", "http://wandb.example.org:8080")
+    assert resolve_mode("auto") == "offline"
+    (tmp_path / "netrc").write_text("machine wandb.example.org login user password x")
+    assert resolve_mode("auto") == "online"
+    (tmp_path / "netrc").write_text("nonsense")
+    assert resolve_mode("auto") == "offline"
+
+
+def test_wandbs_own_variable_decides_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert resolve_mode("auto") == "disabled"
+    assert resolve_mode("offline") == "offline"
+
+
+def test_an_unknown_mode_is_the_users_mistake() -> None:
+    with pytest.raises(UserError, match=r"wandb.mode: there is no mode 'on'; use auto"):
+        resolve_mode("on")
+
+
+# --- the run, read back ---
+
+
+def test_an_offline_run_holds_the_sweep(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    store = finished(tmp_path / "sweep")
+    command = report(store)
+    assert command is not None
+    assert capfd.readouterr() == ("", "")  # no chatter
+    folder = Path(command.removeprefix("wandb sync "))
+    assert folder.parent == store.wandb_dir
+    records = read(folder)
+
+    (run,) = [record["run"] for record in records if record["type"] == "run"]
+    assert (run["display_name"], run["run_group"], run["project"]) == ("synthetic", "faces", "sega-bench")
+    assert run["config"]["update"]["axes"] == {"edit_threshold": [0.5, 0.8, 0.9]}
+
+    frame, summary = load(store.root), updates(records)
+    assert summary["cells.nrows"] == len(frame) == 14
+    assert summary["summary.nrows"] == 3 * 3
+    assert (summary["cells_in_all"], summary["cells_in_table"], summary["cells_done"]) == (14, 14, 14)
+    best = summarise(frame, ["edit_threshold"]).query("best and concepts == 'all'").iloc[0]
+    assert summary["best/edit_threshold"] == best["edit_threshold"]
+    assert summary["best/lpips"] == pytest.approx(best["lpips_mean"])
+    assert {name for name in summary if name.endswith("._type") and name.startswith("grids/")} == {
+        f"grids/{path.stem}._type" for path in store.grids_dir.iterdir()
+    }
+    for name in ("overview", "001-smiling-smile-seed-0"):
+        logged = folder / "files" / summary[f"grids/{name}.path"]
+        assert logged.read_bytes() == (store.grids_dir / f"{name}.png").read_bytes()
+    artifacts = [record["artifact"] for record in records if record["type"] == "artifact"]
+    (results,) = [found for found in artifacts if found["type"] == "results"]
+    assert {entry["path"] for entry in results["manifest"]["contents"]} == {"results.parquet", "summary.csv"}
+
+
+def test_each_row_of_the_table_has_its_own_images(tmp_path: Path) -> None:
+    store = finished(tmp_path / "sweep")
+    command = report(store)
+    assert command is not None
+    records = read(Path(command.removeprefix("wandb sync ")))
+    (artifact,) = [
+        record["artifact"]
+        for record in records
+        if record["type"] == "artifact" and record["artifact"]["name"].endswith("cells")
+    ]
+    staged = {entry["path"]: Path(entry["local_path"]) for entry in artifact["manifest"]["contents"]}
+    assert all(path.is_relative_to(store.root) for path in staged.values())
+    table = json.loads(staged["cells.table.json"].read_bytes())
+    columns = table["columns"]
+    for row in (dict(zip(columns, values, strict=True)) for values in table["data"]):
+        for column, key in (("image", row["key"]), ("reference", row["reference_key"])):
+            assert staged[row[column]["path"]].read_bytes() == store.image_path(key).read_bytes()
+    assert {"edit_threshold", "clip_concept_delta", "seed", "status"} < set(columns)
+    images = [path for path in staged if path.startswith("media/images")]
+    assert len(images) == 14  # a reference is logged once, however many cells have it
+
+
+def test_of_many_cells_the_table_has_some_and_says_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view, "MOST_ROWS", 5)
+    command = report(finished(tmp_path / "sweep"))
+    assert command is not None
+    summary = updates(read(Path(command.removeprefix("wandb sync "))))
+    assert (summary["cells.nrows"], summary["cells_in_table"], summary["cells_in_all"]) == (5, 5, 14)
+
+
+def test_live_curves_go_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
+    store = finished(tmp_path / "sweep")
+    plan = store.read_plan()
+    assert plan is not None
+    cells = sweeps.cells({"edit_threshold": [0.5]}, ["p"], [["a"]], [0])
+    frame = load(store.root)
+    ids = []
+    for already in (0, 14):
+        reporter = Reporter(store, plan, "offline", already=already)
+        reporter.log([Record(cells[0], "done", scores={"clip_prompt": 0.3}), Record(cells[1], "failed")])
+        reporter.log([Record(cells[1], "done", scores={"clip_concept_delta": 0.25})])
+        command = reporter.finish(frame, summarise(frame, []), [])
+        assert command is not None
+        records = read(Path(command.removeprefix("wandb sync ")))
+        points = [record["history"]["item"] for record in records if record["type"] == "history"][:2]
+        assert [point["cells_done"] for point in points] == [already + 1, already + 2]
+        assert [point["cells_failed"] for point in points] == [1, 1]
+        assert [point.get("clip_concept_delta_so_far") for point in points] == [None, 0.25]
+        ids += [record["run"]["run_id"] for record in records if record["type"] == "run"]
+        time.sleep(1)  # W&B names an offline run by the second
+    assert len(set(ids)) == 1
+
+
+# --- whatever goes wrong ---
+
+
+def test_a_failure_is_a_line_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = finished(tmp_path / "sweep")
+    monkeypatch.setattr(wandb, "init", lambda **_: (_ for _ in ()).throw(wandb.Error("broken\npipe")))
+    with caplog.at_level(logging.WARNING):
+        assert report(store) is None
+    assert caplog.messages == ["W&B: Error: broken pipe"]
+
+
+def test_without_a_server_an_online_run_is_kept_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(view, "_SETTINGS", view._SETTINGS.model_copy(update={"init_timeout": 1.0}))
+    store = finished(tmp_path / "sweep")
+    plan = store.read_plan()
+    assert plan is not None
+    frame = load(store.root)
+    with caplog.at_level(logging.WARNING):
+        begun = time.monotonic()
+        reporter = Reporter(store, plan, "online")
+        assert time.monotonic() - begun < 0.5  # nobody waits for the network
+        command = reporter.finish(frame, summarise(frame, []), [])
+    assert "so it is kept offline" in caplog.text
+    assert command is not None
+    assert re.fullmatch(r"wandb sync \S+offline-run-\S+", command)
+
+
+def test_the_configuration_has_no_paths_secrets_or_endless_lists(tmp_path: Path) -> None:
+    plan = sweeps.write_plan(Store(tmp_path), sweeps.cells({}, ["p"], [["a"]], [0]), {})
+    plan["settings"] = {
+        "output_dir": "/home/me/outputs",
+        "prompts": str(tmp_path),
+        "lora": [str(tmp_path)],
+        "wandb": {"api_key": "s3cret", "project": "p"},
+        "model": {"path": "/models/sd", "name": "local"},
+    }
+    plan["model"]["path"] = "/models/sd"
+    plan["prompts"] = ["/imagine a cat"] * 5000
+    shown = configuration(plan)
+    text = json.dumps(shown)
+    for private in ("s3cret", "/home/me", "/models", str(tmp_path)):
+        assert private not in text
+    assert shown["settings"]["wandb"] == {"project": "p"}
+    assert shown["prompts"] == ["/imagine a cat"] * 100
+    assert "keys" not in shown
+
+
+def test_the_command_makes_the_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(tmp_path / "sweep")
+    view.main([str(tmp_path / "sweep"), "--mode", "offline"])
+    command = capsys.readouterr().out.strip()
+    assert updates(read(Path(command.removeprefix("wandb sync "))))["cells.nrows"] == 14
+    with pytest.raises(SystemExit) as left:
+        view.main([str(tmp_path)])
+    assert left.value.code == 2
