@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -30,6 +30,7 @@ from sega_bench.progress import progress
 if TYPE_CHECKING:
     from sega_bench.planner import Plan
     from sega_bench.runner import Job
+    from sega_bench.views.wandb import Reporter
 
 INTERRUPTED = 130
 
@@ -98,8 +99,8 @@ def _sweep(composed: DictConfig) -> None:
         return
     job = runner.prepare(made)
     with _logging_to(job.store.log_path):
-        _execute(job)
-        failed = _show(job)
+        reporter = _execute(job)
+        failed = _show(job, reporter)
     if failed:
         errors.print(
             f"{failed} of {len(made.cells)} cells failed; the reasons are in the column 'error' of "
@@ -115,6 +116,7 @@ def _quieten_libraries() -> None:
     import diffusers.utils.logging
     import transformers.utils.logging
 
+    logging.getLogger().addHandler(logging.NullHandler())
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
@@ -163,8 +165,8 @@ def _print_plan(made: Plan) -> None:
     console.print(table)
 
 
-def _execute(job: Job) -> None:
-    """Make what is missing, showing how far it is."""
+def _execute(job: Job) -> Reporter | None:
+    """Make what is missing, showing how far it is, here and to W&B; returns the run to be finished."""
     from sega_bench import runner
 
     total = len(job.plan.cells)
@@ -172,23 +174,53 @@ def _execute(job: Job) -> None:
         console.print(f"nothing to do: {job.done} of {total} cells are done", highlight=False)
     elif job.done:
         console.print(f"{job.done} of {total} cells are done, {job.missing} to go", highlight=False)
+    report = _reporter(job)
+    reporter: Reporter | None = None
     with progress(console, job.unet_evals, job.missing) as meter:
         for record in runner.execute(job, meter.evaluations):
+            reporter = reporter or report()  # not before plan.json, which becomes the run's configuration
+            if reporter is not None:
+                reporter.log([record])
             meter.cell(failed=record.status == "failed")
+    return reporter
 
 
-def _show(job: Job) -> int:
+def _reporter(job: Job) -> Callable[[], Reporter | None]:
+    """Starts the W&B run of a sweep, or does nothing; a mode that does not exist is told at once."""
+    settings = job.plan.config.wandb
+    if settings.mode == "disabled":
+        return lambda: None
+    from sega_bench.views.wandb import Reporter, resolve_mode
+
+    mode = resolve_mode(settings.mode)
+    return lambda: Reporter(
+        job.store,
+        job.store.read_plan() or {},
+        mode,
+        project=settings.project,
+        entity=settings.entity,
+        already=job.done,
+    )
+
+
+def _show(job: Job, reporter: Reporter | None) -> int:
     """Bring the views up to date, print the summary; returns the number of failed cells."""
     from sega_bench.views import grids, tables, terminal
 
     frame = tables.load(job.store.root)
     axes = list(job.plan.axes)
     summary = tables.summarise(frame, axes)
+    shown: dict[str, object] = {
+        "grids": job.store.grids_dir,
+        "table": job.store.results_csv,
+        "summary": job.store.summary_csv,
+    }
     if job.is_news or not job.store.results_parquet.exists():
         tables.write_results(job.store, frame, summary)
-        grids.write_grids(job.store, frame, job.store.read_plan() or {})
-    paths = {"images": job.store.grids_dir, "table": job.store.results_csv, "summary": job.store.summary_csv}
-    terminal.print_summary(console, summary, tables.trends(frame, axes), paths)
+        sheets = grids.write_grids(job.store, frame, job.store.read_plan() or {})
+        command = reporter.finish(frame, summary, sheets) if reporter is not None else None
+        shown |= {"to send": command} if command else {}
+    terminal.print_summary(console, summary, tables.trends(frame, axes), shown)
     return int((frame["status"] == "failed").sum())
 
 

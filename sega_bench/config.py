@@ -113,7 +113,6 @@ class WandbConfig:
     mode: str = "auto"
     project: str = "sega_bench"
     entity: str | None = None
-    group: str | None = None
 
 
 @dataclass

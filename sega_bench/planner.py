@@ -319,8 +319,10 @@ class _Resolver:
         return value[: len(together)]
 
     def _check_steps(self, cell: Cell, point: Point) -> None:
-        if cell.height % 8 or cell.width % 8:
-            raise UserError(f"sampling: {cell.height} x {cell.width} pixels, but both must be multiples of 8")
+        if cell.height % 8 or cell.width % 8 or min(cell.height, cell.width) < 16:
+            raise UserError(
+                f"sampling: {cell.height} x {cell.width} pixels, but both must be multiples of 8, from 16 on"
+            )
         n = count_timesteps(cell)
         for edit in cell.edits:
             if edit.edit_warmup_steps > n:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,7 +21,7 @@ MOST_ROWS = 30
 
 
 def print_summary(
-    console: Console, summary: pd.DataFrame, trends: pd.DataFrame, paths: Mapping[str, Path] | None = None
+    console: Console, summary: pd.DataFrame, trends: pd.DataFrame, paths: Mapping[str, object] | None = None
 ) -> None:
     """Print the settings with the best trade-off marked, the trends, what to try next, and where things are.
 
@@ -30,7 +29,7 @@ def print_summary(
         console: where to; 100 columns are enough.
         summary: as :func:`sega_bench.views.tables.summarise` gives it.
         trends: as :func:`sega_bench.views.tables.trends` gives it, for the same axes.
-        paths: what each file holds, and its path.
+        paths: where things are, or how to go on: a word for each, and a path or a command.
     """
     axes = list(summary.columns[: summary.columns.get_loc("concepts")])
     pooled = summary[summary["concepts"] == ALL]
