@@ -28,6 +28,7 @@ from sega_bench.errors import UserError
 from sega_bench.progress import progress
 
 if TYPE_CHECKING:
+    from sega_bench.config import Config
     from sega_bench.planner import Plan
     from sega_bench.runner import Job
     from sega_bench.views.wandb import Reporter
@@ -42,14 +43,11 @@ def main() -> None:
     """Run the command line; exits with the codes above."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if len(sys.argv) == 1:
-            _print_overview()
-        else:
-            _run_hydra()
-    except UserError as error:
-        _fail(str(error))
-    except configuration.HYDRA_ERRORS as error:
-        _fail(configuration.explain(error))
+        with _mistakes_in_one_line():
+            if len(sys.argv) == 1:
+                _print_overview()
+            else:
+                _run_hydra()
     except KeyboardInterrupt:
         errors.print("interrupted: what was done is kept, and the same command goes on", style="yellow")
         sys.exit(INTERRUPTED)
@@ -59,7 +57,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(message: str) -> None:
+@contextmanager
+def _mistakes_in_one_line() -> Iterator[None]:
+    """What the user can mend is one line without a traceback, and exit code 2; anything else is a bug."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+    except configuration.HYDRA_ERRORS as error:
+        message = configuration.explain(error)
+    else:
+        return
     errors.print(Text.assemble(("error: ", "bold red"), " ".join(message.split())), soft_wrap=True)
     sys.exit(2)
 
@@ -88,8 +96,13 @@ def _print_overview() -> None:
 
 
 def _sweep(composed: DictConfig) -> None:
-    """One sweep from its composed configuration to its views."""
-    config = configuration.typed(composed)
+    """What Hydra calls. Mistakes are told here already: it would print a line of its own before ours."""
+    with _mistakes_in_one_line():
+        _run_sweep(configuration.typed(composed))
+
+
+def _run_sweep(config: Config) -> None:
+    """One sweep from its configuration to its views."""
     from sega_bench import planner, runner  # torch and diffusers take seconds: wrong keys are told before
 
     _quieten_libraries()

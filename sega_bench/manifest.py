@@ -41,7 +41,11 @@ def document(made: Plan, engine: Mapping[str, Any], scores: Mapping[str, Any]) -
         "name": made.name,
         "description": made.config.description,
         "settings": _portable_settings(made.config),
-        "model": {"id": made.model.id, "name": made.config.model.name, "path": _portable_path(made.config)},
+        "model": {
+            "id": made.model.id,
+            "name": made.config.model.name,
+            "path": _portable(made.config.model.path),
+        },
         "axes": dict(made.axes),
         "prompts": list(made.prompts),
         "concepts": [list(together) for together in made.concepts],
@@ -72,13 +76,30 @@ def check_same_sweep(made: Plan, stored: Mapping[str, Any]) -> None:
         for key, value in _flat(_portable_settings(made.config))
         if key.partition(".")[0] not in (*_MAY_GROW, *_OPERATIONAL) and before.get(key) != value
     ]
-    if stored.get("model", {}).get("id") != made.model.id:
-        differences.append(f"the model was {stored.get('model', {}).get('id')} and is {made.model.id}")
+    was, dtype = stored.get("model", {}).get("id"), stored.get("engine", {}).get("dtype")
+    if was != made.model.id:
+        differences.append(f"the model was {was} and is {made.model.id}")
+    if dtype != made.cells[0].dtype:
+        differences.append(f"engine.dtype was {dtype} and is {made.cells[0].dtype}")
     if differences:
         raise UserError(
             f"name={made.config.name}: this folder holds another sweep ({'; '.join(differences)}): "
             "give this one another name=..., or the old settings"
         )
+
+
+def check_same_scores(scores: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Refuse to put numbers of other weights or preprocessing into one column.
+
+    Raises:
+        UserError: which score differs, and how to go on.
+    """
+    for name, before in stored.get("scores", {}).items():
+        if scores.get(name) != before:
+            raise UserError(
+                f"scores: {name} was {before} in this folder and is {scores.get(name)}: "
+                "give this sweep another name=..., or the old weights"
+            )
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -92,11 +113,17 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _portable_settings(config: Config) -> dict[str, Any]:
     """The configuration without this machine's paths and without what changes no result."""
     settings = plain(config)
-    settings["model"]["path"] = _portable_path(config)
+    settings["model"]["path"] = _portable(config.model.path)
+    for name in ("clip_model", "clip_pretrained"):  # what the weights are is in the scores' own entries
+        if settings["scores"][name]:
+            settings["scores"][name] = _portable(settings["scores"][name])
     del settings["output_dir"]
     return settings
 
 
-def _portable_path(config: Config) -> str:
-    path = Path(config.model.path).expanduser()
-    return path.resolve().name if path.is_dir() else config.model.path
+def _portable(name: str) -> str:
+    """A path, perhaps behind ``local-dir:``, without its folders; anything else as it is."""
+    prefix, colon, path = name.rpartition(":")
+    if not Path(path).expanduser().exists():
+        return name
+    return prefix + colon + Path(path).expanduser().resolve().name

@@ -158,14 +158,16 @@ def execute(
         torch.set_num_threads(config.engine.threads)
     device = resolve_device(config.engine.device)
     scorers = scores.build(ScoreSettings(**asdict(config.scores)), device)
+    provenance = {name: dict(about) for scorer in scorers for name, about in scorer.provenance.items()}
+    manifest.check_same_scores(provenance, job.stored or {})
     denoiser = load(job.plan.model, device, job.plan.cells[0].dtype)
-    _write_plan(job, scorers, device)
+    _write_plan(job, provenance, device)
     maker = _Maker(job, denoiser, scorers, worker, _device_name(device), on_evaluations)
     yield from maker.records()
-    _write_plan(job, scorers, device)  # again, should memory have run out: the micro-batch may be smaller
+    _write_plan(job, provenance, device)  # again, should memory have run out: the micro-batch may be smaller
 
 
-def _write_plan(job: Job, scorers: Sequence[Scorer], device: torch.device) -> None:
+def _write_plan(job: Job, provenance: Mapping[str, Any], device: torch.device) -> None:
     engine = {
         "device": _device_name(device),
         "dtype": job.plan.cells[0].dtype,
@@ -174,7 +176,6 @@ def _write_plan(job: Job, scorers: Sequence[Scorer], device: torch.device) -> No
         "wave_rows": job.batching.wave_rows,
         "threads": torch.get_num_threads(),
     }
-    provenance = {name: dict(about) for scorer in scorers for name, about in scorer.provenance.items()}
     job.store.write_plan(manifest.document(job.plan, engine, provenance))
 
 

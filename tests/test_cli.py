@@ -1,0 +1,150 @@
+"""The command line as a user meets it: real processes for what works, one process for what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_sweep import overrides
+
+from sega_bench import __main__, runner
+
+
+def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sega_bench", *words], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+def test_a_sweep_from_a_command_to_its_files_and_again(tmp_path: Path) -> None:
+    words = overrides(tmp_path / "out", "wandb.mode=offline")
+    first = command(*words, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "wandb sync" in first.stdout
+    assert "★" in first.stdout
+    root = tmp_path / "out" / "small-local"
+    names = {path.name for path in root.iterdir()}
+    assert names == {
+        "plan.json",
+        "images",
+        "records",
+        "results.parquet",
+        "results.csv",
+        "summary.csv",
+        "grids",
+        "wandb",
+        "run.log",
+    }
+    frame = pd.read_parquet(root / "results.parquet")
+    assert len(frame) == len(pd.read_csv(root / "results.csv")) == 6
+    assert (root / "grids" / "overview.png").exists()
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]  # nothing is left beside it
+
+    again = command(*words, cwd=tmp_path)
+    assert again.returncode == 0
+    assert "nothing to do: 6 of 6 cells are done" in again.stdout
+    assert pd.read_parquet(root / "results.parquet").equals(frame)
+
+
+def test_termination_keeps_what_is_done_and_exits_130(tmp_path: Path) -> None:
+    words = overrides(tmp_path, "seeds=200", "engine.wave_rows=4")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sega_bench", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    records = tmp_path / "small-local" / "records" / "0.jsonl"
+    while not (records.exists() and records.read_text().count("\n") >= 6) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate()
+    assert process.returncode == 130, stderr
+    assert "the same command goes on" in stderr
+    assert "Traceback" not in stderr
+    lines = records.read_text().splitlines()
+    assert all(json.loads(line)["status"] == "done" for line in lines)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The command line in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["sega_bench", *words])
+    monkeypatch.setattr(__main__, "_quieten_libraries", lambda: None)
+    try:
+        __main__.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+MISTAKES = [
+    (["+sweep=treshold"], "sweep=treshold"),
+    (["+sweeep=thresholds"], "sweeep"),
+    (["model=sd14", "+sweep=smoke"], "model=sd14"),
+    (["+sweep=smoke", "+axes.nose=[1]"], "axes.nose"),
+    (["+sweep=smoke", "concepts=[[a,b]]", "axes.edit_threshold=[[0.5]]"], "axes.edit_threshold"),
+    (["+sweep=smoke", "axes.edit_threshold=[1.5]"], "axes.edit_threshold"),
+    (["+sweep=smoke", "edit.edit_warmup_steps=26"], "edit.edit_warmup_steps"),
+    (["+sweep=smoke", "prompts=[]"], "prompts"),
+    (["+sweep=smoke", "concepts=[false]"], "concepts[0]"),
+    (["+sweep=smoke", "sampling.guidance_scale=1"], "sampling.guidance_scale"),
+    (["+sweep=smoke", "model=local", "model.path=/no/such/folder"], "model.path"),
+    (["+sweep=smoke", "model=local", "model.path=nobody/nothing"], "model.path"),
+    (["+sweep=smoke", "name=a/b"], "name"),
+    (["+sweep=smoke", "name=.."], "name"),
+    (["+sweep=smoke", "scores.perceptual=lpips"], "scores.perceptual"),
+    (["+sweep=smoke", "engine.device=cuda:9"], "engine.device"),
+    (["+sweep=smoke", "wandb.mode=ofline"], "wandb.mode"),
+    (["+sweep=smoke", "output_dir=/proc/no"], "output_dir"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "key"), MISTAKES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_mistakes_are_one_line_and_exit_2_before_a_model_loads(
+    words: list[str],
+    key: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load(*arguments: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(runner, "load", load)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *words) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert key in shown.err
+    assert "Traceback" not in shown.err + shown.out
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert call(monkeypatch, "+sweep=thresholds", "model=sd15", "dry_run=true") == 0
+    shown = capsys.readouterr().out
+    assert "160 edited, 4 references" in shown
+    assert "UNet evaluations" in shown
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_says_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch) == 0
+    shown = capsys.readouterr().out
+    for word in ("+sweep=thresholds", "+sweep=combinations", "model=faces", "model=sd15", "dry_run=true"):
+        assert word in shown
