@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import sweeps
@@ -40,12 +42,12 @@ def finished(root: Path) -> Store:
     return sweeps.finished(root, axes={"edit_threshold": [0.5, 0.8, 0.9]}, seeds=[0, 1], size=8)
 
 
-def report(store: Store, **options: Any) -> str | None:
+def report(store: Store, mode: view.Mode = "offline") -> str | None:
     frame, plan = load(store.root), store.read_plan()
     assert plan is not None
     summary = summarise(frame, list(plan["axes"]))
     write_results(store, frame, summary)
-    return Reporter(store, plan, "offline", **options).finish(frame, summary, write_grids(store, frame, plan))
+    return Reporter(store, plan, mode).finish(frame, summary, write_grids(store, frame, plan))
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -196,6 +198,109 @@ def test_live_curves_go_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
         ids += [record["run"]["run_id"] for record in records if record["type"] == "run"]
         time.sleep(1)  # W&B names an offline run by the second
     assert len(set(ids)) == 1
+
+
+# --- a server ---
+
+
+class Backend(BaseHTTPRequestHandler):
+    """As much of W&B's server as a run needs; it takes no artifacts."""
+
+    uploads: ClassVar[dict[str, bytes]] = {}
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def answer(self, content: Any) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_PUT(self) -> None:
+        self.uploads[self.path.removeprefix("/upload/")] = self.body()
+        self.answer({})
+
+    def do_POST(self) -> None:
+        body = self.body()
+        if self.path != "/graphql":
+            name = self.path.rpartition("/")[2]
+            self.uploads[name] = self.uploads.get(name, b"") + body
+            return self.answer({})
+        query, variables = (json.loads(body).get(name) or {} for name in ("query", "variables"))
+        if "upsertBucket" in query:
+            project = {"id": "p", "name": variables["project"], "entity": {"id": "e", "name": "me"}}
+            bucket = {
+                "id": "b",
+                "name": variables["name"],
+                "displayName": "",
+                "config": "{}",
+                "project": project,
+            }
+            return self.answer({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}})
+        if "createRunFiles" in query:
+            url = f"http://{self.headers['Host']}/upload/"
+            files = [{"name": name, "uploadUrl": url + name} for name in variables["files"]]
+            return self.answer(
+                {"data": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}}
+            )
+        if "viewer" in query:
+            viewer = {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
+            return self.answer({"data": {"viewer": viewer, "serverInfo": {}}})
+        if "rtifact" in query:
+            return self.answer({"errors": [{"message": "no artifacts here"}]})
+        return self.answer({"data": {"model": None, "serverInfo": None}})
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    Backend.uploads.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Backend) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        yield server
+        server.shutdown()
+
+
+def test_an_online_run_is_sent_and_says_where(
+    tmp_path: Path, server: ThreadingHTTPServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = finished(tmp_path / "sweep")
+    address = report(store, mode=resolve_mode("auto"))
+    assert address is not None
+    assert re.fullmatch(rf"http://127.0.0.1:{server.server_port}/me/sega-bench/runs/[0-9a-f]{{8}}", address)
+    sheets = {path.stem: path.read_bytes() for path in store.grids_dir.iterdir()}
+    sent = {name: data for name, data in Backend.uploads.items() if name.startswith("media/images/grids/")}
+    assert sorted(sent.values()) == sorted(sheets.values())
+    assert b'\\"cells_done\\":14' in Backend.uploads["file_stream"]
+    config = Backend.uploads["config.yaml"].decode()
+    assert "synthetic" in config
+    assert str(tmp_path) not in config
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_is_not_waited_for(
+    tmp_path: Path, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view, "_SETTINGS", view._SETTINGS.model_copy(update={"finish_timeout": 5.0}))
+    store = finished(tmp_path / "sweep")
+    frame, plan = load(store.root), store.read_plan()
+    assert plan is not None
+    reporter = Reporter(store, plan, "online")
+    reporter._run.result()
+    server.shutdown()
+    server.server_close()
+    begun = time.monotonic()
+    command = reporter.finish(frame, summarise(frame, []), [])
+    assert time.monotonic() - begun < 60
+    assert command is not None
+    assert command.startswith("wandb sync ")
 
 
 # --- whatever goes wrong ---

@@ -43,6 +43,8 @@ _SETTINGS = wandb.Settings(
     silent=True,
     console="off",
     init_timeout=10,
+    finish_timeout=120,
+    finish_timeout_raises=True,
     disable_git=True,
     disable_code=True,
     x_disable_meta=True,  # the machine's name, user and paths
@@ -126,7 +128,7 @@ class Reporter:
         self._later(lambda: self._with_run(lambda run: run.log(point)))
 
     def finish(self, frame: pd.DataFrame, summary: pd.DataFrame, grids: Sequence[Path]) -> str | None:
-        """Hand over the results and close the run; waits for it.
+        """Hand over the results and close the run; waits for it, two minutes at most.
 
         Args:
             frame: as :func:`sega_bench.views.tables.load` gives it.
@@ -134,7 +136,8 @@ class Reporter:
             grids: the sheets' files.
 
         Returns:
-            The command that sends an offline run; None for another.
+            The command that sends a run that is offline or was not uploaded in time, the address of one that
+            was; None if there is no run.
         """
         self._later(lambda: self._with_run(lambda run: _hand_over(run, self._store, frame, summary, grids)))
         closed = self._later(lambda: self._with_run(_close))
@@ -281,9 +284,14 @@ def _best(summary: pd.DataFrame) -> dict[str, Any]:
 
 
 def _close(run: wandb.Run) -> str | None:
-    offline, folder = run.offline, run.settings.sync_dir
-    run.finish()
-    return f"wandb sync {shlex.quote(folder)}" if offline else None
+    """Wait until all is written or uploaded, but not for ever; then how to send it, or where it is."""
+    offline, url, sync = run.offline, run.url, f"wandb sync {shlex.quote(run.settings.sync_dir)}"
+    try:
+        run.finish()
+    except TimeoutError:
+        _log.warning("W&B: not all was uploaded in time, this sends the rest: %s", sync)
+        return sync
+    return sync if offline else url
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
