@@ -52,6 +52,9 @@ _SETTINGS = wandb.Settings(
     x_save_requirements=False,
 )
 
+_GIVEN = frozenset(os.environ)
+"""What the user has set, as against what an earlier sweep in this process did."""
+
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
@@ -106,7 +109,6 @@ class Reporter:
         already: int = 0,
     ) -> None:
         self._store = store
-        self._plan = plan
         self._counts = {"cells_done": already, "cells_failed": 0}
         self._gains: tuple[int, float] = (0, 0.0)
         self._new, self._begun = 0, time.monotonic()
@@ -162,8 +164,8 @@ def _guarded(work: Callable[[], _Result]) -> _Result | None:
 
 def _start(store: Store, plan: Mapping[str, Any], mode: Mode, project: str, entity: str | None) -> wandb.Run:
     # The SDK reads these from the environment only. What it would put elsewhere stays in the sweep's folder.
-    os.environ.setdefault("WANDB_DATA_DIR", str(store.wandb_dir / "data"))
-    os.environ.setdefault("WANDB_CACHE_DIR", str(store.wandb_dir / "cache"))
+    ours = {"WANDB_DATA_DIR": store.wandb_dir / "data", "WANDB_CACHE_DIR": store.wandb_dir / "cache"}
+    os.environ.update({name: str(path) for name, path in ours.items() if name not in _GIVEN})
     os.environ.setdefault("WANDB_SILENT", "true")
     store.wandb_dir.mkdir(parents=True, exist_ok=True)
 
