@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -117,12 +117,11 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         depends on the range that was tried. A concept set without both scores has neither mark.
     """
     edited = frame[~frame["is_reference"]]
-    edited = edited[[*dict.fromkeys([*axes, "concepts", "status", "reference_key", *SUMMARISED])]]
-    edited.attrs = {}  # pandas copies them with every slice
     scored = [name for name in SUMMARISED if edited[name].notna().any()] or list(SUMMARISED)
-    parts = [_front([_setting(*group, axes, ALL, scored) for group in _groups(edited, axes)])]
+    parts = [_front([_setting(rows, ALL, scored) | values for values, rows in _groups(edited, axes)])]
     for concepts, part in edited.groupby("concepts", sort=False):
-        parts.append(_front([_setting(*group, axes, str(concepts), scored) for group in _groups(part, axes)]))
+        settings = [_setting(rows, str(concepts), scored) | values for values, rows in _groups(part, axes)]
+        parts.append(_front(settings))
     statistics = [f"{name}_{statistic}" for name in SUMMARISED for statistic in _STATISTICS]
     names = [*axes, "concepts", "n", "n_not_scored", "n_failed", *statistics, "pareto", "best"]
     summary = pd.DataFrame([row for part in parts for row in part], columns=names)
@@ -132,28 +131,34 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
 
 
 _STATISTICS = ("mean", "sd", "low", "high")
+_Columns = dict[str, NDArray[Any]]
 
 
-def _groups(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[tuple[Hashable, ...], pd.DataFrame]]:
+def _groups(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[dict[str, Any], _Columns]]:
     """Each combination of the axes' values, null included, with its rows; in order of first appearance."""
-    if axes:
-        yield from frame.groupby(list(axes), sort=False, dropna=False)
-    elif len(frame):
-        yield (), frame
+    columns = {name: frame[name].to_numpy() for name in ("status", "reference_key", *SUMMARISED)}
+    if frame.empty:
+        return
+    if not axes:
+        yield {}, columns
+        return
+    numbers = frame.groupby(list(axes), sort=False, dropna=False).ngroup().to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+    values = frame[list(axes)].iloc[[group[0] for group in groups]].to_dict("records")
+    for value, group in zip(values, groups, strict=True):
+        setting = {str(axis): point for axis, point in value.items()}
+        yield setting, {name: column[group] for name, column in columns.items()}
 
 
-def _setting(
-    values: tuple[Hashable, ...], rows: pd.DataFrame, axes: Sequence[str], concepts: str, scored: list[str]
-) -> dict[str, Any]:
-    done = rows[rows["status"] == "done"]
-    row: dict[str, Any] = dict(zip(axes, values, strict=True))
-    row |= {"concepts": concepts, "n": len(done), "n_not_scored": int(done[scored].isna().any(axis=1).sum())}
+def _setting(rows: _Columns, concepts: str, scored: list[str]) -> dict[str, Any]:
+    done = rows["status"] == "done"
+    unscored = np.any([np.isnan(rows[name][done]) for name in scored], axis=0)
+    row: dict[str, Any] = {"concepts": concepts, "n": int(done.sum()), "n_not_scored": int(unscored.sum())}
     row["n_failed"] = int((rows["status"] == "failed").sum())
-    clusters = done["reference_key"].to_numpy(dtype=object)
     for name in SUMMARISED:
-        scores = done[name].to_numpy()
-        taken = ~np.isnan(scores)
-        statistics = _statistics(scores[taken], clusters[taken])
+        taken = done & ~np.isnan(rows[name])
+        statistics = _statistics(rows[name][taken], rows["reference_key"][taken])
         row |= {f"{name}_{label}": value for label, value in zip(_STATISTICS, statistics, strict=True)}
     return row
 
