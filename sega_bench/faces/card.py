@@ -58,7 +58,7 @@ def model_card(results: Mapping[str, Any]) -> str:
         _quality(results),
         _all_four(results),
         _controls(results["controls"]),
-        _curves(results["curves"], results["curve_seeds"]),
+        _curves(results["curves"], results["few_seeds"]),
         _speed(results["timings"]),
         LIMITS,
         _reproduce(results),
@@ -147,7 +147,8 @@ def _training(training: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
 def _quality(results: Mapping[str, Any]) -> str:
     text = (
         f"## Quality: one concept at a time\n\n{results['seeds']} seeds ({results['first_seed']} and up, "
-        f"never used before) for each line; {_setting(results['setting'])}.\n\nbefore, after: share of the "
+        f"never used before; {results['few_seeds']} for prompts other than the first) for each line; "
+        f"{_setting(results['setting'])}.\n\nbefore, after: share of the "
         "pictures in which the classifier finds the concept, without and with the edit. gained: of those "
         "without it before, how many have it after. kept: agreement on the six other yes/no attributes. "
         "colours kept: agreement on hair colour and background. CLIP gain: change of the cosine to the "
@@ -232,7 +233,7 @@ def _speed(timings: Mapping[int, float]) -> str:
 
 
 def _reproduce(results: Mapping[str, Any]) -> str:
-    counts = f"--seeds {results['seeds']} --curve-seeds {results['curve_seeds']}"
+    counts = f"--seeds {results['seeds']} --few-seeds {results['few_seeds']}"
     return f"""\
 ## Reproduce
 

@@ -30,7 +30,7 @@ class Setting:
 def load_pipeline(folder: Path) -> SemanticStableDiffusionPipeline:
     """The pipeline in float32, silent."""
     pipeline = SemanticStableDiffusionPipeline.from_pretrained(
-        folder, torch_dtype=torch.float32, feature_extractor=None, requires_safety_checker=False
+        folder, feature_extractor=None, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

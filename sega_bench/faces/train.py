@@ -123,7 +123,7 @@ def export(run: Run) -> None:
     judge = run.averaged("classifier", classifier.Classifier())
     denoiser = run.averaged("unet", unet.make_unet())
     pipeline = unet.make_pipeline(run.vae(), denoiser, tokenizer, clip.text_encoder(scorer, tokenizer))
-    pipeline.to(torch.float16).save_pretrained(weights / "pipeline")
+    unet.save_pipeline(pipeline, weights / "pipeline")
     clip.save_scorer(scorer, tokenizer, weights / "scorer")
     halves = {name: clip.half(value) for name, value in judge.state_dict().items()}
     save_tensors(halves, weights / "classifier.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from .clip import token_ids
 from .data import Drawings
 from .fitting import Recipe, fit
 
-RECIPE = Recipe(steps=4400, batch=32, lr=1e-3, ema=0.998, warmup=150)
+RECIPE = Recipe(steps=4000, batch=32, lr=1e-3, ema=0.998, warmup=150)
 SNR_LIMIT = 5.0
 
 
@@ -80,6 +81,18 @@ def snr_weights(alphas_T: Tensor) -> Tensor:
     """Min-SNR weights (T,) for predicted noise: steps with little noise teach little and count less."""
     snr_T = alphas_T / (1 - alphas_T)
     return snr_T.clamp(max=SNR_LIMIT) / snr_T
+
+
+def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline with float16 weights that runs in float32 unless the reader asks for another type.
+
+    transformers takes the type of the text encoder from its config and diffusers float32 for the rest: without the
+    second step a plain `from_pretrained` would mix them.
+    """
+    pipeline.to(torch.float16).save_pretrained(folder)
+    path = folder / "text_encoder" / "config.json"
+    config = json.loads(path.read_text()) | {"dtype": "float32"}
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def make_pipeline(
