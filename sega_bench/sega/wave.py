@@ -349,9 +349,9 @@ def _combine(eps_ECHW: Tensor, wanted: Estimates, rows: Sequence[_Row], edits: _
             step,
         )
         edits.nu_MCHW[index_A] = nu_ACHW
-        departed = [a for a, (m, _) in enumerate(active) if edits.departures[m] <= step]
-        departed_A = torch.tensor(departed, dtype=torch.int64, device=device)
-        guidance_RCHW[row_A[departed_A]] += edit_ACHW[departed_A]
+        if departed := [a for a, (m, _) in enumerate(active) if edits.departures[m] <= step]:
+            departed_A = torch.tensor(departed, device=device)
+            guidance_RCHW[row_A[departed_A]] += edit_ACHW[departed_A]
     return eps_u_RCHW + guidance_RCHW
 
 
