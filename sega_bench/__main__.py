@@ -232,7 +232,7 @@ def _show(job: Job, reporter: Reporter | None) -> int:
         tables.write_results(job.store, frame, summary)
         sheets = grids.write_grids(job.store, frame, job.store.read_plan() or {})
         command = reporter.finish(frame, summary, sheets) if reporter is not None else None
-        shown |= {"to send": command} if command else {}
+        shown |= {"W&B": command} if command else {}
     terminal.print_summary(console, summary, tables.trends(frame, axes), shown)
     return int((frame["status"] == "failed").sum())
 
