@@ -9,7 +9,7 @@ from .captions import BARE_RATE, CONCEPTS, EMPTY_RATE, MENTION_RATES, TEMPLATES
 from .drawing import BACKGROUND, BEARD_RATES, HAIR, HAT, LONG_HAIR_RATES, RATES, SKIN
 
 if TYPE_CHECKING:
-    from .evaluate import Outcome, Share
+    from .measures import Outcome, Share
 
 INTRODUCTION = """\
 ---

@@ -10,7 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from .clip import concept_auc, cosine_to_empty
 from .data import draw
 from .drawing import BINARY, LABELS
 from .editing import Setting, generate, load_pipeline
+from .measures import Outcome, Share
 
 PROMPTS = ("a photo of the face of a woman", "a photo of the face of a man", "a portrait of a person")
 CONTROLS = ("blue background", "xylophone")
@@ -41,47 +42,6 @@ CURVES: dict[str, tuple[float, ...]] = {
     "edit_warmup_steps": (0, 5, 10, 15),
 }
 DRAWING_SEED = 77
-
-
-@dataclass(frozen=True)
-class Share:
-    """A proportion with the counts behind it."""
-
-    hits: int
-    of: int
-
-    @property
-    def value(self) -> float:
-        """The proportion; NaN of nothing."""
-        return self.hits / self.of if self.of else float("nan")
-
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval."""
-        if not self.of:
-            return 0.0, 1.0
-        z2 = 1.96**2
-        middle = (self.hits + z2 / 2) / (self.of + z2)
-        half = 1.96 / (self.of + z2) * (self.hits * (self.of - self.hits) / self.of + z2 / 4) ** 0.5
-        return max(0.0, middle - half), min(1.0, middle + half)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one edit did to a set of pictures, for one concept.
-
-    `gained`: of the pictures that lacked the concept, those that have it after the edit. `kept`: agreement
-    on the yes/no attributes that were not edited; `colors`: agreement on hair colour and background.
-    `clip_gain`: change of the cosine to the concept's text, with a bootstrap interval. `changed`: share of
-    pixels that moved by more than 16 of 255.
-    """
-
-    before: Share
-    after: Share
-    gained: Share
-    kept: Share
-    colors: Share
-    clip_gain: tuple[float, float, float]
-    changed: float
 
 
 class Lab:

@@ -86,8 +86,8 @@ def snr_weights(alphas_T: Tensor) -> Tensor:
 def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     """Write a pipeline with float16 weights that runs in float32 unless the reader asks for another type.
 
-    transformers takes the type of the text encoder from its config and diffusers float32 for the rest: without
-    the second step a plain `from_pretrained` would mix them.
+    transformers takes the type of the text encoder from its config and diffusers float32 for the rest:
+    without the second step a plain `from_pretrained` would mix them.
     """
     pipeline.to(torch.float16).save_pretrained(folder)
     path = folder / "text_encoder" / "config.json"
