@@ -17,7 +17,7 @@ from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, shown
 from sega_bench.config import Config, SamplingConfig, nearest
 from sega_bench.errors import UserError
 from sega_bench.prompts import Prompt, as_text, read_prompts
-from sega_bench.sega.models import Model, ModelSettings, default_device, default_dtype, describe
+from sega_bench.sega.models import Model, ModelSettings, default_dtype, describe, resolve_device
 from sega_bench.sega.schedule import Wave, departs, form_waves
 from sega_bench.sega.wave import count_timesteps
 
@@ -344,22 +344,3 @@ class _Resolver:
     def _located(self, message: str, point: Point, concept: Concept | None = None) -> str:
         name, _, rest = message.partition(" ")
         return f"{self._origin(name, point, concept)} {rest}"
-
-
-def resolve_device(name: str | None) -> Any:
-    """``engine.device`` as a torch device; None is CUDA where there is some.
-
-    Raises:
-        UserError: no such device here.
-    """
-    import torch
-
-    if name is None:
-        return default_device()
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"engine.device is {name!r}, which cannot be used here ({reason})") from error
-    return device

@@ -22,11 +22,11 @@ import torch
 from sega_bench import manifest, scores
 from sega_bench.cell import Cell
 from sega_bench.config import Config
-from sega_bench.planner import Plan, plan, resolve_device
+from sega_bench.planner import Plan, plan
 from sega_bench.scores import ScoreSettings
 from sega_bench.scores.scoring import Scorer, score
-from sega_bench.sega.models import load
-from sega_bench.sega.schedule import Trunk, Wave, departs, form_waves
+from sega_bench.sega.models import load, resolve_device
+from sega_bench.sega.schedule import Trunk, Wave, form_waves, image_owner
 from sega_bench.sega.wave import Batching, Denoiser, Outcome, count_timesteps, run_wave
 from sega_bench.store import Record, Store
 
@@ -43,7 +43,6 @@ class Job:
         store: where it goes.
         waves: the missing cells as the engine will run them.
         done: cells of the plan that the store has.
-        failed: cells of the plan that failed before and are not tried again.
         batching: sizes of the batches, those of an earlier run of the same sweep if there was one.
         stored: plan.json as it was found, if there was one.
     """
@@ -52,7 +51,6 @@ class Job:
     store: Store
     waves: tuple[Wave, ...]
     done: int
-    failed: int
     batching: Batching
     stored: Mapping[str, Any] | None
 
@@ -96,7 +94,6 @@ def prepare(made: Plan) -> Job:
         store=store,
         waves=form_waves(missing, batching.wave_rows, count_timesteps),
         done=sum(cell.key in done for cell in made.cells),
-        failed=sum(cell.key in skipped for cell in made.cells),
         batching=batching,
         stored=stored,
     )
@@ -121,9 +118,8 @@ def _estimate_micro(config: Config, made: Plan) -> int:
         return 16
     free_bytes, _ = torch.cuda.mem_get_info(device)
     pixels = max(cell.height * cell.width for cell in made.cells)
-    fits = int(
-        free_bytes / (1200 * pixels)
-    )  # activations of SD 1.5's UNet in half precision, measured loosely
+    # An assumption, not a measurement: bytes a pixel that SD 1.5's UNet needs in half precision.
+    fits = int(free_bytes / (1200 * pixels))
     return max(1, min(64, 1 << max(fits, 1).bit_length() - 1))
 
 
@@ -162,9 +158,12 @@ def execute(
     manifest.check_same_scores(provenance, job.stored or {})
     denoiser = load(job.plan.model, device, job.plan.cells[0].dtype)
     _write_plan(job, provenance, device)
-    maker = _Maker(job, denoiser, scorers, worker, _device_name(device), on_evaluations)
+    began_with = job.batching.micro
+    versions = "; ".join(f"{name} {version}" for name, version in manifest.versions().items())
+    maker = _Maker(job, denoiser, scorers, worker, _device_name(device), versions, on_evaluations)
     yield from maker.records()
-    _write_plan(job, provenance, device)  # again, should memory have run out: the micro-batch may be smaller
+    if job.batching.micro != began_with:  # memory ran out: a resume begins with what fitted
+        _write_plan(job, provenance, device)
 
 
 def _write_plan(job: Job, provenance: Mapping[str, Any], device: torch.device) -> None:
@@ -194,6 +193,7 @@ class _Maker:
     scorers: Sequence[Scorer]
     worker: str
     device: str
+    versions: str
     on_evaluations: Callable[[int], None]
 
     def records(self) -> Iterator[Record]:
@@ -233,10 +233,11 @@ class _Maker:
     ) -> tuple[list[Record], dict[str, Image]]:
         """Records with scores, paths still to come, and the references that the next wave may need."""
         images = {o.cell.key: o.image_HWC for o in outcomes if o.image_HWC is not None}
+        at_hand = {**recent, **images}
         references = {
             key: image
             for key in {o.cell.reference().key for o in outcomes}
-            if (image := images.get(key, recent.get(key, self._stored(key)))) is not None
+            if (image := at_hand[key] if key in at_hand else self._stored(key)) is not None
         }
         scored = [o.cell for o in outcomes if o.cell.key in images and o.cell.reference().key in references]
         size = self.job.plan.config.scores.batch_size
@@ -260,7 +261,7 @@ class _Maker:
             unet_evals=outcome.unet_evals,
             worker=self.worker,
             device=self.device,
-            versions="; ".join(f"{name} {version}" for name, version in manifest.versions().items()),
+            versions=self.versions,
         )
 
     def _note(self, cell: Cell, *, is_scored: bool) -> str | None:
@@ -280,9 +281,7 @@ class _Maker:
     def _write(self, record: Record, image: Image | None) -> Record:
         if image is None:
             return record
-        n = count_timesteps(record.cell)
-        differs = record.cell.is_reference or departs(record.cell, n) < n
-        owner = record.cell if differs else record.cell.reference()  # equal to it: one file for both
+        owner = image_owner(record.cell, count_timesteps(record.cell))  # cells that are equal share a file
         name, digest = self.job.store.write_image(owner, image)
         return replace(record, image=name, image_sha256=digest)
 

@@ -227,6 +227,23 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def resolve_device(name: str | None) -> torch.device:
+    """``engine.device`` as a torch device; None is CUDA where there is some.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name is None:
+        return default_device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"engine.device is {name!r}, which cannot be used here ({reason})") from error
+    return device
+
+
 def default_dtype(device: torch.device) -> str:
     """Half precision where it is fast."""
     return "float16" if device.type == "cuda" else "float32"

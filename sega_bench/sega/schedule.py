@@ -85,6 +85,16 @@ def departs(cell: Cell, n: int) -> int:
     return first
 
 
+def image_owner(cell: Cell, n: int) -> Cell:
+    """The cell whose image this one has: its reference if no setting changes anything, else itself."""
+    return cell if departs(cell, n) < n else cell.reference()
+
+
+def departing(trunk: Trunk, n: int) -> tuple[Cell, ...]:
+    """The cells of a trunk that become images of their own."""
+    return tuple(cell for cell in trunk.edited if departs(cell, n) < n)
+
+
 def base_texts(cell: Cell) -> tuple[str, ...]:
     """The texts whose estimates every step needs: prompt alone without classifier-free guidance."""
     return (cell.negative_prompt, cell.prompt) if cell.guidance_scale > 1.0 else (cell.prompt,)
@@ -129,13 +139,12 @@ def pays_for_trunk(trunk: Trunk, n: int) -> str:
     for cell in trunk.cells:
         if cell.is_reference:
             return cell.key
-    own = (cell.key for cell in trunk.cells if departs(cell, n) < n)
-    return next(own, trunk.cells[0].key)
+    return next((cell.key for cell in departing(trunk, n)), trunk.cells[0].key)
 
 
 def rows(trunk: Trunk, n: int) -> int:
     """The most latents a trunk holds at once: its own and one for each branch."""
-    return 1 + sum(departs(cell, n) < n for cell in trunk.edited)
+    return 1 + len(departing(trunk, n))
 
 
 @dataclass(frozen=True, slots=True)

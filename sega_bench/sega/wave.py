@@ -10,7 +10,7 @@ Shapes: R rows of latents, M edited cells, K concept slots, E estimates of a ste
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,12 +22,13 @@ from sega_bench.cell import Cell
 from sega_bench.sega import schedulers
 from sega_bench.sega.guidance import Settings, semantic_guidance
 from sega_bench.sega.schedule import (
-    Trunk,
     Wave,
     base_texts,
     concept_texts,
+    departing,
     departs,
     form_waves,
+    image_owner,
     pays_for_trunk,
     runs_to_the_end,
     uses_momentum,
@@ -212,16 +213,12 @@ def _trunk_rows(wave: Wave) -> list[_Row]:
     """Trunk rows with their riders: positions in the order of :attr:`_Edits.cells`."""
     rows, position = [], 0
     for trunk in wave.trunks:
-        count = len(_departing(trunk, wave.n))
+        count = len(departing(trunk, wave.n))
         riders = tuple(range(position, position + count))
         keep = runs_to_the_end(trunk, wave.n)
         rows.append(_Row(trunk.reference, riders, pays_for_trunk(trunk, wave.n), keep))
         position += count
     return rows
-
-
-def _departing(trunk: Trunk, n: int) -> list[Cell]:
-    return [cell for cell in trunk.edited if departs(cell, n) < n]
 
 
 def _branch(position: int, cell: Cell) -> _Row:
@@ -237,14 +234,15 @@ class _Edits:
     has_momentum: tuple[bool, ...]
     settings: Settings
     nu_MCHW: Tensor
-    slots: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.slots = max((len(cell.edits) for cell in self.cells), default=0)
+    @property
+    def slots(self) -> int:
+        """K, the most concepts of a cell."""
+        return self.settings.scale_MK.shape[1]
 
     @classmethod
     def start(cls, denoiser: Denoiser, wave: Wave, rows: _Rows) -> _Edits:
-        cells = tuple(cell for trunk in wave.trunks for cell in _departing(trunk, wave.n))
+        cells = tuple(cell for trunk in wave.trunks for cell in departing(trunk, wave.n))
         return cls(
             cells=cells,
             departures=tuple(departs(cell, wave.n) for cell in cells),
@@ -382,5 +380,5 @@ def _outcome(
     evaluations: Mapping[str, int],
     n: int,
 ) -> Outcome:
-    image_HWC, error = images[cell if departs(cell, n) < n else cell.reference()]
+    image_HWC, error = images[image_owner(cell, n)]
     return Outcome(cell, image_HWC, evaluations[cell.key], error)
