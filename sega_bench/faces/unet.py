@@ -15,7 +15,7 @@ from .clip import token_ids
 from .data import Drawings
 from .fitting import Recipe, fit
 
-RECIPE = Recipe(steps=4000, batch=32, lr=1e-3, ema=0.998, warmup=150)
+RECIPE = Recipe(steps=10_000, batch=48, lr=1e-3, ema=0.9995, warmup=200)
 SNR_LIMIT = 5.0
 
 
