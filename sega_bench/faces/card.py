@@ -41,6 +41,8 @@ LIMITS = """\
   model, as those of a foreign CLIP would be. Compare settings by them, not models.
 - It knows "woman" and "man" as the drawings have them (eyelashes, lips, brows, mostly long or short
   hair); this is a device of the renderer, no statement about people.
+- Hair is what edits disturb most, curls above all ("colours kept"); grey hair takes a tint of what is
+  behind it. A text it does not know may bring in something that it does (see the control).
 - Rates are of this model. What a setting does to a large model has to be measured there.
 
 ## Licence
@@ -59,7 +61,7 @@ def model_card(results: Mapping[str, Any]) -> str:
         _all_four(results),
         _controls(results["controls"]),
         _curves(results["curves"], results["few_seeds"]),
-        _speed(results["timings"]),
+        _speed(results["timings"], results["threads"]),
         LIMITS,
         _reproduce(results),
     ]
@@ -175,8 +177,8 @@ def _all_four(results: Mapping[str, Any]) -> str:
     ]
     first = next(iter(outcomes.values()))
     return (
-        f"## Quality: all four at once\n\n{results['seeds']} seeds; {_setting(results['all_four_setting'])} "
-        "(one value per concept where there are four).\n\n"
+        f"## Quality: all four at once\n\n{results['seeds']} seeds; "
+        f"{_setting(results['all_four_setting'])}.\n\n"
         + table(["concept", "before", "after", "gained", "CLIP gain"], rows)
         + f"\nMean gained {mean:.2f}; the three other yes/no attributes kept {_share(first.kept)}, colours "
         f"{_share(first.colors)}; pixels changed {first.changed:.2f}.\n"
@@ -225,9 +227,10 @@ def _curve_row(outcomes: list[Outcome]) -> list[str]:
     return gained + [mean(get) for get in means]
 
 
-def _speed(timings: Mapping[int, float]) -> str:
+def _speed(timings: Mapping[int, float], threads: int) -> str:
     return (
-        "## Speed\n\nSeconds an image with one concept, 25 steps, two CPU cores, by diffusers' pipeline:\n\n"
+        "## Speed\n\nSeconds an image with one concept, 25 steps, CPU, "
+        f"threads: {threads}; diffusers' pipeline:\n\n"
         + table([f"batch {batch}" for batch in timings], [[f"{seconds:.2f}" for seconds in timings.values()]])
     )
 

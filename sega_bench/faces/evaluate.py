@@ -226,6 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
         "controls": controls(lab, PROMPTS[0], seeds, setting),
         "curves": curves(lab, PROMPTS[0], few, setting),
         "timings": timings(lab, setting),
+        "threads": options.threads,
     }
     card = model_card(results)
     (options.weights / "MODEL_CARD.md").write_text(card)
