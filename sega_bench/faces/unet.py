@@ -19,7 +19,7 @@ from .fitting import Recipe, fit
 RECIPE = Recipe(steps=7000, batch=48, lr=1e-3, ema=0.9995, warmup=200)
 REFINEMENT = Recipe(steps=3500, batch=48, lr=5e-4, ema=0.999, warmup=100)
 PRACTICE = {"curls": 3}
-"""Curls change more of the picture than any other concept and are learnt last: they are asked for more often."""
+"""Curls change more of the picture than any other concept and are learnt last: they get more practice."""
 SNR_LIMIT = 5.0
 
 
