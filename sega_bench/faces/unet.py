@@ -17,7 +17,7 @@ from .data import Drawings
 from .fitting import Recipe, fit
 
 RECIPE = Recipe(steps=7000, batch=48, lr=1e-3, ema=0.9995, warmup=200)
-REFINEMENT = Recipe(steps=3500, batch=48, lr=5e-4, ema=0.999, warmup=100)
+REFINEMENT = Recipe(steps=2000, batch=48, lr=5e-4, ema=0.999, warmup=100)
 PRACTICE = {"curls": 3}
 """Curls change more of the picture than any other concept and are learnt last: they get more practice."""
 SNR_LIMIT = 5.0
