@@ -135,3 +135,36 @@ def test_a_trunk_larger_than_a_wave_is_split_and_its_steps_are_counted_again() -
     total = [sum(sum(w.count_evaluations().values()) for w in waves) for waves in (whole, split)]
     assert len(split) == 2
     assert total[1] - total[0] == 3 * 4
+
+
+def total(waves: tuple[schedule.Wave, ...]) -> int:
+    return sum(sum(wave.count_evaluations().values()) for wave in waves)
+
+
+def test_cells_equal_to_their_reference_take_no_room_in_a_wave() -> None:
+    base = {"prompt": "p", "seed": 0, "num_inference_steps": 10}
+    equal = [Cell(**base, edits=(Edit("c", 0, q / 10),)) for q in range(6)]
+    edited = [Cell(**base, edits=(Edit("c", 5, q / 10, 4),)) for q in range(4)]
+    cells = [
+        equal[0].reference(),
+        *(cell for pair in zip(equal, edited, strict=False) for cell in pair),
+        *equal[4:],
+    ]
+    whole = schedule.form_waves(cells, 64, lambda cell: 10)
+    fitting = schedule.form_waves(cells, 5, lambda cell: 10)
+    assert fitting == whole
+    # Of a trunk that does not fit, one piece alone runs to the end; the other leaves at the fork.
+    split = schedule.form_waves(cells, 3, lambda cell: 10)
+    assert len(split) == 2
+    assert total(split) - total(whole) == 3 * 4
+
+
+@given(st.lists(cells(seed=0, guidance_scale=3.0), min_size=1, max_size=8, unique=True), st.integers(2, 9))
+@settings(max_examples=200)
+def test_what_fits_is_not_split(drawn: list[Cell], limit: int) -> None:
+    for trunk in schedule.grow_trunks(drawn):
+        waves = schedule.form_waves(trunk.cells, limit, lambda cell: STEPS)
+        whole = schedule.form_waves(trunk.cells, 1000, lambda cell: STEPS)
+        branches = len(schedule.departing(trunk, STEPS))
+        assert len(waves) == max(1, -(-branches // (limit - 1)))
+        assert waves == whole if len(waves) == 1 else total(waves) >= total(whole)

@@ -207,7 +207,7 @@ def _lock_step(cell: Cell) -> tuple[object, ...]:
 def _pack(trunks: Sequence[Trunk], limit: int, n: int) -> Iterator[tuple[Trunk, ...]]:
     packed: list[Trunk] = []
     filled = 0
-    for piece in (piece for trunk in trunks for piece in _split(trunk, limit)):
+    for piece in (piece for trunk in trunks for piece in _split(trunk, limit, n)):
         if packed and filled + rows(piece, n) > limit:
             yield tuple(packed)
             packed, filled = [], 0
@@ -217,10 +217,21 @@ def _pack(trunks: Sequence[Trunk], limit: int, n: int) -> Iterator[tuple[Trunk, 
         yield tuple(packed)
 
 
-def _split(trunk: Trunk, limit: int) -> Iterator[Trunk]:
+def _split(trunk: Trunk, limit: int, n: int) -> Iterator[Trunk]:
+    """A trunk as pieces of at most ``limit`` rows.
+
+    The cells that take no row, the reference and its equals, stay together: every piece that holds one of
+    them runs to the end, the others only until their cells depart.
+    """
+    if rows(trunk, n) <= limit:
+        yield trunk
+        return
+    branches = departing(trunk, n)
+    on_the_trunk = tuple(cell for cell in trunk.cells if departs(cell, n) == n)
     step = max(1, limit - 1)
-    for start in range(0, len(trunk.cells), step):
-        yield Trunk(trunk.reference, trunk.cells[start : start + step])
+    for start in range(0, len(branches), step):
+        more = branches[start : start + step]
+        yield Trunk(trunk.reference, more if start else on_the_trunk + more)
 
 
 def _concept_spans(cells: Iterable[Cell], n: int, windows: dict[Cell, Interval], base: set[str]) -> int:
