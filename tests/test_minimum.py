@@ -1,0 +1,134 @@
+"""Nothing is evaluated twice, nothing that no cell needs: executed, counted and the minimum are one number.
+
+The minimum is computed from the algorithm's text (CONTRIBUTING.md, "What sharing rests on") with nothing of
+the package's own schedule: an evaluation is a text at a step for some latents, and equal ones are one.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import tiny_sd
+from fakes import FakeDenoiser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import STEPS
+
+from sega_bench.cell import Cell, Edit
+from sega_bench.config import compose, options
+from sega_bench.planner import plan
+from sega_bench.sega.schedule import Wave, form_waves
+from sega_bench.sega.wave import Batching, count_timesteps, run_wave
+
+
+def acts(edit: Edit, i: int) -> bool:
+    is_live = edit.edit_cooldown_steps is None or i < edit.edit_cooldown_steps
+    return edit.edit_weights > 0 and edit.edit_guidance_scale != 0 and is_live
+
+
+def departure(cell: Cell, n: int) -> int:
+    """The first step at which the algorithm adds anything, followed by whether its terms are zero."""
+    nu = False
+    for i in range(n):
+        warm = [i >= edit.edit_warmup_steps for edit in cell.edits]
+        v = any(acts(edit, i) for edit in cell.edits) or (cell.edit_momentum_scale != 0 and nu)
+        some = any(is_warm and acts(edit, i) for is_warm, edit in zip(warm, cell.edits, strict=True))
+        if v if warm and all(warm) else some:
+            return i
+        nu = (cell.edit_mom_beta > 0 and nu) or (cell.edit_mom_beta < 1 and v)
+    return n
+
+
+def needed(edit: Edit, cell: Cell, i: int, n: int) -> bool:
+    last_warm = max(one.edit_warmup_steps for one in cell.edits)
+    builds = cell.edit_momentum_scale != 0 and cell.edit_mom_beta < 1 and last_warm < n
+    return acts(edit, i) and (i >= edit.edit_warmup_steps or builds)
+
+
+def minimum(cells: Sequence[Cell]) -> int:
+    """The fewest evaluations that make these cells, with one level of sharing."""
+    evaluations: set[tuple[str, int, str]] = set()
+    for cell in cells:
+        n = count_timesteps(cell)
+        leaves = departure(cell, n)
+        for i in range(n):
+            latents = cell.reference().key if i < leaves else cell.key
+            texts = {cell.prompt} | ({cell.negative_prompt} if cell.guidance_scale > 1 else set())
+            if leaves < n:
+                texts |= {edit.concept for edit in cell.edits if needed(edit, cell, i, n)}
+            evaluations |= {(latents, i, text) for text in texts}
+    return len(evaluations)
+
+
+def executed(waves: Sequence[Wave]) -> int:
+    """UNet evaluations as the network sees them, one at a time."""
+    denoiser = FakeDenoiser()
+    for wave in waves:
+        outcomes = run_wave(denoiser, wave, Batching(micro=1))
+        assert {o.cell.key: o.unet_evals for o in outcomes} == wave.count_evaluations()
+    assert set(denoiser.batches) <= {1}
+    return len(denoiser.batches)
+
+
+def counted(waves: Sequence[Wave]) -> int:
+    return sum(sum(wave.count_evaluations().values()) for wave in waves)
+
+
+edits = st.builds(
+    Edit,
+    concept=st.sampled_from(["glasses", "smile", "a face"]),
+    edit_guidance_scale=st.sampled_from([0.0, 3.0, 8.0]),
+    edit_threshold=st.sampled_from([0.203, 0.903]),
+    edit_warmup_steps=st.integers(0, STEPS),
+    edit_cooldown_steps=st.one_of(st.none(), st.integers(0, STEPS + 1)),
+    edit_weights=st.sampled_from([0.0, 0.5, 1.0]),
+    reverse_editing_direction=st.booleans(),
+)
+samplings = st.fixed_dictionaries(
+    {
+        "scheduler": st.sampled_from(["DDIMScheduler", "PNDMScheduler"]),
+        "guidance_scale": st.sampled_from([3.0, 5.5]),
+        "negative_prompt": st.sampled_from(["", "smile", "a face"]),
+    }
+)
+momenta = st.fixed_dictionaries(
+    {
+        "edit_momentum_scale": st.sampled_from([0.0, 0.3]),
+        "edit_mom_beta": st.sampled_from([0.0, 0.4, 1.0]),
+    }
+)
+
+
+@st.composite
+def sweeps(draw: st.DrawFn) -> list[Cell]:
+    """What a sweep crosses: few prompts, seeds, samplings, concept sets and momenta; with references or not."""
+    crossed = itertools.product(
+        draw(st.lists(st.sampled_from(["a face", "a cat", "glasses"]), min_size=1, max_size=2, unique=True)),
+        draw(st.lists(st.integers(0, 9), min_size=1, max_size=2, unique=True)),
+        draw(st.lists(samplings, min_size=1, max_size=2)),
+        draw(st.lists(st.lists(edits, max_size=3).map(tuple), min_size=1, max_size=4)),
+        draw(st.lists(momenta, min_size=1, max_size=2)),
+    )
+    cells = [
+        Cell(prompt, seed, together, num_inference_steps=STEPS, height=32, width=32, **sampling, **momentum)
+        for prompt, seed, sampling, together, momentum in crossed
+    ]
+    with_references = draw(st.booleans())
+    asked = [one for cell in cells for one in ((cell.reference(), cell) if with_references else (cell,))]
+    unguided = draw(
+        st.lists(st.just(Cell("a cat", 3, guidance_scale=1.0, num_inference_steps=STEPS)), max_size=1)
+    )
+    return draw(st.permutations(list(dict.fromkeys(asked + unguided))))
+
+
+@given(sweeps())
+@settings(max_examples=200)
+def test_a_sweep_takes_the_fewest_evaluations(cells: list[Cell]) -> None:
+    waves = form_waves(cells, 1000, count_timesteps)
+    assert executed(waves) == counted(waves) == minimum(cells)
+
+
+@pytest.mark.parametrize("sweep", options("sweep"))
+def test_a_shipped_sweep_takes_the_fewest_evaluations(sweep: str) -> None:
+    made = plan(compose(f"+sweep={sweep}", f"model.path={tiny_sd.folder()}"))
+    assert executed(made.waves) == made.counts()["unet_evals"] == minimum(made.cells)
