@@ -108,12 +108,37 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     assert sum(counted) == sum(outcome.unet_evals for outcome in outcomes)
 
 
+class SmallDecoder(FakeDenoiser):
+    """Runs out of memory when it decodes more than ``most`` latents at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.decoded = most, []
+
+    def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        if len(latents_BCHW) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.decoded.append(len(latents_BCHW))
+        return super().decode(latents_BCHW)
+
+
+def test_out_of_memory_in_the_decoder_halves_its_batch_and_goes_on() -> None:
+    wanted = [Cell("p", s, (Edit("c", 5, 0.5, 2),), height=32, width=32) for s in range(7)]
+    batching, denoiser = Batching(micro=16, decode=8), SmallDecoder(3)
+    outcomes = list(generate(denoiser, wanted, batching))
+    assert (batching.decode, batching.micro) == (2, 16)
+    assert denoiser.decoded == [2] * 4
+    expected = make(wanted)
+    assert all(image(outcome) == image(expected[outcome.cell]) for outcome in outcomes)
+
+
 def test_out_of_memory_for_a_single_row_is_an_error() -> None:
     def refuse(latents: torch.Tensor) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(torch.OutOfMemoryError):
-        list(generate(FakeDenoiser(refuse), [Cell("p", 0, height=32, width=32)]))
+    for denoiser in (FakeDenoiser(refuse), SmallDecoder(0)):
+        with pytest.raises(torch.OutOfMemoryError):
+            list(generate(denoiser, [Cell("p", 0, height=32, width=32)]))
 
 
 def test_nan_fails_its_own_cell_only() -> None:

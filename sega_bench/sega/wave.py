@@ -72,7 +72,7 @@ class Batching:
 
     Args:
         micro: estimates in one pass through the UNet; halved for good when memory runs out.
-        decode: latents in one pass through the VAE decoder.
+        decode: latents in one pass through the VAE decoder; halved likewise.
         wave_rows: rows of latents in one wave.
     """
 
@@ -135,7 +135,7 @@ def run_wave(
         rows.advance(timestep, _combine(eps_ECHW, wanted, rows.rows, edits, step))
         for row, _ in wanted:
             evaluations[rows.rows[row].pays] += 1
-    images = _decode(denoiser, rows, batching.decode)
+    images = _decode(denoiser, rows, batching)
     return [_outcome(cell, images, evaluations, wave.n) for cell in wave.cells]
 
 
@@ -306,17 +306,22 @@ def _evaluate(
         conditioning = {name: value[text_E[batch]] for name, value in texts.conditioning_T.items()}
         try:
             eps_BCHW = denoiser.predict(inputs_RCHW[row_E[batch]], timestep, conditioning)
-        except torch.OutOfMemoryError:
-            if batching.micro == 1:
-                raise
-            batching.micro //= 2
-            torch.cuda.empty_cache()
+        except torch.OutOfMemoryError as error:
+            batching.micro = _half(batching.micro, error)
             continue
         count = min(batching.micro, len(wanted) - done)
         estimates.append(eps_BCHW[:count])
         done += count
         on_evaluations(count)
     return torch.cat(estimates)
+
+
+def _half(size: int, error: torch.OutOfMemoryError) -> int:
+    """The batch size to go on with where this one ran out of memory, if there is a smaller one."""
+    if size == 1:
+        raise error
+    torch.cuda.empty_cache()
+    return size // 2
 
 
 def _combine(eps_ECHW: Tensor, wanted: Estimates, rows: Sequence[_Row], edits: _Edits, step: int) -> Tensor:
@@ -359,15 +364,21 @@ def _slots(cell: Cell, row: int, wanted: Estimates, slots: int) -> list[int]:
 
 
 def _decode(
-    denoiser: Denoiser, rows: _Rows, size: int
+    denoiser: Denoiser, rows: _Rows, batching: Batching
 ) -> dict[Cell, tuple[npt.NDArray[np.uint8] | None, str | None]]:
-    """The image of every row, or why it has none, by its cell."""
+    """The image of every row, or why it has none, by its cell; the last batch is filled with repeats.
+
+    When the device is out of memory the size is halved, for the rest and for all that comes.
+    """
     finite_R = rows.latents_RCHW.isfinite().flatten(1).all(dim=1).tolist()
     images: list[npt.NDArray[np.uint8]] = []
-    for start in range(0, len(rows.rows), size):
-        chunk = torch.arange(start, start + size, device=rows.latents_RCHW.device)
+    while len(images) < len(rows.rows):
+        chunk = torch.arange(len(images), len(images) + batching.decode, device=rows.latents_RCHW.device)
         latents_BCHW = rows.latents_RCHW[chunk.clamp_(max=len(rows.rows) - 1)]
-        images += list(denoiser.decode(latents_BCHW).cpu().numpy())
+        try:
+            images += list(denoiser.decode(latents_BCHW).cpu().numpy())
+        except torch.OutOfMemoryError as error:
+            batching.decode = _half(batching.decode, error)
     return {
         row.cell: (image, None) if is_finite else (None, "the latents became NaN or infinite")
         for row, image, is_finite in zip(rows.rows, images, finite_R, strict=False)
