@@ -50,10 +50,12 @@ class _Counter:
     def __init__(self, unet_evals: int, cells: int) -> None:
         self.total, self.cells = unet_evals, cells
         self.evaluated = self.done = self.failed = 0
-        self.start = time.perf_counter()
+        self.first: tuple[float, int] | None = None
 
     def evaluations(self, count: int) -> None:
         self.evaluated += count
+        if self.first is None:
+            self.first = time.perf_counter(), count
         self.show()
 
     def cell(self, *, failed: bool) -> None:
@@ -66,8 +68,11 @@ class _Counter:
 
     @property
     def rate(self) -> float:
-        """UNet evaluations a second."""
-        return self.evaluated / max(1e-9, time.perf_counter() - self.start)
+        """UNet evaluations a second, from the end of the first ones: before them there is a model to load."""
+        if self.first is None:
+            return 0.0
+        since, count = self.first
+        return (self.evaluated - count) / max(1e-9, time.perf_counter() - since)
 
     def words(self) -> str:
         failures = f", {self.failed} failed" if self.failed else ""
@@ -90,16 +95,16 @@ class _Lines(_Counter):
     def __init__(self, console: Console, unet_evals: int, cells: int) -> None:
         super().__init__(unet_evals, cells)
         self.console = console
-        self.shown = self.start
+        self.shown = time.perf_counter()
 
     def show(self) -> None:
-        now = time.perf_counter()
-        if now - self.shown < _LINE_EVERY_SECONDS or not self.evaluated:
+        now, rate = time.perf_counter(), self.rate
+        if now - self.shown < _LINE_EVERY_SECONDS or not rate:
             return
         self.shown = now
-        left = max(0, self.total - self.evaluated) / self.rate
+        left = max(0, self.total - self.evaluated) / rate
         self.console.print(
             f"{self.evaluated / self.total:.0%}, {self.words()}, "
-            f"{self.rate:.0f} UNet evaluations/s, {left:.0f} s left",
+            f"{rate:.0f} UNet evaluations/s, {left:.0f} s left",
             highlight=False,
         )
