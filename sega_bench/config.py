@@ -92,7 +92,7 @@ class ScoresConfig:
 
 @dataclass
 class EngineConfig:
-    """How it is computed, not what; None is found out.
+    """How it is computed, not what; None is as this folder's sweep began, or is found out.
 
     ``micro_batch_size`` estimates go through the UNet at once and ``decode_batch_size`` latents through the
     VAE; ``wave_rows`` images are in flight; ``threads`` are torch's on the CPU.
@@ -101,7 +101,7 @@ class EngineConfig:
     device: str | None = None
     dtype: str | None = None
     micro_batch_size: int | None = None
-    decode_batch_size: int = 8
+    decode_batch_size: int | None = None
     wave_rows: int = 64
     threads: int | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,31 @@ def document(made: Plan, engine: Mapping[str, Any], scores: Mapping[str, Any]) -
         engine: sizes and device as they were resolved; a resume reuses them.
         scores: backbone, weights id and preprocessing of every score.
     """
+    return _asked(made) | {
+        "engine": dict(engine),
+        "scores": dict(scores),
+        "versions": versions(),
+        "code_version": sega_bench.__version__,
+    }
+
+
+def renewed(made: Plan, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """plan.json for a plan of which everything is made already: what it was computed with stays."""
+    return {**stored, **_asked(made)}
+
+
+def is_behind(made: Plan, stored: Mapping[str, Any]) -> bool:
+    """Whether plan.json shows another plan; settings that change no result may differ."""
+    return _results_of(renewed(made, stored)) != _results_of(stored)
+
+
+def _results_of(plan: Mapping[str, Any]) -> str:
+    """What of plan.json decides the results, as a text: the order of axes and of their values counts."""
+    settings = {name: value for name, value in plan.get("settings", {}).items() if name not in _OPERATIONAL}
+    return json.dumps({**plan, "settings": settings})
+
+
+def _asked(made: Plan) -> dict[str, Any]:
     return {
         "plan_version": PLAN_VERSION,
         "name": made.name,
@@ -52,10 +78,6 @@ def document(made: Plan, engine: Mapping[str, Any], scores: Mapping[str, Any]) -
         "seeds": list(made.seeds),
         "counts": made.counts(),
         "keys": [cell.key for cell in made.cells],
-        "engine": dict(engine),
-        "scores": dict(scores),
-        "versions": versions(),
-        "code_version": sega_bench.__version__,
     }
 
 
@@ -74,10 +96,10 @@ def check_same_sweep(made: Plan, stored: Mapping[str, Any]) -> None:
     differences = [
         f"{key} was {shown(before.get(key))} and is {shown(value)}"
         for key, value in _flat(_portable_settings(made.config))
-        if key.partition(".")[0] not in (*_MAY_GROW, *_OPERATIONAL) and before.get(key) != value
+        if key.partition(".")[0] not in (*_MAY_GROW, *_OPERATIONAL, "model") and before.get(key) != value
     ]
-    was, dtype = stored.get("model", {}).get("id"), stored.get("engine", {}).get("dtype")
-    if was != made.model.id:
+    was, dtype = stored.get("model", {}).get("id", ""), stored.get("engine", {}).get("dtype")
+    if was.rpartition("@")[2] != made.model.id.rpartition("@")[2]:  # what it is called is no part of it
         differences.append(f"the model was {was} and is {made.model.id}")
     if dtype != made.cells[0].dtype:
         differences.append(f"engine.dtype was {dtype} and is {made.cells[0].dtype}")
@@ -114,6 +136,8 @@ def _portable_settings(config: Config) -> dict[str, Any]:
     """The configuration without this machine's paths and without what changes no result."""
     settings = plain(config)
     settings["model"]["path"] = _portable(config.model.path)
+    if isinstance(config.prompts, str):  # a file; what it says is in the plan
+        settings["prompts"] = Path(config.prompts).name
     for name in ("clip_model", "clip_pretrained"):  # what the weights are is in the scores' own entries
         if settings["scores"][name]:
             settings["scores"][name] = _portable(settings["scores"][name])

@@ -6,16 +6,15 @@ absent, and a torn last line of a record file costs that one cell.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 import re
-import socket
-import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -24,6 +23,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sega_bench import atomic
 from sega_bench.cell import Cell
 from sega_bench.errors import UserError
 
@@ -51,7 +51,7 @@ SCORE_COLUMNS = (
 
 EXECUTION_COLUMNS = ("unet_evals", "seconds", "worker", "device", "dtype", "versions")
 
-_STALE_SECONDS = 3600.0
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Record:
             reference names the reference's file.
         image_sha256: of the file's bytes.
         scores: by column name; an absent or NaN score is one that was not taken.
-        error: one line that says why the cell failed.
+        error: one line that says why the cell failed, or what a reader of its row must know.
         unet_evals: UNet evaluations this cell alone made necessary (a trunk's are its reference's).
         seconds: wall time, this cell's share of its wave.
         worker, device, versions: where it was made.
@@ -162,7 +162,6 @@ class Store:
         self.results_csv = root / "results.csv"
         self.summary_csv = root / "summary.csv"
         self.grids_dir = root / "grids"
-        self.report_path = root / "report" / "index.html"
         self.wandb_dir = root / "wandb"
         self.log_path = root / "run.log"
 
@@ -185,23 +184,29 @@ class Store:
         except OSError as error:
             why = f"{self.root} can't be written ({error.strerror})"
             raise UserError(f"output_dir: {why}: choose another output_dir= or name=") from None
-        for path in self.root.rglob("*-*-*.tmp"):
-            if _is_abandoned(path):
-                path.unlink(missing_ok=True)
+        atomic.clear_abandoned(self.root)
 
     def write_bytes(self, path: Path, data: bytes) -> None:
-        """Put a whole file in place of what was there: a reader sees the old one or the new, never a part."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(path)
+        """Put a whole file in place of what was there: a reader sees the old one or the new, never a part.
+
+        Raises:
+            UserError: there is no space for it.
+        """
+        with self._space():
+            atomic.write_bytes(path, data)
+
+    @contextmanager
+    def _space(self) -> Iterator[None]:
+        """A full disk, or a spent quota, is the user's to mend; nothing that was written before is lost."""
         try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            yield
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            raise UserError(
+                f"output_dir: there is no space left for {self.root} ({error.strerror}): free some, and the "
+                "same command goes on where it stopped, or choose another output_dir="
+            ) from error
 
     def write_text(self, path: Path, text: str) -> None:
         """:meth:`write_bytes` of UTF-8."""
@@ -262,12 +267,15 @@ class Store:
         """Add rows to a worker's file: one write, and on disk when this returns.
 
         A line that a killed writer left torn is ended first, so that it spoils no other.
+
+        Raises:
+            UserError: there is no space for them; those that fitted are kept.
         """
         if not records:
             return
         lines = "".join(json.dumps(record.row(), allow_nan=False) + "\n" for record in records)
         self.records_dir.mkdir(parents=True, exist_ok=True)
-        with open(self.records_dir / f"{worker}.jsonl", "a+b") as file:
+        with self._space(), open(self.records_dir / f"{worker}.jsonl", "a+b") as file:
             file.write(b"\n" * _is_torn(file) + lines.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -276,23 +284,36 @@ class Store:
         """Each cell's present row, in the order in which cells were first recorded.
 
         Returns:
-            The rows (the latest of a key counts, but ``failed`` never replaces ``done``), and the number of
-            lines that were skipped because they hold no row.
+            The rows (the latest of a key counts, but ``failed`` replaces ``done`` only where the image that
+            was done is lost), and the number of lines that were skipped because they hold no row.
         """
         present: dict[str, dict[str, Any]] = {}
         malformed = 0
         for row in self._lines():
             if row is None:
                 malformed += 1
-            elif row["status"] == "done" or present.get(row["key"], row)["status"] != "done":
+                continue
+            before = present.get(row["key"], row)
+            if row["status"] == "done" or before["status"] == "failed" or self._is_lost(before):
                 present[row["key"]] = row
         return list(present.values()), malformed
 
-    def done_keys(self) -> set[str]:
-        """Keys of the cells that need not be run again: recorded as done, and the image is there."""
+    def _is_lost(self, row: Mapping[str, Any]) -> bool:
+        return bool(row.get("image")) and not self.image_file(row["image"]).exists()
+
+    def done_keys(self, rows: Iterable[Mapping[str, Any]]) -> set[str]:
+        """Keys of those of the present rows that are done and whose image is there."""
         there = {path.stem for path in self.images_dir.glob("*/*.png")}
-        images = {row["key"]: row.get("image") for row in self._lines() if row and row["status"] == "done"}
+        images = {row["key"]: row.get("image") for row in rows if row["status"] == "done"}
         return {key for key, image in images.items() if image and PurePosixPath(image).stem in there}
+
+    def is_intact(self, row: Mapping[str, Any]) -> bool:
+        """Whether a done row's image is there, byte for byte as it was written."""
+        try:
+            with open(self.image_file(row["image"]), "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == str(row["image_sha256"])
+        except OSError:
+            return False
 
     def _lines(self) -> Iterator[dict[str, Any] | None]:
         """Every line of every record file, None for one that holds no row."""
@@ -319,29 +340,3 @@ def _is_torn(file: io.BufferedRandom) -> bool:
         return False
     file.seek(-1, os.SEEK_END)
     return file.read(1) != b"\n"
-
-
-def _temporary(path: Path) -> Path:
-    """A name beside ``path`` that no other thread, process or machine uses, and that tells who does."""
-    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}.tmp")
-
-
-def _is_abandoned(path: Path) -> bool:
-    """Whether a temporary file's writer is gone; on another machine, where one can't ask, an hour must do."""
-    ours = re.search(rf"\.{re.escape(socket.gethostname())}-(\d+)-\d+\.tmp$", path.name)
-    if ours:
-        return not _runs(int(ours[1]))
-    try:
-        return time.time() - path.stat().st_mtime > _STALE_SECONDS
-    except FileNotFoundError:  # renamed meanwhile: its writer lives
-        return False
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

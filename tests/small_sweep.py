@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import tiny_sd
 from tiny_clip import clip_folder
 
+from sega_bench import maker, runner
+from sega_bench.cell import Cell
 from sega_bench.config import Config, compose
+from sega_bench.sega.schedule import Wave
+from sega_bench.sega.wave import Batching, Denoiser, Outcome, run_wave
+from sega_bench.store import Record, Store
 
 
 def overrides(output_dir: Path, *more: str) -> list[str]:
@@ -34,3 +42,50 @@ def overrides(output_dir: Path, *more: str) -> list[str]:
 def small(output_dir: Path, *more: str) -> Config:
     """That sweep, composed."""
     return compose(*overrides(output_dir, *more))
+
+
+def run(output_dir: Path, *more: str) -> list[Record]:
+    """Run it in this process."""
+    return list(runner.run(small(output_dir, *more)))
+
+
+def store(output_dir: Path) -> Store:
+    """Its folder."""
+    return Store(output_dir / "small-local")
+
+
+def rows(output_dir: Path) -> dict[str, dict[str, Any]]:
+    """Its present rows by key."""
+    return {row["key"]: row for row in store(output_dir).rows()[0]}
+
+
+def hashes(output_dir: Path) -> dict[str, str]:
+    """Its images' hashes by key."""
+    return {key: row["image_sha256"] for key, row in rows(output_dir).items()}
+
+
+def done_keys(output_dir: Path) -> set[str]:
+    """Keys of its cells that have their image."""
+    return store(output_dir).done_keys(rows(output_dir).values())
+
+
+def refuse_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make it an error to load a model."""
+
+    def load(*arguments: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(runner, "load", load)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[Cell], bool]) -> None:
+    """Make every wave raise that holds a bad cell."""
+
+    def poisoned(
+        denoiser: Denoiser, wave: Wave, batching: Batching, on: Callable[[int], None]
+    ) -> list[Outcome]:
+        if any(is_bad(cell) for cell in wave.cells):
+            raise ValueError("the model choked\non two lines")
+        return run_wave(denoiser, wave, batching, on)
+
+    monkeypatch.setattr(maker, "run_wave", poisoned)

@@ -19,12 +19,16 @@ ORDER = (
     "prompts",
     "sega",
     "scores",
+    "atomic",
     "store",
     "planner",
     "manifest",
+    "resume",
+    "maker",
     "runner",
     "views",
     "progress",
+    "signals",
     "__main__",
 )
 ONLY = {"wandb": {"views.wandb"}, "hydra": {"config", "__main__"}, "optuna": set(), "submitit": set()}

@@ -101,7 +101,7 @@ momenta = st.fixed_dictionaries(
 
 @st.composite
 def sweeps(draw: st.DrawFn) -> list[Cell]:
-    """What a sweep crosses: few prompts, seeds, samplings, concept sets and momenta; with references or not."""
+    """What a sweep crosses: few prompts, seeds, samplings, concept sets, momenta; with references or not."""
     crossed = itertools.product(
         draw(st.lists(st.sampled_from(["a face", "a cat", "glasses"]), min_size=1, max_size=2, unique=True)),
         draw(st.lists(st.integers(0, 9), min_size=1, max_size=2, unique=True)),

@@ -1,12 +1,12 @@
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from small_sweep import small
+from small_sweep import done_keys, hashes, poison, refuse_to_load, run, small, store
 from tiny_clip import write_clip
 
 import sega_bench
@@ -14,42 +14,7 @@ from sega_bench import runner
 from sega_bench.cell import Cell
 from sega_bench.errors import UserError
 from sega_bench.planner import plan
-from sega_bench.sega.schedule import Wave
-from sega_bench.sega.wave import Batching, Denoiser, Outcome, run_wave
-from sega_bench.store import Record, Store
-
-
-def run(output_dir: Path, *more: str) -> list[Record]:
-    return list(runner.run(small(output_dir, *more)))
-
-
-def store(output_dir: Path) -> Store:
-    return Store(output_dir / "small-local")
-
-
-def hashes(output_dir: Path) -> dict[str, str]:
-    rows, _ = store(output_dir).rows()
-    return {row["key"]: row["image_sha256"] for row in rows}
-
-
-def refuse_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*arguments: object) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(runner, "load", load)
-
-
-def poison(monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[Cell], bool]) -> None:
-    """Make every wave raise that holds a bad cell."""
-
-    def poisoned(
-        denoiser: Denoiser, wave: Wave, batching: Batching, on: Callable[[int], None]
-    ) -> list[Outcome]:
-        if any(is_bad(cell) for cell in wave.cells):
-            raise ValueError("the model choked\non two lines")
-        return run_wave(denoiser, wave, batching, on)
-
-    monkeypatch.setattr(runner, "run_wave", poisoned)
+from sega_bench.store import Record
 
 
 def test_every_cell_is_made_scored_and_stored(tmp_path: Path) -> None:
@@ -217,8 +182,8 @@ def test_what_was_yielded_is_kept_when_the_reader_stops(tmp_path: Path) -> None:
     records: Iterable[Record] = runner.run(small(tmp_path, "engine.wave_rows=3"))
     first = next(iter(records))
     del records
-    assert first.cell.key in store(tmp_path).done_keys()
+    assert first.cell.key in done_keys(tmp_path)
     assert not list(store(tmp_path).root.rglob("*.tmp"))
     rest = run(tmp_path)
     assert first.cell not in {record.cell for record in rest}
-    assert len(store(tmp_path).done_keys()) == 6
+    assert len(done_keys(tmp_path)) == 6

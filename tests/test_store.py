@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -180,10 +181,18 @@ def test_the_latest_row_counts_but_failed_never_replaces_done(store: Store) -> N
     assert [(row["status"], row["seconds"]) for row in store.rows()[0]] == [("done", 2.0)]
 
 
+def test_failed_replaces_done_where_the_image_is_lost(store: Store) -> None:
+    image, digest = store.write_image(CELL, sweeps.picture(CELL))
+    store.append("w", [Record(CELL, "done", image, digest), Record(CELL, "failed")])
+    assert [row["status"] for row in store.rows()[0]] == ["done"]
+    (store.root / image).unlink()
+    assert [row["status"] for row in store.rows()[0]] == ["failed"]
+
+
 def test_rows_of_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "none")
     assert store.rows() == ([], 0)
-    assert store.done_keys() == set()
+    assert store.done_keys([]) == set()
     assert store.read_plan() is None
     assert not store.root.exists()
 
@@ -220,7 +229,18 @@ def test_done_is_recorded_as_done_and_has_its_image(store: Store) -> None:
     image, _ = store.write_image(done, sweeps.picture(done))
     store.append("w", [Record(done, "done", image), Record(lost, "done", store.image_path(lost.key).name)])
     store.append("w", [Record(failed, "failed"), Record(shared, "done", image), Record(done, "failed")])
-    assert store.done_keys() == {done.key, shared.key}
+    assert store.done_keys(store.rows()[0]) == {done.key, shared.key}
+
+
+def test_an_image_is_intact_while_it_has_its_hash(store: Store) -> None:
+    image, digest = store.write_image(CELL, sweeps.picture(CELL))
+    row = Record(CELL, "done", image, digest).row()
+    assert store.is_intact(row)
+    path = store.root / image
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not store.is_intact(row)
+    path.unlink()
+    assert not store.is_intact(row)
 
 
 def test_threads_write_images_at_once(store: Store) -> None:
@@ -247,6 +267,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
         store.write_text(path, "new")
     assert path.read_text() == "old"
     assert list(store.root.rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_no_space_is_the_users_to_mend(store: Store, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def full(file: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (lambda: store.write_text(store.root / "file", "x"), lambda: store.append("w", seeds(0))):
+        with pytest.raises(UserError, match=r"output_dir: there is no space left for .*: free some") as told:
+            write()
+        assert "\n" not in str(told.value)
 
 
 def test_a_file_is_flushed_before_it_takes_its_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +322,7 @@ def test_a_killed_writer_leaves_a_readable_store(tmp_path: Path) -> None:
         assert len(rows) > promised
         for row in rows:
             assert store.read_image(row["image"]).shape == (128, 128, 3)
-            assert row["key"] in store.done_keys()
+            assert row["key"] in store.done_keys(rows)
     store.prepare()
     assert list(store.root.rglob("*.tmp")) == []
 
