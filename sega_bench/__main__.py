@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import hydra
@@ -24,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sega_bench import config as configuration
+from sega_bench import signals
 from sega_bench.errors import UserError
 from sega_bench.progress import progress
 
@@ -33,15 +32,13 @@ if TYPE_CHECKING:
     from sega_bench.runner import Job
     from sega_bench.views.wandb import Reporter
 
-INTERRUPTED = 130
-
 console = Console(width=None if sys.stdout.isatty() else 100)
 errors = Console(stderr=True, width=None if sys.stderr.isatty() else 10_000)
 
 
 def main() -> None:
     """Run the command line; exits with the codes above."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signals.listen()
     try:
         with _mistakes_in_one_line():
             if len(sys.argv) == 1:
@@ -50,11 +47,7 @@ def main() -> None:
                 _run_hydra()
     except KeyboardInterrupt:
         errors.print("interrupted: what was done is kept, and the same command goes on", style="yellow")
-        sys.exit(INTERRUPTED)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+        sys.exit(signals.INTERRUPTED)
 
 
 @contextmanager
@@ -136,11 +129,16 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: a full disk is told once, by what was to be written there."""
+
+
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """The package's log in the sweep's folder, warnings on the terminal too."""
     handlers = (
-        logging.FileHandler(path, encoding="utf-8"),
+        _LogFile(path, encoding="utf-8"),
         RichHandler(logging.WARNING, errors, show_path=False),
     )
     handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -154,7 +152,8 @@ def _logging_to(path: Path) -> Iterator[None]:
     finally:
         for handler in handlers:
             package.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # what did not fit on the disk
+                handler.close()
 
 
 def _print_plan(made: Plan) -> None:
@@ -182,15 +181,18 @@ def _execute(job: Job) -> Reporter | None:
     """Make what is missing, showing how far it is, here and to W&B; returns the run to be finished."""
     from sega_bench import runner
 
-    total = len(job.plan.cells)
-    if not job.missing:
-        console.print(f"nothing to do: {job.done} of {total} cells are done", highlight=False)
-    elif job.done:
-        console.print(f"{job.done} of {total} cells are done, {job.missing} to go", highlight=False)
+    if job.missing and job.done:
+        cells = f"{job.done} of {len(job.plan.cells)} cells"
+        console.print(f"{cells} are done, {job.missing} to go", highlight=False)
     report = _reporter(job)
     reporter: Reporter | None = None
     with progress(console, job.unet_evals, job.missing) as meter:
-        for record in runner.execute(job, meter.evaluations):
+
+        def evaluated(count: int) -> None:
+            meter.evaluations(count)
+            signals.check()
+
+        for record in runner.execute(job, evaluated):
             reporter = reporter or report()  # not before plan.json, which becomes the run's configuration
             if reporter is not None:
                 reporter.log([record])
@@ -205,7 +207,8 @@ def _reporter(job: Job) -> Callable[[], Reporter | None]:
         return lambda: None
     from sega_bench.views.wandb import Reporter, resolve_mode
 
-    mode = resolve_mode(settings.mode)
+    if (mode := resolve_mode(settings.mode)) == "disabled":
+        return lambda: None
     return lambda: Reporter(
         job.store,
         job.store.read_plan() or {},
@@ -217,24 +220,45 @@ def _reporter(job: Job) -> Callable[[], Reporter | None]:
 
 
 def _show(job: Job, reporter: Reporter | None) -> int:
-    """Bring the views up to date, print the summary; returns the number of failed cells."""
+    """Bring the views up to date, print the summary; returns the number of failed cells.
+
+    What a view shows is read from the view itself: whoever made the records may have died before their views.
+    """
     from sega_bench.views import grids, tables, terminal
 
-    frame = tables.load(job.store.root)
-    axes = list(job.plan.axes)
+    store, axes = job.store, list(job.plan.axes)
+    frame = tables.load(store.root)
     summary = tables.summarise(frame, axes)
+    digest = tables.digest(store)
+    has_sheets = any(store.grids_dir.glob("*.png")) or bool(frame["is_reference"].all())
+    is_behind = tables.shown(store) != digest or not has_sheets
+    reporter = reporter or _late_reporter(job, digest)
+    if not job.missing:
+        said = f"{job.done} of {len(job.plan.cells)} cells are done"
+        is_late = is_behind or reporter is not None
+        said = f"{said}; now the views that show them" if is_late else f"nothing to do: {said}"
+        console.print(said, highlight=False)
+    if is_behind:
+        grids.write_grids(store, frame, store.read_plan() or {})
+        tables.write_results(store, frame, summary, digest)  # last: it tells that all of them are there
     shown: dict[str, object] = {
-        "grids": job.store.grids_dir,
-        "table": job.store.results_csv,
-        "summary": job.store.summary_csv,
+        "grids": store.grids_dir,
+        "table": store.results_csv,
+        "summary": store.summary_csv,
     }
-    if job.is_news or not job.store.results_parquet.exists():
-        tables.write_results(job.store, frame, summary)
-        sheets = grids.write_grids(job.store, frame, job.store.read_plan() or {})
-        command = reporter.finish(frame, summary, sheets) if reporter is not None else None
-        shown |= {"W&B": command} if command else {}
+    if reporter and (command := reporter.finish(frame, summary, sorted(store.grids_dir.glob("*.png")))):
+        shown["W&B"] = command
     terminal.print_summary(console, summary, tables.trends(frame, axes), shown)
     return int((frame["status"] == "failed").sum())
+
+
+def _late_reporter(job: Job, digest: str) -> Reporter | None:
+    """The W&B run of a sweep to which nothing is added, if the run does not show it yet."""
+    if job.plan.config.wandb.mode == "disabled":
+        return None
+    from sega_bench.views import wandb
+
+    return None if wandb.shown(job.store) == digest else _reporter(job)()
 
 
 if __name__ == "__main__":

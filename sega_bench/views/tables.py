@@ -6,6 +6,7 @@ A score that was not taken is NaN: it is skipped and counted, and the mean of no
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -53,14 +54,43 @@ def load(folder: str | Path) -> pd.DataFrame:
     Raises:
         UserError: the folder holds no sweep, or one of another version.
     """
-    store = Store(Path(folder))
-    plan = store.read_plan()
-    if plan is None:
-        raise UserError(f"{folder} holds no sweep (no plan.json): name a folder such as outputs/thresholds")
-    rows = {row["key"]: row for row in store.rows()[0]}
-    frame = to_frame([rows[key] for key in plan["keys"] if key in rows])
+    plan, rows = _read(Store(Path(folder)))
+    frame = to_frame(rows)
     frame.attrs = {"name": plan["name"], "scores": plan["scores"]}
     return frame
+
+
+def _read(store: Store) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The plan, and the present rows of its cells."""
+    plan = store.read_plan()
+    if plan is None:
+        raise UserError(
+            f"{store.root} holds no sweep (no plan.json): name a folder such as outputs/thresholds"
+        )
+    rows = {row["key"]: row for row in store.rows()[0]}
+    return plan, [rows[key] for key in plan["keys"] if key in rows]
+
+
+def digest(store: Store) -> str:
+    """What a folder's views are made of, the plan and its cells' rows, as 64 hex digits.
+
+    A view that carries the digest of its folder, shows it as it is.
+
+    Raises:
+        UserError: the folder holds no sweep, or one of another version.
+    """
+    return hashlib.sha256(json.dumps(_read(store)).encode()).hexdigest()
+
+
+def shown(store: Store) -> str | None:
+    """The digest that the folder's tables carry; None if one of them is not there."""
+    if not (store.results_csv.exists() and store.summary_csv.exists()):
+        return None
+    try:
+        carried = pd.read_parquet(store.results_parquet, columns=["key"]).attrs.get("digest")
+    except (OSError, ValueError):  # it is not there, or is no table
+        return None
+    return None if carried is None else str(carried)
 
 
 def to_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -90,14 +120,25 @@ def _agreed(value: Any) -> Any:
     return value
 
 
-def write_results(store: Store, frame: pd.DataFrame, summary: pd.DataFrame) -> None:
-    """Write results.parquet (``attrs`` in its schema's metadata), results.csv and summary.csv."""
-    parquet = io.BytesIO()
-    frame.to_parquet(parquet, index=False)
-    store.write_bytes(store.results_parquet, parquet.getvalue())
+def write_results(
+    store: Store, frame: pd.DataFrame, summary: pd.DataFrame, digest: str | None = None
+) -> None:
+    """Write results.csv, summary.csv and results.parquet (``attrs`` in its schema's metadata).
+
+    Args:
+        store: the folder.
+        frame: as :func:`load` gives it.
+        summary: as :func:`summarise` gives it.
+        digest: of what they show, for :func:`shown`; the last file that is written carries it.
+    """
     for path, table in ((store.results_csv, frame), (store.summary_csv, summary)):
         # Quoted texts, because a bare carriage return in a prompt would end a CSV row.
         store.write_text(path, table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
+    carrier = frame.copy(deep=False)
+    carrier.attrs = frame.attrs | ({"digest": digest} if digest else {})
+    parquet = io.BytesIO()
+    carrier.to_parquet(parquet, index=False)
+    store.write_bytes(store.results_parquet, parquet.getvalue())
 
 
 def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:

@@ -28,13 +28,15 @@ import wandb
 
 from sega_bench.errors import UserError
 from sega_bench.store import Record, Store
-from sega_bench.views.tables import ALL, COST, GAIN, load, summarise
+from sega_bench.views.tables import ALL, COST, GAIN, digest, load, summarise
 from sega_bench.views.words import clean
 
 Mode = Literal["online", "offline", "disabled"]
 
 MOST_ROWS = 1000
 """Rows of the table of cells, each with two images; of more cells so many are taken evenly."""
+
+_DIGEST = "digest.txt"
 
 _MOST_ITEMS = 100
 """Longer lists of the configuration, such as prompts from a file, are cut."""
@@ -57,6 +59,14 @@ _GIVEN = frozenset(os.environ)
 
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
+
+
+def shown(store: Store) -> str | None:
+    """The digest (:func:`sega_bench.views.tables.digest`) of what the sweep's run was last handed."""
+    try:
+        return (store.wandb_dir / _DIGEST).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
 
 
 def resolve_mode(mode: str) -> Mode:
@@ -141,9 +151,14 @@ class Reporter:
             The command that sends a run that is offline or was not uploaded in time, the address of one that
             was; None if there is no run.
         """
-        self._later(lambda: self._with_run(lambda run: _hand_over(run, self._store, frame, summary, grids)))
+        store = self._store
+        handed = self._later(
+            lambda: self._with_run(lambda run: _hand_over(run, store, frame, summary, grids))
+        )
         closed = self._later(lambda: self._with_run(_close))
         self._thread.shutdown()
+        if (carried := handed.result()) and closed.result():
+            _guarded(lambda: store.write_text(store.wandb_dir / _DIGEST, carried))
         return closed.result()
 
     def _with_run(self, work: Callable[[wandb.Run], _Result]) -> _Result | None:
@@ -230,8 +245,8 @@ _PRIVATE = re.compile(r"(^|_)(path|dir|folder|token|password|secret|api_key)$")
 
 def _hand_over(
     run: wandb.Run, store: Store, frame: pd.DataFrame, summary: pd.DataFrame, grids: Sequence[Path]
-) -> None:
-    """Tables, pictures, the best setting and the results' files."""
+) -> str:
+    """Tables, pictures, the best setting and the results' files; returns the digest of what they show."""
     done = int((frame["status"] == "done").sum())
     sheets = {f"grids/{path.stem}": wandb.Image(str(path)) for path in grids}
     cells = _cells(store, frame)
@@ -243,6 +258,7 @@ def _hand_over(
         if path.exists():
             artifact.add_file(str(path), name=path.name, skip_cache=True)
     run.log_artifact(artifact)
+    return digest(store)
 
 
 def _cells(store: Store, frame: pd.DataFrame) -> wandb.Table:

@@ -1,0 +1,42 @@
+"""SIGTERM and Ctrl-C end the program once and in good order, however often they come."""
+
+from __future__ import annotations
+
+import os
+import signal
+from threading import Event
+from types import FrameType
+
+INTERRUPTED = 130
+"""The exit code."""
+
+_arrived = Event()
+
+
+def listen() -> None:
+    """From now on the first signal raises KeyboardInterrupt in the main thread.
+
+    Schedulers repeat SIGTERM: later ones are ignored. Who repeats Ctrl-C does not want to wait: the program
+    ends at once.
+    """
+    _arrived.clear()
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell starts what runs in the background
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def check() -> None:
+    """Raise the KeyboardInterrupt again that was lost: Python ignores one that is raised in a destructor."""
+    if _arrived.is_set():
+        raise KeyboardInterrupt
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _leave)
+    _arrived.set()
+    raise KeyboardInterrupt
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
