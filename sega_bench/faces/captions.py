@@ -7,9 +7,7 @@ estimate of a bare concept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -80,19 +78,11 @@ class Caption:
         return np.array([self.claims.get(name, -9) for name in LABELS], dtype=np.int8)
 
 
-def caption(
-    face: Face, rng: np.random.Generator, practice: Mapping[str, int] = MappingProxyType({})
-) -> Caption:
-    """A random caption of a face: empty, a bare phrase or a full sentence.
-
-    Args:
-        face: what is drawn.
-        rng: draws the words.
-        practice: how many times likelier than usual a bare phrase is about an attribute that is there.
-    """
+def caption(face: Face, rng: np.random.Generator) -> Caption:
+    """A random caption of a face: empty, a bare phrase or a full sentence."""
     if rng.random() < EMPTY_RATE:
         return Caption("")
-    return _bare(face, rng, practice) if rng.random() < BARE_RATE else _full(face, rng)
+    return _bare(face, rng) if rng.random() < BARE_RATE else _full(face, rng)
 
 
 def is_true(claims_BL: npt.NDArray[np.int8], labels_NL: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
@@ -108,9 +98,9 @@ def corpus(seed: int, count: int) -> list[str]:
     return [caption(face_of_seed(seed, i), rng).text for i in range(count)]
 
 
-def _bare(face: Face, rng: np.random.Generator, practice: Mapping[str, int]) -> Caption:
+def _bare(face: Face, rng: np.random.Generator) -> Caption:
     """A phrase by itself: what is there more often than what is not, each concept's own text most often."""
-    present = [name for name in PRESENT if getattr(face, name) for _ in range(practice.get(name, 1))]
+    present = [name for name in PRESENT if getattr(face, name)]
     choice = rng.random()
     if present and choice < 0.7:
         return _phrase(face, present[rng.integers(len(present))], rng, first=0.45)

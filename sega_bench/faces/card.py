@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from .captions import BARE_RATE, CONCEPTS, EMPTY_RATE, MENTION_RATES, TEMPLATES
 from .drawing import BACKGROUND, BEARD_RATES, HAIR, HAT, LONG_HAIR_RATES, RATES, SKIN
-from .unet import PRACTICE
 
 if TYPE_CHECKING:
     from .measures import Outcome, Share
@@ -124,15 +123,13 @@ def _training(training: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
         "autoencoder": f"{parts['psnr']:.1f} dB on new drawings",
         "clip": f"AUC >= {min(parts['auc'].values()):.4f} for each concept; cosine of the text states of "
         f"'' and a concept {min(parts['cosine'].values()):.2f} to {max(parts['cosine'].values()):.2f}",
-        "unet": "",
-        "refinement": "the tables below",
+        "unet": "the tables below",
     }
     shapes = {
         "classifier": "four strided convolutions",
         "autoencoder": "channels 16, 32, 64; latents 4x16x16",
         "clip": "ResNet (1, 1, 1, 1) of width 16; text: 3 layers of 128",
         "unet": "channels 48, 96, 96; cross-attention to the text at 8x8 and 4x4",
-        "refinement": f"the UNet from its averaged weights; bare phrases: {_practice()}",
     }
     rows = [
         [
@@ -147,10 +144,6 @@ def _training(training: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     ]
     header = ["part", "shape", "parameters", "steps x batch", "minutes", "reached"]
     return "## Training (two CPU cores, float32, in this order)\n\n" + table(header, rows)
-
-
-def _practice() -> str:
-    return ", ".join(f"{name} {times} times as often" for name, times in PRACTICE.items())
 
 
 def _quality(results: Mapping[str, Any]) -> str:

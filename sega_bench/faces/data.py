@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -36,14 +35,9 @@ class Drawings:
         """`size` random indices."""
         return rng.integers(len(self), size=size)
 
-    def captions(
-        self,
-        indices: np.ndarray,
-        rng: np.random.Generator,
-        practice: Mapping[str, int] = MappingProxyType({}),
-    ) -> list[Caption]:
+    def captions(self, indices: np.ndarray, rng: np.random.Generator) -> list[Caption]:
         """One new random caption for each picture."""
-        return [caption(self.faces[i], rng, practice) for i in indices]
+        return [caption(self.faces[i], rng) for i in indices]
 
 
 def draw(seed: int, count: int) -> Drawings:

@@ -20,9 +20,9 @@ class Setting:
 
     guidance_scale: float = 5.0
     num_inference_steps: int = 25
-    edit_guidance_scale: Numbers = 6.0
-    edit_threshold: Numbers = 0.9
-    edit_warmup_steps: int | tuple[int, ...] = 5
+    edit_guidance_scale: Numbers = 7.0
+    edit_threshold: Numbers = 0.95
+    edit_warmup_steps: int | tuple[int, ...] = 4
     edit_momentum_scale: float = 0.3
     edit_mom_beta: float = 0.6
 

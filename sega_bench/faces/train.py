@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from open_clip import CLIP
 from safetensors.torch import load_file
 from torch import nn
@@ -36,7 +36,6 @@ PARTS: dict[str, Recipe] = {
     "autoencoder": autoencoder.RECIPE,
     "clip": clip.RECIPE,
     "unet": unet.RECIPE,
-    "refinement": unet.REFINEMENT,
 }
 
 
@@ -110,23 +109,10 @@ def train_clip(run: Run) -> None:
 
 def train_unet(run: Run) -> None:
     """The denoiser."""
-    _train_unet(run, "unet", unet.make_unet(), {}, run.seed)
-
-
-def refine_unet(run: Run) -> None:
-    """The denoiser once more from its averaged weights, with more of what it finds hard."""
-    _train_unet(run, "refinement", run.averaged("unet", unet.make_unet()), unet.PRACTICE, run.seed + 1)
-
-
-def _train_unet(
-    run: Run, part: str, start: UNet2DConditionModel, practice: Mapping[str, int], seed: int
-) -> None:
     tokenizer = run.tokenizer()
     text = (tokenizer, clip.text_encoder(run.clip(tokenizer), tokenizer))
     latents_NCHW = load_file(str(run.folder / "latents.safetensors"))["latents"]
-    unet.train_unet(
-        part, start, run.drawings(), latents_NCHW, text, practice, run.recipe(part), run.folder, seed
-    )
+    unet.train_unet(run.drawings(), latents_NCHW, text, run.recipe("unet"), run.folder, run.seed)
 
 
 def export(run: Run) -> None:
@@ -135,19 +121,13 @@ def export(run: Run) -> None:
     tokenizer = run.tokenizer()
     scorer = run.clip(tokenizer)
     judge = run.averaged("classifier", classifier.Classifier())
-    denoiser = run.averaged("refinement", unet.make_unet())
+    denoiser = run.averaged("unet", unet.make_unet())
     pipeline = unet.make_pipeline(run.vae(), denoiser, tokenizer, clip.text_encoder(scorer, tokenizer))
     unet.save_pipeline(pipeline, weights / "pipeline")
     clip.save_scorer(scorer, tokenizer, weights / "scorer")
     halves = {name: clip.half(value) for name, value in judge.state_dict().items()}
     save_tensors(halves, weights / "classifier.safetensors")
-    models = {
-        "classifier": judge,
-        "autoencoder": pipeline.vae,
-        "clip": scorer,
-        "unet": denoiser,
-        "refinement": denoiser,
-    }
+    models = {"classifier": judge, "autoencoder": pipeline.vae, "clip": scorer, "unet": denoiser}
     report = {part: _training_figures(run, part, model) for part, model in models.items()}
     (weights / "training.json").write_text(json.dumps(report, indent=2) + "\n")
 
@@ -170,7 +150,6 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "autoencoder": train_autoencoder,
     "clip": train_clip,
     "unet": train_unet,
-    "refinement": refine_unet,
     "export": export,
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,6 @@ from .data import Drawings
 from .fitting import Recipe, fit
 
 RECIPE = Recipe(steps=7000, batch=48, lr=1e-3, ema=0.9995, warmup=200)
-REFINEMENT = Recipe(steps=2000, batch=48, lr=5e-4, ema=0.999, warmup=100)
-PRACTICE = {"curls": 3}
-"""Curls change more of the picture than any other concept and are learnt last: they get more practice."""
 SNR_LIMIT = 5.0
 
 
@@ -53,36 +49,22 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def train_unet(
-    name: str,
-    unet: UNet2DConditionModel,
     drawings: Drawings,
     latents_NCHW: Tensor,
     text: tuple[CLIPTokenizer, CLIPTextModel],
-    practice: Mapping[str, int],
     recipe: Recipe,
     folder: Path,
     seed: int,
 ) -> UNet2DConditionModel:
-    """Learn to predict the noise in the drawings' latents, given a new random caption each time.
-
-    Args:
-        name: of the checkpoint in `folder`.
-        unet: where to start; trained in place.
-        drawings: what the latents are of, for their captions.
-        latents_NCHW: means of their posteriors.
-        text: tokenizer and encoder.
-        practice: see :func:`sega_bench.faces.captions.caption`.
-        recipe: how long and how fast.
-        folder: of the checkpoint.
-        seed: of batches, captions and noise.
-    """
+    """Learn to predict the noise in the drawings' latents, given a new random caption each time."""
+    unet = make_unet()
     scheduler = make_scheduler()
     weight_T = snr_weights(scheduler.alphas_cumprod)
     tokenizer, encoder = text
 
     def loss(rng: np.random.Generator) -> Tensor:
         indices = drawings.batch(rng, recipe.batch)
-        texts = [caption.text for caption in drawings.captions(indices, rng, practice)]
+        texts = [caption.text for caption in drawings.captions(indices, rng)]
         states_BSD = encoder(token_ids(tokenizer, texts)).last_hidden_state
         x_BCHW = latents_NCHW[indices]
         noise_BCHW = torch.randn_like(x_BCHW)
@@ -91,7 +73,7 @@ def train_unet(
         error_B: Tensor = error_BCHW.square().mean((1, 2, 3))
         return (error_B * weight_T[t_B]).mean()
 
-    fit(name, unet, loss, recipe, folder, seed)
+    fit("unet", unet, loss, recipe, folder, seed)
     return unet
 
 
