@@ -78,6 +78,8 @@ class Cell:
         edit_momentum_scale, edit_mom_beta: momentum of the whole edit, shared by its concepts; 0 without any.
         model: ``name@hash``; only what follows the ``@`` enters the key, so a folder may be renamed.
         dtype: precision of the networks.
+        replay: the prompt on which the edit's guidance is computed, step by step, while ``prompt`` is drawn;
+            None, or the prompt itself, is the usual edit. See :meth:`source`.
 
     Raises:
         ValueError: a value outside its range; the message begins with the setting's name.
@@ -98,10 +100,12 @@ class Cell:
     edit_mom_beta: float = 0.4
     model: str = ""
     dtype: str = "float32"
+    replay: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
             _text(self, name)
+        self._check_replay()
         _integer(self, "seed", low=0, high=2**63 - 1)
         _integer(self, "num_inference_steps", low=1)
         _real(self, "guidance_scale", low=0.0)
@@ -119,6 +123,17 @@ class Cell:
                 "use a value above 1, or no concepts"
             )
 
+    def _check_replay(self) -> None:
+        if self.replay is None:
+            return
+        _text(self, "replay")
+        if not self.edits:
+            raise ValueError(
+                f"replay is {shown(self.replay)}, but there is no edit to replay: give concepts, or no replay"
+            )
+        if self.replay == self.prompt:
+            _set(self, "replay", None)
+
     @cached_property
     def key(self) -> str:
         """16 hex digits that name this cell's image in the store, the same on every machine."""
@@ -130,22 +145,29 @@ class Cell:
             {field.name: getattr(edit, field.name) for field in fields(edit)} for edit in self.edits
         ]
         identity["model"] = self.model.rpartition("@")[2]
+        if self.replay is None:  # the field is younger than the keys of cells that have no use for it
+            del identity["replay"]
         identity["key_version"] = KEY_VERSION
         return identity
 
     def reference(self) -> Cell:
         """The same cell without concepts: what the edit is scored against and shares a trunk with."""
-        return self if self.is_reference else replace(self, edits=())
+        return self if self.is_reference else replace(self, edits=(), replay=None)
 
     @property
     def is_reference(self) -> bool:
         """Whether this is :meth:`reference` itself."""
         return not self.edits
 
+    def source(self) -> Cell:
+        """The cell whose guidance this one is given: itself, or the same edit of the prompt it replays."""
+        return self if self.replay is None else replace(self, prompt=self.replay, replay=None)
+
     @property
     def texts(self) -> tuple[str, ...]:
-        """Every text the model reads for this cell: negative prompt, prompt, concepts."""
-        return (self.negative_prompt, self.prompt, *(edit.concept for edit in self.edits))
+        """Every text the model reads for this cell: negative prompt, prompt, concepts, replayed prompt."""
+        replayed = () if self.replay is None else (self.replay,)
+        return (self.negative_prompt, self.prompt, *(edit.concept for edit in self.edits), *replayed)
 
 
 def canonical_json(value: object) -> str:

@@ -1,8 +1,8 @@
 """The configuration as Hydra reads it: its schema, its composition, and errors in one line.
 
 The dataclasses here are mutable because OmegaConf cannot use frozen ones as a schema; everything after the
-planner is frozen. What may be of several shapes (``prompts``, ``seeds``, ``concepts``, values of axes) is
-typed Any here and checked by the planner.
+planner is frozen. What may be of several shapes (``prompts``, ``seeds``, ``concepts``, ``replay``, values of
+axes) is typed Any here and checked by the planner.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ class Config:
     negative_prompt: Any = ""
     seeds: Any = 1
     concepts: Any = field(default_factory=list)
+    replay: Any = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     edit: EditConfig = field(default_factory=EditConfig)
     axes: dict[str, Any] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from sega_bench.cell import Cell
 from sega_bench.config import Config
 from sega_bench.resume import NOT_SCORED, REFERENCE_FAILED
 from sega_bench.scores.scoring import Scorer, score
-from sega_bench.sega.schedule import Trunk, Wave, image_owner
+from sega_bench.sega.schedule import Wave, image_owner, wave_of
 from sega_bench.sega.wave import Batching, Denoiser, Outcome, count_timesteps, run_wave
 from sega_bench.store import Record, Store
 
@@ -235,16 +235,12 @@ def _share_time(records: Sequence[Record], seconds: float) -> list[Record]:
 
 def _halves(wave: Wave) -> tuple[Wave, Wave]:
     """A wave of at least two cells as two, by trunks while there are several, then by cells."""
-    if len(wave.trunks) > 1:
-        middle = len(wave.trunks) // 2
-        return Wave(wave.trunks[:middle], wave.n), Wave(wave.trunks[middle:], wave.n)
-    trunk = wave.trunks[0]
-    middle = len(trunk.cells) // 2
-    first, second = trunk.cells[:middle], trunk.cells[middle:]
-    return (
-        Wave((Trunk(trunk.reference, first),), wave.n),
-        Wave((Trunk(trunk.reference, second),), wave.n),
-    )
+    groups = [trunk.cells for trunk in wave.trunks if trunk.cells]
+    if len(groups) == 1:
+        groups = [(cell,) for cell in groups[0]]
+    middle = len(groups) // 2
+    first, second = itertools.chain(*groups[:middle]), itertools.chain(*groups[middle:])
+    return wave_of(tuple(first), wave.n), wave_of(tuple(second), wave.n)
 
 
 def _named(error: BaseException) -> str:

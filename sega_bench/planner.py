@@ -16,13 +16,14 @@ from typing import Any
 from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, shown
 from sega_bench.config import Config, SamplingConfig, nearest
 from sega_bench.errors import UserError
-from sega_bench.prompts import Prompt, as_text, read_prompts
+from sega_bench.prompts import Prompt, as_text, read_prompts, read_replays
 from sega_bench.sega.models import Model, ModelSettings, default_dtype, describe, resolve_device
 from sega_bench.sega.schedule import Wave, departs, form_waves
 from sega_bench.sega.wave import count_timesteps
 
 MOMENTUM_SETTINGS = ("edit_momentum_scale", "edit_mom_beta")
 SAMPLING_SETTINGS = tuple(f.name for f in fields(SamplingConfig))
+NO_AXES = ("model", "prompt", "concept", "seed", "replay")
 AXES = (*EDIT_SETTINGS, *MOMENTUM_SETTINGS, *SAMPLING_SETTINGS, "negative_prompt")
 
 Point = Mapping[str, Any]
@@ -49,7 +50,7 @@ class Plan:
         name: of the sweep and its folder.
         cells: distinct, each reference before the cells that are scored against it.
         merged: cells asked for more than once.
-        axes: values of every axis, zipped ones included, in order of declaration.
+        axes: values of every axis, zipped ones included, in order of declaration; ``replay`` if it varies.
         prompts, concepts, seeds: what the axes were crossed with; texts only.
         model: described, not loaded.
         config: the configuration the plan was made from.
@@ -85,12 +86,18 @@ class Plan:
             "merged": self.merged,
             "same_as_reference": same,
             "unet_evals": sum(sum(wave.count_evaluations().values()) for wave in self.waves),
-            "unet_evals_diffusers": sum(_diffusers_evaluations(cell) for cell in self.cells),
+            "unet_evals_diffusers": _diffusers_evaluations(self.cells),
         }
 
 
-def _diffusers_evaluations(cell: Cell) -> int:
-    return count_timesteps(cell) * (2 + len(cell.edits) if cell.guidance_scale > 1 else 1)
+def _diffusers_evaluations(cells: Iterable[Cell]) -> int:
+    """Cell by cell, all concepts at every step; a replay takes its source's guidance as it was stored."""
+
+    def evaluations(cell: Cell) -> int:
+        concepts = len(cell.edits) if cell.replay is None else 0
+        return count_timesteps(cell) * (2 + concepts if cell.guidance_scale > 1 else 1)
+
+    return sum(evaluations(one) for one in {one for cell in cells for one in (cell, cell.source())})
 
 
 def plan(config: Config) -> Plan:
@@ -105,15 +112,16 @@ def plan(config: Config) -> Plan:
     concepts = tuple(_concept_set(entry, f"concepts[{i}]") for i, entry in enumerate(_concepts(config)))
     axes = _axes(config.axes, "axes")
     zipped = _axes(config.zip, "zip")
+    replays = read_replays(config.replay)
     points = list(_points(axes, zipped))
     model = describe(ModelSettings(**asdict(config.model)), offline_ok=config.dry_run)
-    wanted = _Resolver(config, model).cells(prompts, seeds, concepts, points)
+    wanted = _Resolver(config, model).cells(prompts, seeds, concepts, replays, points)
     cells, merged = _distinct(wanted)
     return Plan(
         name=name,
         cells=cells,
         merged=merged,
-        axes=zipped | axes,
+        axes=zipped | axes | ({"replay": list(replays)} if len(replays) > 1 else {}),
         prompts=tuple(prompt.text for prompt in prompts),
         concepts=tuple(tuple(concept.text for concept in together) for together in concepts),
         seeds=seeds,
@@ -192,7 +200,7 @@ def _concept(entry: Any, key: str) -> Concept:
 def _axes(value: Mapping[str, Any], key: str) -> dict[str, list[Any]]:
     for name, values in value.items():
         if name not in AXES:
-            extra = "; it has a key of its own" if name in ("model", "prompt", "concept", "seed") else ""
+            extra = "; it has a key of its own" if name in NO_AXES else ""
             raise UserError(
                 f"{key}.{name} is no axis{extra}: {nearest(name, AXES)}axes are {', '.join(AXES)}"
             )
@@ -230,16 +238,17 @@ class _Resolver:
         prompts: Sequence[Prompt],
         seeds: Sequence[int],
         concepts: Sequence[ConceptSet],
+        replays: Sequence[str | None],
         points: Sequence[Point],
     ) -> Iterator[Cell]:
-        """All cells in the order prompts, seeds, concepts, settings; without concepts, unedited ones."""
+        """All cells in the order prompts, seeds, concepts, replays, settings; without concepts unedited."""
         for prompt in prompts:
-            for seed in [prompt.own["seed"]] if "seed" in prompt.own else seeds:
-                for together in concepts or [()]:
-                    for point in points:
-                        yield self.cell(prompt, seed, together, point)
+            own_seeds = [prompt.own["seed"]] if "seed" in prompt.own else seeds
+            for seed, together, replay in itertools.product(own_seeds, concepts or [()], replays):
+                for point in points:
+                    yield self.cell(prompt, seed, together, replay, point)
 
-    def cell(self, prompt: Prompt, seed: int, together: ConceptSet, point: Point) -> Cell:
+    def cell(self, prompt: Prompt, seed: int, together: ConceptSet, replay: str | None, point: Point) -> Cell:
         """One cell, checked."""
         sampling = {name: getattr(self.config.sampling, name) for name in SAMPLING_SETTINGS}
         sampling["negative_prompt"] = self.config.negative_prompt
@@ -265,6 +274,7 @@ class _Resolver:
                 scheduler_config=scheduler_config,
                 model=self.model.id,
                 dtype=self._dtype,
+                replay=replay,
                 **sampling,
                 **momentum,
             )
@@ -337,7 +347,7 @@ class _Resolver:
             return f"{'axes' if name in self.config.axes else 'zip'}.{name}"
         if concept is not None and name in concept.own:
             return f"concepts: {concept.text!r}: {name}"
-        if name in ("negative_prompt", "seed", "prompt", "concept"):
+        if name in ("negative_prompt", "seed", "prompt", "concept", "replay"):
             return name
         return f"sampling.{name}" if name in SAMPLING_SETTINGS else f"edit.{name}"
 

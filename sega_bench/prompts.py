@@ -49,6 +49,23 @@ def read_prompts(value: object, file: PromptFileConfig) -> tuple[Prompt, ...]:
     return prompts
 
 
+def read_replays(value: object) -> tuple[str | None, ...]:
+    """The prompts whose edits a sweep replays, each once; None is the prompt's own edit.
+
+    Args:
+        value: a text, None, or a list of those.
+
+    Raises:
+        UserError: an empty list, or an entry that is no text.
+    """
+    if not isinstance(value, list):
+        return (None if value is None else as_text(value, "replay"),)
+    if not value:
+        raise UserError("replay is an empty list: name the prompts whose edits to replay, or leave it null")
+    entries = (None if text is None else as_text(text, f"replay[{i}]") for i, text in enumerate(value))
+    return tuple(dict.fromkeys(entries))
+
+
 def as_text(value: object, key: str) -> str:
     """A text, or an error that knows how YAML turns texts into something else."""
     if isinstance(value, bool):

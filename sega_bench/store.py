@@ -122,6 +122,7 @@ def settings(cell: Cell) -> dict[str, Any]:
         "edit_mom_beta": cell.edit_mom_beta if cell.edits else None,
         "edit_weights": each("edit_weights"),
         "eta": cell.eta,
+        "replay": cell.replay,
     }
 
 

@@ -31,7 +31,7 @@ def edits(concepts: tuple[str, ...] = CONCEPTS, most: int = 4) -> st.SearchStrat
 
 
 def cells(**fixed: object) -> st.SearchStrategy[Cell]:
-    """A cell, edited or not, of few steps and pixels."""
+    """A cell, edited or not, perhaps replaying, of few steps and pixels."""
     fields: dict[str, object] = {
         "prompt": st.sampled_from(["a face", "glasses"]),
         "seed": st.integers(0, 2),
@@ -43,9 +43,14 @@ def cells(**fixed: object) -> st.SearchStrategy[Cell]:
         "width": st.just(32),
         "edit_momentum_scale": st.sampled_from([0.0, 0.1, 0.5]),
         "edit_mom_beta": st.sampled_from([0.0, 0.4, 0.9, 1.0]),
+        "replay": st.sampled_from([None, None, "a face", "glasses", "a cat"]),
     }
     chosen = {
         name: value if isinstance(value, st.SearchStrategy) else st.just(value)
         for name, value in fixed.items()
     }
-    return st.builds(Cell, **{**fields, **chosen})
+    return st.builds(_cell, **{**fields, **chosen})
+
+
+def _cell(replay: str | None, **settings: object) -> Cell:
+    return Cell(**settings, replay=replay if settings["edits"] else None)  # type: ignore[arg-type]

@@ -16,6 +16,21 @@ def test_keys_are_pinned() -> None:
     assert (reference.key, edited.key) == ("0c14350a9d30db04", "7b2f0e5e6f2fbe4c")
 
 
+def test_a_replay_enters_the_key_and_only_where_there_is_one() -> None:
+    edited = Cell("x", 0, (Edit("c"),))
+    replayed = replace(edited, replay="y")
+    assert replayed.key != edited.key
+    assert replace(edited, replay="x") == edited
+    assert replayed.source() == replace(edited, prompt="y")
+    assert edited.source() is edited
+    assert replayed.reference() == edited.reference()
+    assert replayed.texts == ("", "x", "c", "y")
+    with pytest.raises(ValueError, match="replay is 'y', but there is no edit to replay"):
+        Cell("x", 0, replay="y")
+    with pytest.raises(ValueError, match="replay is False, but it must be a text"):
+        replace(edited, replay=False)
+
+
 def test_numbers_of_other_types_are_the_same_cell() -> None:
     one = Cell("x", 1, (Edit("c", 5, 1, 10, edit_weights=2),), guidance_scale=7, height=64.0, eta=-0.0)
     other = Cell("x", 1, (Edit("c", 5.0, 1.0, 10, edit_weights=2.0),), guidance_scale=7.0, height=64)

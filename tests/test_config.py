@@ -62,10 +62,8 @@ def test_mistakes_are_one_line_that_names_the_key(override: str, words: str) -> 
 
 
 def test_keys_come_from_the_contract() -> None:
-    expected = (
-        "name description model prompts prompt_file negative_prompt seeds concepts sampling edit axes zip "
-    )
-    expected += "scores engine wandb output_dir dry_run retry_failed fail_fast"
+    expected = "name description model prompts prompt_file negative_prompt seeds concepts replay sampling "
+    expected += "edit axes zip scores engine wandb output_dir dry_run retry_failed fail_fast"
     assert list(configuration.plain(compose(PROMPTS))) == expected.split()
 
 

@@ -77,6 +77,23 @@ def test_without_concepts_there_are_only_unedited_images() -> None:
     assert (len(made.cells), len(made.edited)) == (3, 0)
 
 
+def test_replay_multiplies_the_cells_and_the_own_prompt_is_the_usual_edit() -> None:
+    made = make("prompts=[a face,a cat]", "concepts=[smile]", "replay=[null,a cat]")
+    assert [(cell.prompt, cell.replay) for cell in made.edited] == [
+        ("a face", None),
+        ("a face", "a cat"),
+        ("a cat", None),
+    ]
+    assert (made.counts()["references"], made.counts()["merged"]) == (2, 1)
+    assert made.axes == {"replay": [None, "a cat"]}
+    assert make("concepts=[smile]", "replay=a cat").axes == {}
+
+
+def test_diffusers_would_take_a_source_once_and_its_replays_at_plain_cost() -> None:
+    counts = make("prompts=[a face,a cat]", "concepts=[[smile,beard]]", "replay=a house").counts()
+    assert counts["unet_evals_diffusers"] == 10 * 4 + 4 * 10 * 2
+
+
 def test_diffusers_would_take() -> None:
     counts = make("concepts=[[smile,beard]]").counts()
     assert counts["unet_evals_diffusers"] == 10 * 4 + 10 * 2
@@ -152,6 +169,11 @@ def test_a_scheduler_is_an_axis_with_its_own_number_of_steps() -> None:
         (["+axes.negative_prompt=[no,false]"], "axes.negative_prompt"),
         (["+zip.eta=[0,1]", "+zip.guidance_scale=[1]"], "eta has 2, guidance_scale has 1"),
         (["+zip.eta=[0]", "+axes.eta=[1]"], "eta is in axes and in zip"),
+        (["replay=a"], "replay is 'a', but there is no edit to replay"),
+        (["concepts=[a]", "replay=true"], "replay is true, a boolean"),
+        (["concepts=[a]", "replay=[null,3]"], "replay[1] is 3, but it must be a text"),
+        (["concepts=[a]", "replay=[]"], "replay is an empty list"),
+        (["concepts=[a]", "+axes.replay=[b]"], "axes.replay is no axis; it has a key of its own"),
         (["seeds=0"], "seeds is 0"),
         (["seeds=[]"], "seeds is []"),
         (["seeds=[1,-2]"], "seeds is [1, -2]"),

@@ -50,20 +50,21 @@ def needs(edit: Edit, cell: Cell, i: int, n: int) -> bool:
     return acts and i < cooldown and (i >= edit.edit_warmup_steps or uses_momentum)
 
 
-def count_by_steps(trunk: Trunk, n: int) -> int:
-    """Evaluations of a trunk by listing every row's distinct texts at every step."""
-    leaves = {cell: schedule.departs(cell, n) for cell in trunk.edited}
-    to_the_end = any(cell.is_reference for cell in trunk.cells) or n in leaves.values()
+def count_by_steps(made: list[Cell], n: int) -> int:
+    """Evaluations by listing, at every step, who must know which text's estimate on whose latents."""
+    changed = {cell: changes_guidance(cell, n) for cell in made}
     total = 0
     for i in range(n):
-        riding = [cell for cell in trunk.edited if i < leaves[cell]]
-        rows = [[cell] for cell in trunk.edited if i >= leaves[cell]]
-        if to_the_end or riding:
-            rows.append(riding)
-        for members in rows:
-            texts = set(schedule.base_texts(trunk.reference))
-            texts |= {e.concept for cell in members for e in cell.edits if needs(e, cell, i, n)}
-            total += len(texts)
+        wanted: set[tuple[Cell, str]] = set()
+        for cell in made:
+            for one in {cell, cell.source()}:  # both change at the same steps
+                if one != cell and not any(changed[cell][i:]):
+                    continue  # what is replayed has ended
+                row = one if any(changed[cell][: i + 1]) else one.reference()
+                wanted |= {(row, text) for text in schedule.base_texts(one)}
+                if one.replay is None and any(changed[cell]):
+                    wanted |= {(row, edit.concept) for edit in one.edits if needs(edit, one, i, n)}
+        total += len(wanted)
     return total
 
 
@@ -83,13 +84,20 @@ def test_intervals_are_the_condition(cell: Cell) -> None:
         assert schedule.concept_texts(cell, i, STEPS) == expected
 
 
-@given(st.lists(cells(seed=0, guidance_scale=3.0), min_size=1, max_size=6, unique=True))
+@given(cells())
+@settings(max_examples=300)
+def test_guidance_quiets_after_the_last_step_that_sega_changes(cell: Cell) -> None:
+    changed = changes_guidance(cell, STEPS)
+    if any(changed):
+        assert schedule.quiets(cell, STEPS) == STEPS - changed[::-1].index(True)
+
+
+@given(st.lists(cells(guidance_scale=3.0), min_size=1, max_size=6, unique=True))
 @settings(max_examples=200)
 def test_counts_are_those_of_listing_every_step(drawn: list[Cell]) -> None:
-    for trunk in schedule.grow_trunks(drawn):
-        bookings = schedule.count_evaluations(trunk, STEPS)
-        assert sum(bookings.values()) == count_by_steps(trunk, STEPS)
-        assert set(bookings) == {cell.key for cell in trunk.cells}
+    bookings = schedule.wave_of(drawn, STEPS).count_evaluations()
+    assert sum(bookings.values()) == count_by_steps(drawn, STEPS)
+    assert set(bookings) == {cell.key for cell in drawn}
 
 
 def test_the_example_by_hand() -> None:
@@ -120,12 +128,12 @@ def test_cells_equal_to_their_reference_cost_nothing() -> None:
     assert list(counts.values()) == [20, 0, 0, 0, 0]
 
 
-@given(st.lists(cells(), min_size=1, max_size=8, unique=True))
+@given(st.lists(cells(replay=None), min_size=1, max_size=8, unique=True))
 def test_waves_hold_every_cell_once_within_their_rows(drawn: list[Cell]) -> None:
     waves = schedule.form_waves(drawn, 3, lambda cell: STEPS)
     assert sorted(cell.key for wave in waves for cell in wave.cells) == sorted(c.key for c in drawn)
     for wave in waves:
-        assert sum(schedule.rows(trunk, wave.n) for trunk in wave.trunks) <= 3
+        assert sum(1 + len(schedule.branches(trunk, wave.n)) for trunk in wave.trunks) <= 3
 
 
 def test_a_trunk_larger_than_a_wave_is_split_and_its_steps_are_counted_again() -> None:
@@ -159,12 +167,55 @@ def test_cells_equal_to_their_reference_take_no_room_in_a_wave() -> None:
     assert total(split) - total(whole) == 3 * 4
 
 
-@given(st.lists(cells(seed=0, guidance_scale=3.0), min_size=1, max_size=8, unique=True), st.integers(2, 9))
+@given(st.lists(cells(seed=0, replay=None), min_size=1, max_size=8, unique=True), st.integers(2, 9))
 @settings(max_examples=200)
 def test_what_fits_is_not_split(drawn: list[Cell], limit: int) -> None:
-    for trunk in schedule.grow_trunks(drawn):
+    for trunk in schedule.wave_of(drawn, STEPS).trunks:
         waves = schedule.form_waves(trunk.cells, limit, lambda cell: STEPS)
         whole = schedule.form_waves(trunk.cells, 1000, lambda cell: STEPS)
-        branches = len(schedule.departing(trunk, STEPS))
+        branches = len(schedule.branches(trunk, STEPS))
         assert len(waves) == max(1, -(-branches // (limit - 1)))
         assert waves == whole if len(waves) == 1 else total(waves) >= total(whole)
+
+
+def replaying(prompt: str, scale: float = 5.0, cooldown: int | None = None, momentum: float = 0.1) -> Cell:
+    """An edit of "p", warm from step 4 of 10, drawn for another prompt."""
+    edit = Edit("c", scale, 0.9, 4, cooldown)
+    return Cell(prompt, 0, (edit,), num_inference_steps=10, replay="p", edit_momentum_scale=momentum)
+
+
+def test_the_replay_by_hand() -> None:
+    """A replay takes its trunk and then 2 a step; its source runs once, booked on it if not asked for."""
+    first, second = replaying("q", 3), replaying("q", 6)
+    trunk_of_q, own, trunk_of_p, source = 2 * 4, 2 * 6, 3 * 4, 3 * 6
+    counts = schedule.wave_of([first.source(), first], 10).count_evaluations()
+    assert counts == {first.source().key: trunk_of_p + source, first.key: trunk_of_q + own}
+    counts = schedule.wave_of([first], 10).count_evaluations()
+    assert counts == {first.key: trunk_of_p + source + trunk_of_q + own}
+    counts = schedule.wave_of([first.reference(), first, second], 10).count_evaluations()
+    assert sum(counts.values()) == trunk_of_p + 2 * source + 2 * 10 + 2 * own
+
+
+def test_a_source_that_is_not_asked_for_ends_with_its_guidance() -> None:
+    cell = replaying("q", cooldown=7, momentum=0.0)
+    assert schedule.wave_of([cell], 10).count_evaluations() == {cell.key: 2 * 4 + 3 * 3 + 2 * 4 + 2 * 6}
+
+
+@given(st.lists(cells(), min_size=1, max_size=8, unique=True), st.integers(4, 9))
+def test_a_source_and_its_replays_are_in_one_wave_if_they_fit(drawn: list[Cell], limit: int) -> None:
+    waves = schedule.form_waves(drawn, limit, lambda cell: STEPS)
+    assert sorted(cell.key for wave in waves for cell in wave.cells) == sorted(c.key for c in drawn)
+    runs = [{b.cell for t in wave.trunks for b in schedule.branches(t, wave.n)} for wave in waves]
+    for wave, branches in zip(waves, runs, strict=True):
+        assert len(wave.trunks) + len(branches) <= limit
+    for source in {cell.source() for cell in drawn if cell.edits}:
+        bundle = [cell for cell in drawn if cell.source() == source]
+        if 2 + 2 * len(bundle) <= limit:
+            assert sum(source in branches for branches in runs) <= 1
+
+
+def test_replays_that_fit_in_no_wave_with_their_source_run_it_again() -> None:
+    replays = [replaying(f"q{k}") for k in range(6)]
+    one, two = (schedule.form_waves(replays, limit, lambda cell: 10) for limit in (64, 8))
+    assert (len(one), len(two)) == (1, 2)
+    assert total(two) - total(one) == 3 * 4 + 3 * 6

@@ -1,6 +1,7 @@
 """Every shipped sweep composes, expands, and is as large as its header says."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import tiny_sd
@@ -16,9 +17,8 @@ def expand(sweep: str, *more: str) -> Plan:
 
 
 def test_those_that_were_promised_are_there() -> None:
-    assert {"smoke", "thresholds", "scales", "warmup", "momentum", "faces_example", "combinations"} <= set(
-        SWEEPS
-    )
+    assert {"smoke", "thresholds", "scales", "warmup", "momentum", "faces_example"} <= set(SWEEPS)
+    assert {"combinations", "uniqueness"} <= set(SWEEPS)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
@@ -51,6 +51,7 @@ def test_axes_are_what_the_names_say() -> None:
     assert list(expand("thresholds").axes) == ["edit_threshold", "edit_guidance_scale"]
     assert list(expand("scales").axes) == ["edit_guidance_scale"]
     assert list(expand("warmup").axes) == ["edit_warmup_steps"]
+    assert expand("uniqueness").axes == {"replay": [None, "a photo of the face of a woman"]}
     assert list(expand("momentum").axes) == ["edit_momentum_scale", "edit_mom_beta"]
 
 
@@ -61,6 +62,13 @@ def test_the_example_is_that_of_the_documentation() -> None:
     assert [edit.edit_threshold for edit in first.edits] == [0.99, 0.975, 0.925, 0.96]
     assert {edit.edit_warmup_steps for edit in first.edits} == {10}
     assert (first.guidance_scale, first.edit_momentum_scale, first.edit_mom_beta) == (7, 0.3, 0.6)
+
+
+def test_every_edit_has_its_replay_and_the_source_itself_is_not_drawn() -> None:
+    edited = set(expand("uniqueness").edited)
+    replays = {cell for cell in edited if cell.replay is not None}
+    assert {replace(cell, replay=None) for cell in replays} == edited - replays
+    assert not {cell.source() for cell in replays} & edited
 
 
 def test_combinations_are_all_of_one_to_four() -> None:

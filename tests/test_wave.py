@@ -1,7 +1,9 @@
 """The engine on a denoiser that is exact under any batching: whatever differs is the engine's doing."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
+import naive
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,19 @@ from hypothesis import strategies as st
 from strategies import cells
 
 from sega_bench.cell import Cell, Edit
-from sega_bench.sega.schedule import form_waves
-from sega_bench.sega.wave import Batching, Outcome, count_timesteps, generate
+from sega_bench.sega import schedulers
+from sega_bench.sega.schedule import form_waves, wave_of
+from sega_bench.sega.wave import Batching, Outcome, count_timesteps, denoise, generate
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+ROUND_TO_FLOAT32 = (
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "HeunDiscreteScheduler",
+)
 STOCHASTIC = ("EulerAncestralDiscreteScheduler", "DDPMScheduler", "LCMScheduler")
 
 
@@ -25,6 +36,10 @@ def make(wanted: Iterable[Cell], **sizes: int) -> dict[Cell, Outcome]:
 def image(outcome: Outcome) -> bytes:
     assert outcome.image_HWC is not None
     return outcome.image_HWC.tobytes()
+
+
+def tiny_cell(prompt: str, seed: int = 0) -> Cell:
+    return Cell(prompt, seed, (Edit("c", 6, 0.5, 3),), num_inference_steps=8, height=32, width=32)
 
 
 @given(
@@ -51,6 +66,31 @@ def test_an_image_does_not_depend_on_its_company(wanted: list[Cell]) -> None:
     for cell in wanted:
         alone = make([cell], micro=1)[cell]
         assert image(together[cell]) == image(alone) == image(split[cell])
+
+
+@pytest.mark.parametrize("scheduler", sorted(schedulers._ROW_STATE))
+@given(data=st.data())
+@settings(max_examples=12)
+def test_shared_and_forked_is_sega_as_one_writes_it_down(scheduler: str, data: st.DataObject) -> None:
+    """With Heun and KDPM2 too, whose 2n-1 steps are more than diffusers' pipeline has room for."""
+    eta = data.draw(st.sampled_from([0.0, 0.7])) if scheduler == "DDIMScheduler" else 0.0
+    one = cells(scheduler=scheduler, eta=eta, scheduler_config='{"num_train_timesteps":250}')
+    wanted = data.draw(st.lists(one, min_size=2, max_size=4, unique=True))
+    denoiser = FakeDenoiser()
+    latents, _ = denoise(denoiser, wave_of(wanted, count_timesteps(wanted[0])), Batching(micro=4))
+    tolerance = 1e-5 if scheduler in ROUND_TO_FLOAT32 else 1e-9
+    for cell, ours in latents.items():
+        expected = naive.latents(denoiser, cell)
+        assert (ours - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_a_replay_is_its_sources_guidance_on_another_prompt() -> None:
+    source, other = tiny_cell("p"), tiny_cell("q")
+    replay = replace(source, prompt="q", replay="p")
+    made = make([source, other, replay, replay.reference()])
+    assert len({image(outcome) for outcome in made.values()}) == 4
+    assert image(make([replay])[replay]) == image(made[replay])
+    assert image(make([replace(source, replay="p")])[source]) == image(made[source])
 
 
 @pytest.mark.parametrize("scheduler", STOCHASTIC)

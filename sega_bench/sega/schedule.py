@@ -7,10 +7,15 @@ Steps are indices into ``scheduler.timesteps``; ``n`` is its length (PNDM has on
 Why cells share work: until the first step at which its guidance can differ from plain classifier-free
 guidance, an edited cell's latents are those of its unedited reference, bit for bit. All cells of one
 reference therefore ride on one *trunk* until they *depart*; only their momentum is their own before that.
+
+A cell that replays another prompt's edit takes its guidance from its *source*, the same edit of that prompt.
+Both are stepped in one wave: the source computes the guidance, whoever replays it pays for plain
+classifier-free guidance, and nothing is stored. A source that is not asked for itself runs all the same.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,29 +25,48 @@ Interval = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """An edited cell that is not to be made, but runs because others replay its guidance.
+
+    Args:
+        cell: the edit.
+        pays: key of the first cell that replays it, on which its evaluations are booked.
+    """
+
+    cell: Cell
+    pays: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trunk:
     """Cells that share a reference, in the order in which they were asked for.
 
     Args:
         reference: the unedited cell whose steps the others share.
         cells: what is to be made; may or may not contain the reference itself.
+        sources: what else runs here.
     """
 
     reference: Cell
     cells: tuple[Cell, ...]
-
-    @property
-    def edited(self) -> tuple[Cell, ...]:
-        """The cells to be made that have concepts."""
-        return tuple(cell for cell in self.cells if not cell.is_reference)
+    sources: tuple[Source, ...] = ()
 
 
-def grow_trunks(cells: Iterable[Cell]) -> tuple[Trunk, ...]:
-    """Cells grouped by the reference they share, in order of first appearance."""
-    groups: dict[Cell, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.reference(), []).append(cell)
-    return tuple(Trunk(reference, tuple(group)) for reference, group in groups.items())
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What a cell does after it left its trunk: steps ``[leaves, ends)`` on a row of its own.
+
+    Args:
+        cell: whose row it is.
+        leaves: :func:`departs`.
+        ends: the last step for a cell that is to be made; :func:`quiets` for a source that is not.
+        pays: key of the cell that its evaluations are booked on.
+    """
+
+    cell: Cell
+    leaves: int
+    ends: int
+    pays: str
 
 
 def uses_momentum(cell: Cell, n: int) -> bool:
@@ -85,14 +109,23 @@ def departs(cell: Cell, n: int) -> int:
     return first
 
 
+def quiets(cell: Cell, n: int) -> int:
+    """The step from which an edited cell's guidance is zero for good; momentum never dies away."""
+    if uses_momentum(cell, n):
+        return n
+    return max(needed(edit, cell, n)[1] for edit in cell.edits)
+
+
 def image_owner(cell: Cell, n: int) -> Cell:
     """The cell whose image this one has: its reference if no setting changes anything, else itself."""
     return cell if departs(cell, n) < n else cell.reference()
 
 
-def departing(trunk: Trunk, n: int) -> tuple[Cell, ...]:
-    """The cells of a trunk that become images of their own."""
-    return tuple(cell for cell in trunk.edited if departs(cell, n) < n)
+def branches(trunk: Trunk, n: int) -> tuple[Branch, ...]:
+    """The rows that fork from a trunk, in order of its cells and sources."""
+    made = [Branch(cell, departs(cell, n), n, cell.key) for cell in trunk.cells if not cell.is_reference]
+    lent = [Branch(s.cell, departs(s.cell, n), quiets(s.cell, n), s.pays) for s in trunk.sources]
+    return tuple(branch for branch in (*made, *lent) if branch.leaves < n)
 
 
 def base_texts(cell: Cell) -> tuple[str, ...]:
@@ -101,50 +134,49 @@ def base_texts(cell: Cell) -> tuple[str, ...]:
 
 
 def concept_texts(cell: Cell, step: int, n: int) -> tuple[str, ...]:
-    """The concepts whose estimates the cell needs at one step."""
+    """The concepts whose estimates the cell's guidance needs at one step, on its source's row."""
     return tuple(edit.concept for edit in cell.edits if (span := needed(edit, cell, n))[0] <= step < span[1])
 
 
 def count_evaluations(trunk: Trunk, n: int) -> dict[str, int]:
-    """UNet evaluations to make a trunk's cells, by the key of the cell they are booked on.
+    """UNet evaluations of a trunk and its branches, by the key of the cell they are booked on.
 
     A branch's own evaluations are its cell's. The shared ones are booked on the reference if it is made, else
-    on the first cell that departs, so that the sum is what is executed.
+    on the first cell that departs, so that the sum is what is executed. What runs only to be replayed is
+    booked on a cell that replays it, perhaps of another trunk.
     """
-    bookings = {cell.key: 0 for cell in trunk.cells}
-    departures = {cell: departs(cell, n) for cell in trunk.edited}
+    bookings = Counter({cell.key: 0 for cell in trunk.cells})
+    forks = branches(trunk, n)
     base = set(base_texts(trunk.reference))
-    for cell, leaves in departures.items():
-        if leaves < n:
-            own = _concept_spans([cell], n, {cell: (leaves, n)}, base)
-            bookings[cell.key] = len(base) * (n - leaves) + own
-    shared_until = n if runs_to_the_end(trunk, n) else max(departures.values())
-    riding = {cell: (0, leaves) for cell, leaves in departures.items()}
-    shared = len(base) * shared_until + _concept_spans(riding, n, riding, base)
-    bookings[pays_for_trunk(trunk, n)] += shared
-    return bookings
+    for branch in forks:
+        own = _concept_spans([(branch.cell, (branch.leaves, branch.ends))], n, base)
+        bookings[branch.pays] += len(base) * (branch.ends - branch.leaves) + own
+    riding = [(branch.cell, (0, branch.leaves)) for branch in forks]
+    bookings[pays_for_trunk(trunk, n)] += len(base) * ends(trunk, n) + _concept_spans(riding, n, base)
+    return dict(bookings)
 
 
-def runs_to_the_end(trunk: Trunk, n: int) -> bool:
-    """Whether the reference image itself is needed: asked for, or equal to a cell that is."""
-    return any(cell.is_reference or departs(cell, n) == n for cell in trunk.cells)
+def ends(trunk: Trunk, n: int) -> int:
+    """The step at which a trunk is no longer needed.
+
+    The last, if its reference's image is: asked for, or equal to a cell that is. Else the last departure.
+    """
+    if any(cell.is_reference or departs(cell, n) == n for cell in trunk.cells):
+        return n
+    return max(branch.leaves for branch in branches(trunk, n))
 
 
 def pays_for_trunk(trunk: Trunk, n: int) -> str:
     """The key of the cell that a trunk's shared evaluations are booked on.
 
-    The reference if it is made, else the first cell with an image of its own, else (every cell equals a
-    reference that is not asked for) the first.
+    The reference if it is made, else the first branch's, else (every cell equals a reference that is not
+    asked for) the first.
     """
     for cell in trunk.cells:
         if cell.is_reference:
             return cell.key
-    return next((cell.key for cell in departing(trunk, n)), trunk.cells[0].key)
-
-
-def rows(trunk: Trunk, n: int) -> int:
-    """The most latents a trunk holds at once: its own and one for each branch."""
-    return 1 + len(departing(trunk, n))
+    first = next(iter(branches(trunk, n)), None)
+    return trunk.cells[0].key if first is None else first.pays
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,27 +198,48 @@ class Wave:
 
     def count_evaluations(self) -> dict[str, int]:
         """UNet evaluations by the key of the cell they are booked on (:func:`count_evaluations`)."""
-        return {
-            key: count for trunk in self.trunks for key, count in count_evaluations(trunk, self.n).items()
-        }
+        total: Counter[str] = Counter()
+        for trunk in self.trunks:
+            total.update(count_evaluations(trunk, self.n))
+        return dict(total)
+
+
+def wave_of(cells: Sequence[Cell], n: int) -> Wave:
+    """The wave that makes exactly these cells, which one scheduler can step, and runs what they replay."""
+    groups: dict[Cell, tuple[list[Cell], dict[Cell, str]]] = {}
+    for cell in cells:
+        groups.setdefault(cell.reference(), ([], {}))[0].append(cell)
+    made = set(cells)
+    for cell in cells:
+        source = cell.source()
+        if source not in made and departs(cell, n) < n:
+            groups.setdefault(source.reference(), ([], {}))[1].setdefault(source, cell.key)
+    return Wave(
+        tuple(
+            Trunk(reference, tuple(own), tuple(Source(cell, pays) for cell, pays in sources.items()))
+            for reference, (own, sources) in groups.items()
+        ),
+        n,
+    )
 
 
 def form_waves(cells: Iterable[Cell], limit: int, timesteps: Callable[[Cell], int]) -> tuple[Wave, ...]:
     """Cells to be made as waves of at most ``limit`` rows, in order of first appearance.
 
     Args:
-        cells: distinct, in any order; their references only where they are to be made too.
-        limit: rows of latents in a wave. A trunk with more branches is split, and its shared steps are then
-            run, and counted, once a piece.
+        cells: distinct, in any order; their references and sources only where they are to be made too.
+        limit: rows of latents in a wave. What shares steps and needs more rows is split, and the shared steps
+            are then run, and counted, once a piece. A single cell is never split, and takes up to four: its
+            own trunk and branch, and those of its source.
         timesteps: ``len(scheduler.timesteps)`` for a cell.
     """
-    families: dict[tuple[object, ...], list[Trunk]] = {}
-    for trunk in grow_trunks(cells):
-        families.setdefault(_lock_step(trunk.reference), []).append(trunk)
+    families: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        families.setdefault(_lock_step(cell), []).append(cell)
     waves: list[Wave] = []
-    for trunks in families.values():
-        n = timesteps(trunks[0].reference)
-        waves += [Wave(packed, n) for packed in _pack(trunks, limit, n)]
+    for family in families.values():
+        n = timesteps(family[0])
+        waves += [wave_of(packed, n) for packed in _pack(family, limit, n)]
     return tuple(waves)
 
 
@@ -204,42 +257,71 @@ def _lock_step(cell: Cell) -> tuple[object, ...]:
     )
 
 
-def _pack(trunks: Sequence[Trunk], limit: int, n: int) -> Iterator[tuple[Trunk, ...]]:
-    packed: list[Trunk] = []
-    filled = 0
-    for piece in (piece for trunk in trunks for piece in _split(trunk, limit, n)):
-        if packed and filled + rows(piece, n) > limit:
-            yield tuple(packed)
-            packed, filled = [], 0
-        packed.append(piece)
-        filled += rows(piece, n)
+def _pack(cells: Sequence[Cell], limit: int, n: int) -> Iterator[list[Cell]]:
+    packed: list[Cell] = []
+    rows: set[Cell] = set()
+    for together in _together(cells, limit, n):
+        more = _rows(together, n)
+        if packed and len(rows | more) > limit:
+            yield packed
+            packed, rows = [], set()
+        packed += together
+        rows |= more
     if packed:
-        yield tuple(packed)
+        yield packed
 
 
-def _split(trunk: Trunk, limit: int, n: int) -> Iterator[Trunk]:
-    """A trunk as pieces of at most ``limit`` rows.
-
-    The cells that take no row, the reference and its equals, stay together: every piece that holds one of
-    them runs to the end, the others only until their cells depart.
-    """
-    if rows(trunk, n) <= limit:
-        yield trunk
-        return
-    branches = departing(trunk, n)
-    on_the_trunk = tuple(cell for cell in trunk.cells if departs(cell, n) == n)
-    step = max(1, limit - 1)
-    for start in range(0, len(branches), step):
-        more = branches[start : start + step]
-        yield Trunk(trunk.reference, more if start else on_the_trunk + more)
+def _rows(cells: Iterable[Cell], n: int) -> set[Cell]:
+    """The rows of latents that making these cells takes, each by the cell whose image it becomes."""
+    rows: set[Cell] = set()
+    for cell in cells:
+        rows.add(cell.reference())
+        if departs(cell, n) < n:
+            rows |= {cell, cell.source(), cell.source().reference()}
+    return rows
 
 
-def _concept_spans(cells: Iterable[Cell], n: int, windows: dict[Cell, Interval], base: set[str]) -> int:
+def _together(cells: Sequence[Cell], limit: int, n: int) -> Iterator[list[Cell]]:
+    """What should be in one wave: all that shares steps; if that is too much, a source and its replays."""
+    for linked in _linked(cells):
+        if len(_rows(linked, n)) <= limit:
+            yield linked
+            continue
+        bundles: dict[Cell, list[Cell]] = {}
+        for cell in linked:
+            # What ends on the trunk itself stays together: every piece that holds one runs the whole of it.
+            bundles.setdefault(cell.source() if departs(cell, n) < n else cell.reference(), []).append(cell)
+        for bundle in bundles.values():
+            if len(_rows(bundle, n)) <= limit:
+                yield bundle
+            else:
+                yield from ([cell] for cell in bundle)
+
+
+def _linked(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells of one trunk, and of trunks between which guidance is replayed, in order of first appearance."""
+    parents: dict[Cell, Cell] = {}
+
+    def root(trunk: Cell) -> Cell:
+        while (parent := parents.setdefault(trunk, trunk)) is not trunk:
+            parents[trunk] = trunk = parents[parent]
+        return trunk
+
+    references = [(cell, cell.reference()) for cell in cells]
+    for cell, reference in references:
+        if cell.replay is not None:
+            parents[root(cell.source().reference())] = root(reference)
+    groups: dict[Cell, list[Cell]] = {}
+    for cell, reference in references:
+        groups.setdefault(root(reference), []).append(cell)
+    return list(groups.values())
+
+
+def _concept_spans(windows: Iterable[tuple[Cell, Interval]], n: int, base: set[str]) -> int:
     """Evaluations of concepts within each cell's window, every text once a step, base texts excepted."""
     spans: dict[str, list[Interval]] = {}
-    for cell in cells:
-        low, high = windows[cell]
-        for edit in cell.edits:
+    for cell, (low, high) in windows:
+        for edit in cell.edits if cell.replay is None else ():
             start, stop = needed(edit, cell, n)
             if edit.concept not in base and max(start, low) < min(stop, high):
                 spans.setdefault(edit.concept, []).append((max(start, low), min(stop, high)))

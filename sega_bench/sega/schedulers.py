@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
@@ -93,17 +93,19 @@ def count_timesteps(name: str, config: str, num_inference_steps: int) -> int:
     return len(make(name, config, num_inference_steps).timesteps)
 
 
-def step_arguments(scheduler: Any, eta: float, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+def step_arguments(
+    scheduler: Any, eta: float, generator: list[torch.Generator] | torch.Generator | None
+) -> dict[str, Any]:
     """The optional arguments of ``scheduler.step`` that this class takes.
 
-    The generators are one per row, so that every row draws its own noise, as if it ran alone.
+    A list has a generator for each row, so that every row draws its own noise, as if it ran alone.
     """
     parameters = inspect.signature(scheduler.step).parameters
     arguments: dict[str, Any] = {}
     if "eta" in parameters:
         arguments["eta"] = eta
     if "generator" in parameters:
-        arguments["generator"] = list(generators)
+        arguments["generator"] = generator
     return arguments
 
 

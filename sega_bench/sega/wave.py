@@ -3,15 +3,16 @@
 At every step the estimates that the rows need are listed, each once, cut into micro-batches of one fixed
 size, evaluated, scattered back and combined with each cell's own settings. A cell rides on its trunk, where
 only its momentum is its own, until it departs; then its row is forked: latents, scheduler state, generator.
+A row that replays another prompt's edit takes the guidance that is computed on its source's row.
 
-Shapes: R rows of latents, M edited cells, K concept slots, E estimates of a step, T texts, B a micro-batch.
+Shapes: R rows of latents, M edits, K concept slots, E estimates of a step, T texts, B a micro-batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +22,8 @@ from torch import Tensor
 from sega_bench.cell import Cell
 from sega_bench.sega import schedulers
 from sega_bench.sega.guidance import Settings, semantic_guidance
-from sega_bench.sega.schedule import (
-    Wave,
-    base_texts,
-    concept_texts,
-    departing,
-    departs,
-    form_waves,
-    image_owner,
-    pays_for_trunk,
-    runs_to_the_end,
-    uses_momentum,
-)
+from sega_bench.sega.rows import Noise, Row, Rows, trunk_rows
+from sega_bench.sega.schedule import Wave, base_texts, concept_texts, form_waves, image_owner, uses_momentum
 
 Conditioning = Mapping[str, Tensor]
 """What the UNet reads of one text (no batch dimension) or of a batch, by diffusers' keyword names."""
@@ -123,114 +114,84 @@ def run_wave(
     on_evaluations: Callable[[int], None] = lambda count: None,
 ) -> list[Outcome]:
     """Make the images of one wave, in the order of ``wave.cells``."""
-    rows = _Rows.start(denoiser, wave)
-    edits = _Edits.start(denoiser, wave, rows)
-    texts = _Texts.encode(denoiser, wave)
-    evaluations = dict.fromkeys((cell.key for cell in wave.cells), 0)
-    for step, timestep in enumerate(rows.scheduler.timesteps):
-        rows.fork(step, edits)
-        wanted = _list_estimates(rows.rows, edits, step, wave.n)
-        inputs_RCHW = rows.scheduler.scale_model_input(rows.latents_RCHW, timestep)
-        eps_ECHW = _evaluate(denoiser, inputs_RCHW, timestep, wanted, texts, batching, on_evaluations)
-        rows.advance(timestep, _combine(eps_ECHW, wanted, rows.rows, edits, step))
-        for row, _ in wanted:
-            evaluations[rows.rows[row].pays] += 1
-    images = _decode(denoiser, rows, batching)
+    latents, evaluations = denoise(denoiser, wave, batching, on_evaluations)
+    images = _decode(denoiser, latents, batching)
     return [_outcome(cell, images, evaluations, wave.n) for cell in wave.cells]
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One latent of a wave: a trunk, or the branch of one cell.
+class Step:
+    """One step of a wave, done.
 
     Args:
-        cell: whose image this row becomes, the reference for a trunk.
-        riders: positions among the edited cells whose guidance is computed on this row.
-        pays: key of the cell that the row's evaluations are booked on.
-        is_kept: whether the row is needed after its riders have departed.
+        index: into ``scheduler.timesteps``.
+        timestep: its entry there.
+        latents_RCHW: after the step.
+        sem_guidance_RCHW: what SEGA added to each row's classifier-free guidance.
     """
 
-    cell: Cell
-    riders: tuple[int, ...]
-    pays: str
-    is_kept: bool
-
-
-@dataclass
-class _Rows:
-    """The latents of a wave, and all that must be rearranged with them."""
-
-    rows: list[_Row]
+    index: int
+    timestep: Tensor
     latents_RCHW: Tensor
-    generators: list[torch.Generator]
-    scheduler: Any
-    eta: float
-
-    @classmethod
-    def start(cls, denoiser: Denoiser, wave: Wave) -> _Rows:
-        """One row for each trunk, its noise drawn on the CPU from its own seed."""
-        first = wave.trunks[0].reference
-        scheduler = schedulers.make(first.scheduler, first.scheduler_config, first.num_inference_steps)
-        generators = [torch.Generator().manual_seed(trunk.reference.seed) for trunk in wave.trunks]
-        shape = (1, *denoiser.latent_shape(first.height, first.width))
-        noise = [torch.randn(shape, generator=g, dtype=denoiser.latent_dtype) for g in generators]
-        return cls(
-            rows=_trunk_rows(wave),
-            latents_RCHW=torch.cat(noise).to(denoiser.device) * scheduler.init_noise_sigma,
-            generators=generators,
-            scheduler=scheduler,
-            eta=first.eta,
-        )
-
-    def fork(self, step: int, edits: _Edits) -> None:
-        """Give the cells that depart at this step their own rows; drop trunks that none needs any more."""
-        kept: list[tuple[int, _Row]] = []
-        branches: list[tuple[int, _Row]] = []
-        for position, row in enumerate(self.rows):
-            leaving = [m for m in row.riders if edits.departures[m] == step]
-            branches += [(position, _branch(m, edits.cells[m])) for m in leaving]
-            staying = tuple(m for m in row.riders if m not in leaving)
-            if row.is_kept or staying:
-                kept.append((position, replace(row, riders=staying) if leaving else row))
-        if not branches:
-            return
-        sources = [position for position, _ in kept + branches]
-        index = torch.tensor(sources, device=self.latents_RCHW.device)
-        schedulers.gather(self.scheduler, index, self.latents_RCHW)
-        self.latents_RCHW = self.latents_RCHW[index]
-        self.generators = [self.generators[position].clone_state() for position in sources]
-        self.rows = [row for _, row in kept + branches]
-
-    def advance(self, timestep: Tensor, eps_RCHW: Tensor) -> None:
-        """One scheduler step of all rows, every row with its own noise."""
-        arguments = schedulers.step_arguments(self.scheduler, self.eta, self.generators)
-        self.latents_RCHW = self.scheduler.step(
-            eps_RCHW, timestep, self.latents_RCHW, return_dict=False, **arguments
-        )[0]
+    sem_guidance_RCHW: Tensor
 
 
-def _trunk_rows(wave: Wave) -> list[_Row]:
-    """Trunk rows with their riders: positions in the order of :attr:`_Edits.cells`."""
-    rows, position = [], 0
-    for trunk in wave.trunks:
-        count = len(departing(trunk, wave.n))
-        riders = tuple(range(position, position + count))
-        keep = runs_to_the_end(trunk, wave.n)
-        rows.append(_Row(trunk.reference, riders, pays_for_trunk(trunk, wave.n), keep))
-        position += count
-    return rows
+@torch.inference_mode()
+def denoise(
+    denoiser: Denoiser,
+    wave: Wave,
+    batching: Batching,
+    on_evaluations: Callable[[int], None] = lambda count: None,
+    *,
+    noise: Noise | None = None,
+    sem_guidance: Sequence[Tensor] | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> tuple[dict[Cell, Tensor], dict[str, int]]:
+    """Take all steps of one wave.
 
+    Args:
+        denoiser: the model.
+        wave: what to make.
+        batching: sizes of the batches.
+        on_evaluations: called with the number of UNet evaluations just made.
+        noise: what the trunks start from; None is each cell's own seed.
+        sem_guidance: for each step, RCHW, guidance to add to every row; for waves whose rows do not fork.
+        on_step: called after every step.
 
-def _branch(position: int, cell: Cell) -> _Row:
-    return _Row(cell, (position,), cell.key, is_kept=True)
+    Returns:
+        The final latents, CHW, of each cell that has an image of its own; and the number of UNet evaluations
+        by the key of the cell they are booked on.
+    """
+    rows, edited = trunk_rows(wave)
+    first = rows[0].cell
+    shape_CHW = denoiser.latent_shape(first.height, first.width)
+    noise = noise or Noise.of_seeds([row.cell for row in rows], shape_CHW, denoiser.latent_dtype)
+    state = Rows.start(rows, noise, denoiser.device)
+    edits = _Edits.start(edited, wave.n, state.latents_RCHW)
+    texts = _Texts.encode(denoiser, wave)
+    evaluations = dict.fromkeys((cell.key for cell in wave.cells), 0)
+    for step, timestep in enumerate(state.scheduler.timesteps):
+        state.fork(step)
+        wanted = _list_estimates(state.rows, edits, step, wave.n)
+        inputs_RCHW = state.scheduler.scale_model_input(state.latents_RCHW, timestep)
+        eps_ECHW = _evaluate(denoiser, inputs_RCHW, timestep, wanted, texts, batching, on_evaluations)
+        eps_RCHW, added_RCHW = _combine(eps_ECHW, wanted, state.rows, edits, step)
+        if sem_guidance is not None:
+            eps_RCHW = eps_RCHW + sem_guidance[step].to(eps_RCHW)
+        state.advance(timestep, eps_RCHW)
+        for row, _ in wanted:
+            evaluations[state.rows[row].pays] += 1
+        on_step(Step(step, timestep, state.latents_RCHW, added_RCHW))
+    owners = {image_owner(cell, wave.n) for cell in wave.cells}
+    final = zip(state.rows, state.latents_RCHW, strict=True)
+    return {row.cell: latents for row, latents in final if row.cell in owners}, evaluations
 
 
 @dataclass
 class _Edits:
-    """The M cells of a wave that SEGA changes: their settings and momentum."""
+    """The M cells of a wave whose semantic guidance is computed: their settings and momentum."""
 
     cells: tuple[Cell, ...]
-    departures: tuple[int, ...]
     has_momentum: tuple[bool, ...]
     settings: Settings
     nu_MCHW: Tensor
@@ -241,14 +202,12 @@ class _Edits:
         return self.settings.scale_MK.shape[1]
 
     @classmethod
-    def start(cls, denoiser: Denoiser, wave: Wave, rows: _Rows) -> _Edits:
-        cells = tuple(cell for trunk in wave.trunks for cell in departing(trunk, wave.n))
+    def start(cls, cells: tuple[Cell, ...], n: int, latents_RCHW: Tensor) -> _Edits:
         return cls(
             cells=cells,
-            departures=tuple(departs(cell, wave.n) for cell in cells),
-            has_momentum=tuple(uses_momentum(cell, wave.n) for cell in cells),
-            settings=Settings.of(cells, wave.n, denoiser.latent_dtype, denoiser.device),
-            nu_MCHW=torch.zeros_like(rows.latents_RCHW[:1]).repeat(len(cells), 1, 1, 1),
+            has_momentum=tuple(uses_momentum(cell, n) for cell in cells),
+            settings=Settings.of(cells, n, latents_RCHW.dtype, latents_RCHW.device),
+            nu_MCHW=torch.zeros_like(latents_RCHW[:1]).repeat(len(cells), 1, 1, 1),
         )
 
 
@@ -271,12 +230,12 @@ Estimates = dict[tuple[int, str], int]
 """The estimates of one step: (row, text) -> position among them."""
 
 
-def _list_estimates(rows: Sequence[_Row], edits: _Edits, step: int, n: int) -> Estimates:
+def _list_estimates(rows: Sequence[Row], edits: _Edits, step: int, n: int) -> Estimates:
     """What the rows need at this step, each once: cells that ride on one trunk share a concept's estimate."""
     wanted: Estimates = {}
     for position, row in enumerate(rows):
         texts = [*base_texts(row.cell)]
-        for m in row.riders:
+        for m in row.computes:
             texts += concept_texts(edits.cells[m], step, n)
         for text in texts:
             wanted.setdefault((position, text), len(wanted))
@@ -324,38 +283,48 @@ def _half(size: int, error: torch.OutOfMemoryError) -> int:
     return size // 2
 
 
-def _combine(eps_ECHW: Tensor, wanted: Estimates, rows: Sequence[_Row], edits: _Edits, step: int) -> Tensor:
-    """Classifier-free and semantic guidance of all rows, RCHW; the momenta of ``edits`` move on."""
+def _combine(
+    eps_ECHW: Tensor, wanted: Estimates, rows: Sequence[Row], edits: _Edits, step: int
+) -> tuple[Tensor, Tensor]:
+    """Each row's guided estimate and what SEGA added to it, RCHW; the momenta of ``edits`` move on."""
     device, dtype = eps_ECHW.device, eps_ECHW.dtype
     base = [base_texts(row.cell) for row in rows]
     eps_u_RCHW = eps_ECHW[torch.tensor([wanted[r, texts[0]] for r, texts in enumerate(base)], device=device)]
     eps_t_RCHW = eps_ECHW[torch.tensor([wanted[r, texts[-1]] for r, texts in enumerate(base)], device=device)]
     scale_R = torch.tensor([row.cell.guidance_scale for row in rows], dtype=dtype, device=device)
     guidance_RCHW = scale_R[:, None, None, None] * (eps_t_RCHW - eps_u_RCHW)
+    added_RCHW = _semantic_guidance(eps_ECHW, eps_u_RCHW, wanted, rows, edits, step)
+    return eps_u_RCHW + (guidance_RCHW + added_RCHW), added_RCHW
 
+
+def _semantic_guidance(
+    eps_ECHW: Tensor, eps_u_RCHW: Tensor, wanted: Estimates, rows: Sequence[Row], edits: _Edits, step: int
+) -> Tensor:
+    """Each edit's guidance, computed on one row, added to the rows that follow it; zero for all others."""
+    device = eps_ECHW.device
+    added_RCHW = torch.zeros_like(eps_u_RCHW)
+    followed = {row.edit for row in rows}
     active = [
-        (m, r)
-        for r, row in enumerate(rows)
-        for m in row.riders
-        if edits.has_momentum[m] or edits.departures[m] <= step
+        (m, r) for r, row in enumerate(rows) for m in row.computes if edits.has_momentum[m] or m in followed
     ]
-    if active:
-        index_A = torch.tensor([m for m, _ in active], device=device)
-        row_A = torch.tensor([r for _, r in active], device=device)
-        # A concept that is not needed at this step has no estimate: any other stands in, and is ignored.
-        slots = [_slots(edits.cells[m], r, wanted, edits.slots) for m, r in active]
-        edit_ACHW, nu_ACHW = semantic_guidance(
-            eps_u_RCHW[row_A],
-            eps_ECHW[torch.tensor(slots, device=device)],
-            edits.nu_MCHW[index_A],
-            edits.settings.take(index_A),
-            step,
-        )
-        edits.nu_MCHW[index_A] = nu_ACHW
-        if departed := [a for a, (m, _) in enumerate(active) if edits.departures[m] <= step]:
-            departed_A = torch.tensor(departed, device=device)
-            guidance_RCHW[row_A[departed_A]] += edit_ACHW[departed_A]
-    return eps_u_RCHW + guidance_RCHW
+    if not active:
+        return added_RCHW
+    index_A = torch.tensor([m for m, _ in active], device=device)
+    # A concept that is not needed at this step has no estimate: any other stands in, and is ignored.
+    slots = [_slots(edits.cells[m], r, wanted, edits.slots) for m, r in active]
+    edit_ACHW, nu_ACHW = semantic_guidance(
+        eps_u_RCHW[torch.tensor([r for _, r in active], device=device)],
+        eps_ECHW[torch.tensor(slots, device=device)],
+        edits.nu_MCHW[index_A],
+        edits.settings.take(index_A),
+        step,
+    )
+    edits.nu_MCHW[index_A] = nu_ACHW
+    place = {m: a for a, (m, _) in enumerate(active)}
+    if following := [(r, place[row.edit]) for r, row in enumerate(rows) if row.edit in place]:
+        row_F, edit_F = torch.tensor(following, device=device).unbind(1)
+        added_RCHW[row_F] = edit_ACHW[edit_F]
+    return added_RCHW
 
 
 def _slots(cell: Cell, row: int, wanted: Estimates, slots: int) -> list[int]:
@@ -364,24 +333,25 @@ def _slots(cell: Cell, row: int, wanted: Estimates, slots: int) -> list[int]:
 
 
 def _decode(
-    denoiser: Denoiser, rows: _Rows, batching: Batching
+    denoiser: Denoiser, latents: Mapping[Cell, Tensor], batching: Batching
 ) -> dict[Cell, tuple[npt.NDArray[np.uint8] | None, str | None]]:
-    """The image of every row, or why it has none, by its cell; the last batch is filled with repeats.
+    """The image of every cell's latents, or why it has none; the last batch is filled with repeats.
 
     When the device is out of memory the size is halved, for the rest and for all that comes.
     """
-    finite_R = rows.latents_RCHW.isfinite().flatten(1).all(dim=1).tolist()
+    latents_NCHW = torch.stack(list(latents.values()))
+    finite_N = latents_NCHW.isfinite().flatten(1).all(dim=1).tolist()
     images: list[npt.NDArray[np.uint8]] = []
-    while len(images) < len(rows.rows):
-        chunk = torch.arange(len(images), len(images) + batching.decode, device=rows.latents_RCHW.device)
-        latents_BCHW = rows.latents_RCHW[chunk.clamp_(max=len(rows.rows) - 1)]
+    while len(images) < len(latents):
+        chunk = torch.arange(len(images), len(images) + batching.decode, device=latents_NCHW.device)
+        latents_BCHW = latents_NCHW[chunk.clamp_(max=len(latents) - 1)]
         try:
             images += list(denoiser.decode(latents_BCHW).cpu().numpy())
         except torch.OutOfMemoryError as error:
             batching.decode = _half(batching.decode, error)
     return {
-        row.cell: (image, None) if is_finite else (None, "the latents became NaN or infinite")
-        for row, image, is_finite in zip(rows.rows, images, finite_R, strict=False)
+        cell: (image, None) if is_finite else (None, "the latents became NaN or infinite")
+        for cell, image, is_finite in zip(latents, images, finite_N, strict=False)
     }
 
 

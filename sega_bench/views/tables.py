@@ -40,7 +40,7 @@ _DTYPES = {"is_reference": "bool", "reverse_editing_direction": "boolean"}
 _DTYPES |= dict.fromkeys(["seed", "num_inference_steps", "height", "width", "unet_evals"], "Int64")
 _DTYPES |= dict.fromkeys(["edit_warmup_steps", "edit_cooldown_steps"], "Int64")
 _DTYPES |= dict.fromkeys(["key", "reference_key", "model", "prompt", "negative_prompt", "scheduler"], "str")
-_DTYPES |= dict.fromkeys([*OUTCOME_COLUMNS, "worker", "device", "dtype", "versions"], "str")
+_DTYPES |= dict.fromkeys(["replay", *OUTCOME_COLUMNS, "worker", "device", "dtype", "versions"], "str")
 """Every other column is float64."""
 
 

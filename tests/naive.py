@@ -1,0 +1,69 @@
+"""SEGA once more, as one writes it down: one cell, alone, from its first step to its last, sharing nothing.
+
+What the engine does with trunks, forks and batches must come to this, for every scheduler there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sega_bench.cell import Cell
+from sega_bench.sega import schedulers
+from sega_bench.sega.wave import Denoiser
+
+
+def latents(denoiser: Denoiser, cell: Cell) -> Tensor:
+    """The cell's final latents, CHW."""
+    if cell.replay is None:
+        return _sample(denoiser, cell)[0]
+    _, guidance = _sample(denoiser, cell.source())
+    return _sample(denoiser, cell.reference(), guidance)[0]
+
+
+def _sample(denoiser: Denoiser, cell: Cell, given: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor]]:
+    """Final latents, and the semantic guidance of every step; ``given`` is guidance to apply instead."""
+    scheduler = schedulers.make(cell.scheduler, cell.scheduler_config, cell.num_inference_steps)
+    generator = torch.Generator().manual_seed(cell.seed)
+    shape = (1, *denoiser.latent_shape(cell.height, cell.width))
+    x = torch.randn(shape, generator=generator, dtype=denoiser.latent_dtype) * scheduler.init_noise_sigma
+    nu, applied = torch.zeros_like(x), []
+    for i, t in enumerate(scheduler.timesteps):
+        x_scaled = scheduler.scale_model_input(x, t)
+
+        def predict(text: str, x_scaled: Tensor = x_scaled, t: Tensor = t) -> Tensor:
+            conditioning = {name: value[None] for name, value in denoiser.encode(text).items()}
+            return denoiser.predict(x_scaled, t, conditioning)
+
+        eps_u, eps_t = predict(cell.negative_prompt), predict(cell.prompt)
+        added, nu = _edit(cell, i, eps_u, [predict(edit.concept) for edit in cell.edits], nu)
+        applied.append(given[i] if given else added)
+        eps = eps_u + cell.guidance_scale * (eps_t - eps_u) + applied[-1]
+        arguments = schedulers.step_arguments(scheduler, cell.eta, [generator])
+        x = scheduler.step(eps, t, x, return_dict=False, **arguments)[0]
+    return x[0], applied
+
+
+def _edit(cell: Cell, i: int, eps_u: Tensor, eps_c: Sequence[Tensor], nu: Tensor) -> tuple[Tensor, Tensor]:
+    """Equations 5 to 9 at step i: what is added, and the new momentum."""
+    edits, weights, warm = [], [], []
+    for edit, eps in zip(cell.edits, eps_c, strict=True):
+        sign = -1 if edit.reverse_editing_direction else 1
+        direction = sign * edit.edit_guidance_scale * (eps - eps_u)
+        is_live = edit.edit_cooldown_steps is None or i < edit.edit_cooldown_steps
+        q = torch.quantile(direction.abs().flatten(2).float(), edit.edit_threshold, dim=2)[..., None, None]
+        keep = direction.abs() >= q.to(direction.dtype)
+        edits.append(torch.where(keep, direction, 0.0) * is_live)
+        weights.append(edit.edit_weights * is_live)
+        warm.append(i >= edit.edit_warmup_steps)
+    zero = torch.zeros_like(eps_u)
+    added, total = zero, sum(w for w, is_warm in zip(weights, warm, strict=True) if is_warm)
+    if total:
+        added = sum(
+            (w / total * e for w, e, is_warm in zip(weights, edits, warm, strict=True) if is_warm), zero
+        )
+    v = sum((w * e for w, e in zip(weights, edits, strict=True)), zero) + cell.edit_momentum_scale * nu
+    nu = cell.edit_mom_beta * nu + (1 - cell.edit_mom_beta) * v
+    return (v if warm and all(warm) else added), nu
