@@ -11,20 +11,20 @@ CONCEPTS = ("glasses", "smile", "beard", "curls")
 
 # Thresholds k/(n-1) are a step's edge, where rounding decides; exactly 0 and 1 are not.
 thresholds = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.05, 0.95).map(lambda q: round(q, 3) + 0.0003))
-scales = st.one_of(st.just(0.0), st.floats(0.5, 9).map(lambda s: round(s, 2)))
-steps = st.integers(0, STEPS + 1)
+scales = st.integers(0, 90).map(lambda tenths: 0.0 if tenths < 9 else tenths / 10)
+weights = st.integers(0, 30).map(lambda tenths: 0.0 if tenths < 3 else tenths / 10)
 
 
-def edits(concepts: tuple[str, ...] = CONCEPTS, most: int = 4) -> st.SearchStrategy[tuple[Edit, ...]]:
-    """One to ``most`` edits."""
+def edits(n: int = STEPS, most: int = 4) -> st.SearchStrategy[tuple[Edit, ...]]:
+    """One to ``most`` edits for ``n`` steps."""
     edit = st.builds(
         Edit,
-        concept=st.sampled_from(concepts),
+        concept=st.sampled_from(CONCEPTS),
         edit_guidance_scale=scales,
         edit_threshold=thresholds,
-        edit_warmup_steps=st.integers(0, STEPS),
-        edit_cooldown_steps=st.one_of(st.none(), steps),
-        edit_weights=st.one_of(st.just(0.0), st.just(1.0), st.floats(0.1, 3).map(lambda w: round(w, 2))),
+        edit_warmup_steps=st.integers(0, n),
+        edit_cooldown_steps=st.one_of(st.none(), st.integers(0, n + 1)),
+        edit_weights=weights,
         reverse_editing_direction=st.booleans(),
     )
     return st.lists(edit, min_size=1, max_size=most).map(tuple)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,15 +57,16 @@ def make_image(pipeline: Any, cell: Cell) -> npt.NDArray[np.uint8]:
     return np.asarray(_run(pipeline, cell, output_type="pil").images[0])
 
 
-def make_latents(pipeline: Any, cell: Cell) -> Tensor:
-    """The cell's final latents as diffusers makes them, 1CHW: what goes into the VAE, unscaled."""
-    latents: list[Tensor] = []
+def make_latents(pipeline: Any, cell: Cell, sem_guidance: Sequence[Tensor] | None = None) -> Tensor:
+    """The cell's final latents as diffusers makes them, 1CHW: what goes into the VAE, unscaled.
 
-    def keep(step: int, timestep: int, latents_1CHW: Tensor) -> None:
-        latents[:] = [latents_1CHW.clone()]
-
-    _run(pipeline, cell, output_type="np", callback=keep)
-    return latents[0]
+    Args:
+        pipeline: from :func:`make_pipeline`.
+        cell: not one that replays, which to diffusers is its source's run and then its reference's.
+        sem_guidance: guidance to add at each step; a run leaves its own as ``pipeline.sem_guidance``.
+    """
+    latents_1CHW: Tensor = _run(pipeline, cell, output_type="latent", sem_guidance=sem_guidance).images
+    return latents_1CHW
 
 
 def _run(pipeline: Any, cell: Cell, **extra: Any) -> Any:
