@@ -9,6 +9,7 @@ import hashlib
 import json
 import reprlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -168,6 +169,23 @@ class Cell:
         """Every text the model reads for this cell: negative prompt, prompt, concepts, replayed prompt."""
         replayed = () if self.replay is None else (self.replay,)
         return (self.negative_prompt, self.prompt, *(edit.concept for edit in self.edits), *replayed)
+
+
+def per_concept(value: Any, concepts: Sequence[str], name: str) -> list[Any]:
+    """A setting's value for each concept: a list has one for each, anything else is meant for all.
+
+    Raises:
+        ValueError: a list of another length; the message begins with ``name``.
+    """
+    if not isinstance(value, list):
+        return [value] * len(concepts)
+    if concepts and len(value) != len(concepts):
+        texts = ", ".join(repr(concept) for concept in concepts)
+        raise ValueError(
+            f"{name} gives {len(value)} values, but the cell has {len(concepts)} concepts ({texts}): "
+            "give one value for each concept, or a single one for all"
+        )
+    return value[: len(concepts)]
 
 
 def canonical_json(value: object) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, shown
+from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, per_concept, shown
 from sega_bench.config import Config, SamplingConfig, nearest
 from sega_bench.errors import UserError
 from sega_bench.prompts import Prompt, as_text, read_prompts, read_replays
@@ -318,15 +318,10 @@ class _Resolver:
         return [concept.own.get(name, value) for concept, value in zip(together, shared, strict=True)]
 
     def _spread(self, value: Any, together: ConceptSet, key: str) -> list[Any]:
-        if not isinstance(value, list):
-            return [value] * len(together)
-        if together and len(value) != len(together):
-            texts = ", ".join(repr(concept.text) for concept in together)
-            raise UserError(
-                f"{key} gives {len(value)} values, but the cell has {len(together)} concepts ({texts}): "
-                "give one value for each concept, or a single one for all"
-            )
-        return value[: len(together)]
+        try:
+            return per_concept(value, [concept.text for concept in together], key)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     def _check_steps(self, cell: Cell, point: Point) -> None:
         if cell.height % 8 or cell.width % 8 or min(cell.height, cell.width) < 16:

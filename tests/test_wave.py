@@ -15,7 +15,7 @@ from strategies import cells
 from sega_bench.cell import Cell, Edit
 from sega_bench.sega import schedulers
 from sega_bench.sega.schedule import form_waves, wave_of
-from sega_bench.sega.wave import Batching, Outcome, count_timesteps, denoise, generate
+from sega_bench.sega.wave import Batching, Conditioning, Outcome, count_timesteps, denoise, generate
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 ROUND_TO_FLOAT32 = (
@@ -104,6 +104,28 @@ def test_every_cell_draws_its_own_seeds_noise(scheduler: str) -> None:
     for one in wanted:
         assert image(made[one]) == image(make([one])[one])
     assert len({image(made[one]) for one in wanted}) == 4  # scale 0 is the reference
+
+
+@pytest.mark.parametrize("scheduler", [*STOCHASTIC, "KDPM2AncestralDiscreteScheduler", "DDIMScheduler"])
+def test_branches_draw_the_noise_of_their_trunk(scheduler: str) -> None:
+    """To a model that reads no text an edit is nothing: only other noise tells a branch from its trunk."""
+
+    class Illiterate(FakeDenoiser):
+        def encode(self, text: str) -> Conditioning:
+            return super().encode("")
+
+    def cell(seed: int, *edits: Edit, replay: str | None = None) -> Cell:
+        how = {"scheduler": scheduler, "eta": 1.0, "num_inference_steps": 8, "height": 32, "width": 32}
+        return Cell("p", seed, edits, replay=replay, **how)
+
+    edits = [Edit("c", 6, 0.5, warmup) for warmup in (0, 3, 7)] + [Edit("d", 2, 0.5, 3)]
+    forks = [cell(0), *(cell(0, edit) for edit in edits), cell(0, edits[1], replay="q")]
+    wanted = [cell(1), *forks, cell(1, Edit("c", 6, 0.5, 3))]
+    latents, _ = denoise(Illiterate(), wave_of(wanted, count_timesteps(wanted[0])), Batching(micro=4))
+    assert len(latents) == len(wanted) == 8
+    assert all(torch.equal(latents[fork], latents[cell(0)]) for fork in forks)
+    assert torch.equal(latents[wanted[0]], latents[wanted[-1]])
+    assert not torch.equal(latents[cell(0)], latents[cell(1)])
 
 
 def test_stochastic_ddim_too() -> None:

@@ -1,4 +1,4 @@
-"""The SEGA engine, usable on its own.
+"""The SEGA engine, usable on its own, and as a drop-in for diffusers' deprecated pipeline.
 
 >>> from sega_bench import Edit
 >>> from sega_bench.sega import ModelSettings, cell_of, describe, generate, load
@@ -14,14 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sega_bench.sega.models import Model, ModelSettings, StableDiffusion, cell_of, describe, load
+    from sega_bench.sega.pipeline import SemanticStableDiffusionPipeline
     from sega_bench.sega.wave import Batching, Denoiser, Outcome, generate
 
+_HOME = {
+    "Batching": "wave",
+    "Denoiser": "wave",
+    "Model": "models",
+    "ModelSettings": "models",
+    "Outcome": "wave",
+    "SemanticStableDiffusionPipeline": "pipeline",
+    "StableDiffusion": "models",
+    "cell_of": "models",
+    "describe": "models",
+    "generate": "wave",
+    "load": "models",
+}
 __all__ = [
     "Batching",
     "Denoiser",
     "Model",
     "ModelSettings",
     "Outcome",
+    "SemanticStableDiffusionPipeline",
     "StableDiffusion",
     "cell_of",
     "describe",
@@ -32,8 +47,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: the planner's arithmetic needs no torch."""
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module 'sega_bench.sega' has no attribute {name!r}")
-    from sega_bench.sega import models, wave
+    from importlib import import_module
 
-    return getattr(models if hasattr(models, name) else wave, name)
+    return getattr(import_module(f"sega_bench.sega.{_HOME[name]}"), name)
