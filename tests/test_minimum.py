@@ -5,7 +5,8 @@ the package's own schedule: an evaluation is a text at a step for some latents, 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import tiny_sd
@@ -26,17 +27,17 @@ def acts(edit: Edit, i: int) -> bool:
     return edit.edit_weights > 0 and edit.edit_guidance_scale != 0 and is_live
 
 
-def departure(cell: Cell, n: int) -> int:
-    """The first step at which the algorithm adds anything, followed by whether its terms are zero."""
-    nu = False
+def adding(cell: Cell, n: int) -> list[int]:
+    """The steps at which the algorithm adds anything, followed by whether its terms are zero."""
+    nu, steps = False, []
     for i in range(n):
         warm = [i >= edit.edit_warmup_steps for edit in cell.edits]
         v = any(acts(edit, i) for edit in cell.edits) or (cell.edit_momentum_scale != 0 and nu)
         some = any(is_warm and acts(edit, i) for is_warm, edit in zip(warm, cell.edits, strict=True))
         if v if warm and all(warm) else some:
-            return i
+            steps.append(i)
         nu = (cell.edit_mom_beta > 0 and nu) or (cell.edit_mom_beta < 1 and v)
-    return n
+    return steps
 
 
 def needed(edit: Edit, cell: Cell, i: int, n: int) -> bool:
@@ -50,14 +51,22 @@ def minimum(cells: Sequence[Cell]) -> int:
     evaluations: set[tuple[str, int, str]] = set()
     for cell in cells:
         n = count_timesteps(cell)
-        leaves = departure(cell, n)
-        for i in range(n):
-            latents = cell.reference().key if i < leaves else cell.key
-            texts = {cell.prompt} | ({cell.negative_prompt} if cell.guidance_scale > 1 else set())
-            if leaves < n:
-                texts |= {edit.concept for edit in cell.edits if needed(edit, cell, i, n)}
-            evaluations |= {(latents, i, text) for text in texts}
+        steps = adding(cell, n)
+        evaluations.update(run(cell, n, steps, range(n)))
+        if steps and cell.replay is not None:  # the edit of the other prompt, for as long as it adds anything
+            source = replace(cell, prompt=cell.replay, replay=None)
+            evaluations.update(run(source, n, steps, range(steps[-1] + 1)))
     return len(evaluations)
+
+
+def run(cell: Cell, n: int, steps: Sequence[int], needed_at: range) -> Iterator[tuple[str, int, str]]:
+    """Latents, step and text of each evaluation that one cell needs."""
+    for i in needed_at:
+        latents = cell.key if steps and i >= steps[0] else cell.reference().key
+        texts = {cell.prompt} | ({cell.negative_prompt} if cell.guidance_scale > 1 else set())
+        if steps and cell.replay is None:
+            texts |= {edit.concept for edit in cell.edits if needed(edit, cell, i, n)}
+        yield from ((latents, i, text) for text in texts)
 
 
 def executed(waves: Sequence[Wave]) -> int:
@@ -101,17 +110,19 @@ momenta = st.fixed_dictionaries(
 
 @st.composite
 def sweeps(draw: st.DrawFn) -> list[Cell]:
-    """What a sweep crosses: few prompts, seeds, samplings, concept sets, momenta; with references or not."""
+    """What a sweep crosses: few prompts, seeds, samplings, concept sets, momenta, replays; any references."""
     crossed = itertools.product(
         draw(st.lists(st.sampled_from(["a face", "a cat", "glasses"]), min_size=1, max_size=2, unique=True)),
         draw(st.lists(st.integers(0, 9), min_size=1, max_size=2, unique=True)),
         draw(st.lists(samplings, min_size=1, max_size=2)),
         draw(st.lists(st.lists(edits, max_size=3).map(tuple), min_size=1, max_size=4)),
         draw(st.lists(momenta, min_size=1, max_size=2)),
+        draw(st.lists(st.sampled_from([None, "a face", "a house"]), min_size=1, max_size=2, unique=True)),
     )
+    common = {"num_inference_steps": STEPS, "height": 32, "width": 32}
     cells = [
-        Cell(prompt, seed, together, num_inference_steps=STEPS, height=32, width=32, **sampling, **momentum)
-        for prompt, seed, sampling, together, momentum in crossed
+        Cell(prompt, seed, together, replay=replay if together else None, **common, **sampling, **momentum)
+        for prompt, seed, sampling, together, momentum, replay in crossed
     ]
     with_references = draw(st.booleans())
     asked = [one for cell in cells for one in ((cell.reference(), cell) if with_references else (cell,))]
