@@ -37,7 +37,7 @@ HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 
 @dataclass
 class ModelConfig:
-    """See :class:`sega_bench.sega.models.ModelSettings`."""
+    """See :class:`sega_bench.sega.checkpoints.settings.ModelSettings`."""
 
     name: str = "???"
     path: str = "???"

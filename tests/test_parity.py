@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tiny_sd
 import torch
+from latents import engine_latents
 
 from sega_bench.cell import Cell, Edit
 from sega_bench.sega import oracle
-from sega_bench.sega.wave import Batching, generate
+from sega_bench.sega.wave import generate
 
 A, B, C, D = "glasses", "smile", "beard", "curly hair"
 MOMENTUM = {"edit_momentum_scale": 0.3, "edit_mom_beta": 0.6}
@@ -60,27 +61,6 @@ SCHEDULERS = (
     "DDPM",
     "LCM",
 )
-
-
-class LatentDecoder:
-    """A loaded model that hands out its latents instead of pictures, through the engine's own way."""
-
-    def __init__(self, model: tiny_sd.StableDiffusion) -> None:
-        self.model, self.latents = model, []
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.model, name)
-
-    def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
-        self.latents.append(latents_BCHW.clone())
-        return torch.zeros(len(latents_BCHW), 1, 1, 3, dtype=torch.uint8)
-
-
-def engine_latents(model: tiny_sd.StableDiffusion, cell: Cell) -> torch.Tensor:
-    """The cell's latents, made beside its reference so that it forks."""
-    decoder = LatentDecoder(model)
-    list(generate(decoder, [cell.reference(), cell] if cell.edits else [cell], Batching(micro=4, decode=1)))
-    return decoder.latents[-1]
 
 
 def assert_parity(cell: Cell, prediction_type: str = "epsilon") -> None:

@@ -13,9 +13,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sega_bench.sega.models import Model, ModelSettings, StableDiffusion, cell_of, describe, load
+    from sega_bench.sega.checkpoints.finding import Model, describe
+    from sega_bench.sega.checkpoints.settings import ModelSettings
+    from sega_bench.sega.models import StableDiffusion, cell_of, load
     from sega_bench.sega.wave import Batching, Denoiser, Outcome, generate
 
+_HOME = {
+    "Batching": "wave",
+    "Denoiser": "wave",
+    "Model": "checkpoints.finding",
+    "ModelSettings": "checkpoints.settings",
+    "Outcome": "wave",
+    "StableDiffusion": "models",
+    "cell_of": "models",
+    "describe": "checkpoints.finding",
+    "generate": "wave",
+    "load": "models",
+}
 __all__ = [
     "Batching",
     "Denoiser",
@@ -32,8 +46,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: the planner's arithmetic needs no torch."""
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module 'sega_bench.sega' has no attribute {name!r}")
-    from sega_bench.sega import models, wave
+    from importlib import import_module
 
-    return getattr(models if hasattr(models, name) else wave, name)
+    return getattr(import_module(f"sega_bench.sega.{_HOME[name]}"), name)

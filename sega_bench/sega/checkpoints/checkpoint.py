@@ -1,0 +1,99 @@
+"""A checkpoint on this machine: its parts, how each is read, and whether all of it fits together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sega_bench.errors import UserError
+from sega_bench.sega.checkpoints.layout import Config, Layout
+from sega_bench.sega.checkpoints.tokenizers import load_tokenizer
+from sega_bench.sega.checkpoints.weights import empty_network, fill, fit, read_tensors, shown_file
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a checkpoint, not loaded.
+
+    Args:
+        name: diffusers' component name, such as ``unet``.
+        kind: its class.
+        config: as in its config.json.
+        files: safetensors that hold its weights.
+    """
+
+    name: str
+    kind: str
+    config: Config
+    files: tuple[Path, ...]
+
+    @property
+    def where(self) -> str:
+        """Begins an error message about its weights."""
+        return f"model.path: {', '.join(map(shown_file, self.files))}"
+
+    def empty(self) -> torch.nn.Module:
+        """The network without weights."""
+        return empty_network(self.kind, self.config, f"model.path: {self.name}")
+
+    def tensors(self, network: torch.nn.Module, *, headers_only: bool = False) -> dict[str, Tensor]:
+        """All its tensors by the names that the network has for them.
+
+        Raises:
+            UserError: they do not fit the network exactly.
+        """
+        tensors = read_tensors(self.files, self.where, headers_only=headers_only)
+        return fit(network, tensors, self.where)
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+        """The network with its weights."""
+        network = self.empty()
+        return fill(network, self.tensors(network), device, dtype)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that is needed to load a model, found and checked.
+
+    Args:
+        layout: its configurations.
+        parts: its networks by name.
+        tokenizers: a folder for each text encoder.
+    """
+
+    layout: Layout
+    parts: Mapping[str, Part]
+    tokenizers: tuple[Path, ...]
+
+    def check(self) -> None:
+        """See that every tensor that will be loaded has its place and shape, and every place its tensor.
+
+        Raises:
+            UserError: it is not so.
+        """
+        self.load_tokenizers()
+        for part in self.parts.values():
+            part.tensors(part.empty(), headers_only=True)
+
+    def load_tokenizers(self) -> tuple[Any, ...]:
+        """Its tokenizers, one for each text encoder.
+
+        Raises:
+            UserError: one cannot be loaded, or two do not give texts of one length.
+        """
+        names = zip(self.layout.tokenizers, self.layout.text_encoders, self.tokenizers, strict=True)
+        loaded = tuple(
+            load_tokenizer(source, self.layout.config(encoder), f"model.path: {name}")
+            for name, encoder, source in names
+        )
+        lengths = [tokenizer.model_max_length for tokenizer in loaded]
+        if len(set(lengths)) > 1:
+            raise UserError(
+                f"model.path: its tokenizers give texts of {lengths} tokens, which must be the same"
+            )
+        return loaded
