@@ -43,6 +43,7 @@ class ModelConfig:
     path: str = "???"
     revision: str | None = None
     variant: str | None = None
+    config: str | None = None
 
 
 @dataclass

@@ -135,7 +135,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _portable_settings(config: Config) -> dict[str, Any]:
     """The configuration without this machine's paths and without what changes no result."""
     settings = plain(config)
-    settings["model"]["path"] = _portable(config.model.path)
+    settings["model"] = _portable_model(settings["model"])
     if isinstance(config.prompts, str):  # a file; what it says is in the plan
         settings["prompts"] = Path(config.prompts).name
     for name in ("clip_model", "clip_pretrained"):  # what the weights are is in the scores' own entries
@@ -143,6 +143,12 @@ def _portable_settings(config: Config) -> dict[str, Any]:
             settings["scores"][name] = _portable(settings["scores"][name])
     del settings["output_dir"]
     return settings
+
+
+def _portable_model(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the files are is in the model's id."""
+    paths = {key: _portable(settings[key]) for key in ("path", "config") if settings[key]}
+    return {**settings, **paths}
 
 
 def _portable(name: str) -> str:

@@ -107,6 +107,7 @@ def test_whatever_is_written_as_a_path(path: str) -> None:
     ("setting", "words"),
     [
         ({"revision": "main"}, r"model\.revision is 'main', but it is for a hub id"),
+        ({"config": "sd15"}, r"model\.config is 'sd15', but it is for one \.safetensors file"),
     ],
     ids=str,
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sega_bench.errors import UserError
+from sega_bench.sega.checkpoints import original
 from sega_bench.sega.checkpoints.layout import Config, Layout
 from sega_bench.sega.checkpoints.tokenizers import load_tokenizer
 from sega_bench.sega.checkpoints.weights import empty_network, fill, fit, read_tensors, shown_file
@@ -24,13 +25,15 @@ class Part:
         name: diffusers' component name, such as ``unet``.
         kind: its class.
         config: as in its config.json.
-        files: safetensors that hold its weights.
+        files: safetensors that hold its weights, and perhaps other parts'.
+        is_original: whether they are in the layout of the original code.
     """
 
     name: str
     kind: str
     config: Config
     files: tuple[Path, ...]
+    is_original: bool = False
 
     @property
     def where(self) -> str:
@@ -48,6 +51,8 @@ class Part:
             UserError: they do not fit the network exactly.
         """
         tensors = read_tensors(self.files, self.where, headers_only=headers_only)
+        if self.is_original:
+            tensors = original.convert(self.name, network, tensors, self.where)
         return fit(network, tensors, self.where)
 
     def load(self, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
@@ -63,12 +68,12 @@ class Checkpoint:
     Args:
         layout: its configurations.
         parts: its networks by name.
-        tokenizers: a folder for each text encoder.
+        tokenizers: one for each text encoder: a folder, or the padding token of one with CLIP's vocabulary.
     """
 
     layout: Layout
     parts: Mapping[str, Part]
-    tokenizers: tuple[Path, ...]
+    tokenizers: tuple[Path | str, ...]
 
     def check(self) -> None:
         """See that every tensor that will be loaded has its place and shape, and every place its tensor.

@@ -14,7 +14,7 @@ from sega_bench import faces
 from sega_bench.cell import canonical_json
 from sega_bench.errors import UserError
 from sega_bench.sega import schedulers
-from sega_bench.sega.checkpoints import hub
+from sega_bench.sega.checkpoints import hub, original
 from sega_bench.sega.checkpoints.checkpoint import Checkpoint, Part
 from sega_bench.sega.checkpoints.identity import digest_lines, file_digests
 from sega_bench.sega.checkpoints.layout import (
@@ -25,6 +25,7 @@ from sega_bench.sega.checkpoints.layout import (
     read_layout,
 )
 from sega_bench.sega.checkpoints.settings import ModelSettings, local_path
+from sega_bench.sega.checkpoints.weights import read_tensors
 
 _HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 _CONFIGURATIONS = (
@@ -82,21 +83,34 @@ def describe(settings: ModelSettings, *, dry_run: bool = False) -> Model:
     """
     where = f"model.path is {settings.path!r}"
     path = faces.PIPELINE_DIR if settings.path == "embedded" else local_path(settings.path)
-    if settings.revision is not None and os.path.exists(path):
-        raise UserError(
-            f"model.revision is {settings.revision!r}, but it is for a hub id as model.path: leave it out"
-        )
+    _refuse_what_does_not_apply(settings, path)
     if os.path.isdir(path):
         names = [file.relative_to(path).as_posix() for file in path.glob("*/*")]
         checkpoint = _from_folder(path, read_layout(path, where), names, settings, where)
         checkpoint.check()
         return _model(settings, checkpoint.layout, checkpoint, _folder_identity(path, checkpoint), where)
+    if os.path.isfile(path):
+        checkpoint = _from_file(path, settings, where)
+        checkpoint.check()
+        return _model(settings, checkpoint.layout, checkpoint, _file_identity(path, checkpoint), where)
     if re.fullmatch(_HUB_ID, settings.path):
         return _from_hub(settings, where, dry_run=dry_run)
     raise UserError(
-        f"{where}, but there is no such folder: give the path of a diffusers folder (it holds "
-        "model_index.json) or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5"
+        f"{where}, but there is no such folder or file: give the path of a diffusers folder (it holds "
+        "model_index.json), of a .safetensors file, or a hub id such as "
+        "stable-diffusion-v1-5/stable-diffusion-v1-5"
     )
+
+
+def _refuse_what_does_not_apply(settings: ModelSettings, path: Path) -> None:
+    """Settings that would be passed over without a word."""
+    for key, value, applies, what in (
+        ("revision", settings.revision, not os.path.exists(path), "a hub id"),
+        ("variant", settings.variant, not os.path.isfile(path), "a folder or a hub id"),
+        ("config", settings.config, os.path.isfile(path), "one .safetensors file"),
+    ):
+        if value is not None and not applies:
+            raise UserError(f"model.{key} is {value!r}, but it is for {what} as model.path: leave it out")
 
 
 def _from_folder(
@@ -139,6 +153,36 @@ def _identifying_files(folder: Path, checkpoint: Checkpoint) -> Iterator[Path]:
         for path in sorted((folder / name).glob("*")):
             if path in weights or (path.suffix in (".json", ".txt") and path.is_file()):
                 yield path
+
+
+def _from_file(path: Path, settings: ModelSettings, where: str) -> Checkpoint:
+    """A checkpoint in one file, in the layout of the original code."""
+    if path.suffix != ".safetensors":
+        raise UserError(f"{where}: only .safetensors files are read, because others can run code: convert it")
+    headers = read_tensors((path,), where, headers_only=True)
+    config = settings.config or original.identify(headers.keys(), where)
+    layout, tokenizers = original.layout_of(config, f"model.config is {config!r}")
+    return Checkpoint(
+        layout=layout,
+        parts={
+            name: Part(name, kind, network, (path,), is_original=True)
+            for name, (kind, network) in layout.networks.items()
+        },
+        tokenizers=tokenizers,
+    )
+
+
+def _file_identity(path: Path, checkpoint: Checkpoint) -> str:
+    """Of the file, and of the configurations and vocabularies that it was read with."""
+    folders = [source for source in checkpoint.tokenizers if isinstance(source, Path)]
+    texts = [file for folder in folders for file in sorted(folder.glob("*")) if file.is_file()]
+    layout = checkpoint.layout
+    read_with = {
+        "networks": {name: dict(config) for name, (_, config) in layout.networks.items()},
+        "force_zeros_for_empty_prompt": layout.force_zeros_for_empty_prompt,
+        "pad_tokens": [source for source in checkpoint.tokenizers if isinstance(source, str)],
+    }
+    return digest_lines([*file_digests((path, *texts)).values(), canonical_json(read_with)])
 
 
 def _from_hub(settings: ModelSettings, where: str, *, dry_run: bool) -> Model:
