@@ -44,6 +44,7 @@ class ModelConfig:
     revision: str | None = None
     variant: str | None = None
     config: str | None = None
+    lora: Any = field(default_factory=list)
 
 
 @dataclass

@@ -148,7 +148,11 @@ def _portable_settings(config: Config) -> dict[str, Any]:
 def _portable_model(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the files are is in the model's id."""
     paths = {key: _portable(settings[key]) for key in ("path", "config") if settings[key]}
-    return {**settings, **paths}
+    loras = [
+        {**entry, "path": _portable(entry["path"])} if isinstance(entry, dict) else _portable(entry)
+        for entry in settings["lora"]
+    ]
+    return {**settings, **paths, "lora": loras}
 
 
 def _portable(name: str) -> str:

@@ -108,7 +108,7 @@ def plan(config: Config) -> Plan:
     axes = _axes(config.axes, "axes")
     zipped = _axes(config.zip, "zip")
     points = list(_points(axes, zipped))
-    model = describe(ModelSettings(**asdict(config.model)), dry_run=config.dry_run)
+    model = describe(ModelSettings.of(asdict(config.model)), dry_run=config.dry_run)
     wanted = _Resolver(config, model).cells(prompts, seeds, concepts, points)
     cells, merged = _distinct(wanted)
     return Plan(

@@ -141,6 +141,10 @@ def test_mistakes(one_file: Path, tmp_path: Path) -> None:
     pickled = one_file.rename(tmp_path / "one.ckpt")
     with pytest.raises(UserError, match=r"only \.safetensors files are read"):
         described(pickled, "sd15")
+    part = tmp_path / "lora.safetensors"
+    save_file({"lora_unet_conv_in.lora_down.weight": torch.zeros(1)}, part)
+    with pytest.raises(UserError, match=r"a LoRA belongs into model\.lora"):
+        described(part, None)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sega_bench.sega.checkpoints.finding import Model, describe
-    from sega_bench.sega.checkpoints.settings import ModelSettings
+    from sega_bench.sega.checkpoints.settings import LoraSettings, ModelSettings
     from sega_bench.sega.models import StableDiffusion, cell_of, load
     from sega_bench.sega.wave import Batching, Denoiser, Outcome, generate
 
 _HOME = {
     "Batching": "wave",
     "Denoiser": "wave",
+    "LoraSettings": "checkpoints.settings",
     "Model": "checkpoints.finding",
     "ModelSettings": "checkpoints.settings",
     "Outcome": "wave",
@@ -33,6 +34,7 @@ _HOME = {
 __all__ = [
     "Batching",
     "Denoiser",
+    "LoraSettings",
     "Model",
     "ModelSettings",
     "Outcome",

@@ -161,7 +161,7 @@ class StableDiffusion:
 
 
 def load(model: Model, device: torch.device | None = None, dtype: str | None = None) -> StableDiffusion:
-    """Load a checkpoint from its safetensors.
+    """Load a checkpoint from its safetensors, its LoRAs fused.
 
     Args:
         model: from :func:`sega_bench.sega.checkpoints.finding.describe`.
@@ -173,13 +173,14 @@ def load(model: Model, device: torch.device | None = None, dtype: str | None = N
     assert checkpoint is not None, "a dry run's model cannot be loaded"
     layout = checkpoint.layout
     device = device or default_device()
+    updates = checkpoint.updates() if checkpoint.loras else []
     networks = {}
     for name, part in checkpoint.parts.items():
         own_dtype: torch.dtype = getattr(torch, dtype or default_dtype(device))
         overflows = name == "vae" and layout.is_xl and part.config.get("force_upcast", True)
         if overflows and own_dtype == torch.float16:
             own_dtype = torch.float32
-        networks[name] = part.load(device, own_dtype)
+        networks[name] = part.load(device, own_dtype, updates)
         if device.type == "cuda":
             networks[name] = networks[name].to(memory_format=torch.channels_last)
     return StableDiffusion(

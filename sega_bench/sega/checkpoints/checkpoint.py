@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from torch import Tensor
 from sega_bench.errors import UserError
 from sega_bench.sega.checkpoints import original
 from sega_bench.sega.checkpoints.layout import Config, Layout
+from sega_bench.sega.checkpoints.lora import Update, fuse, read_updates
+from sega_bench.sega.checkpoints.settings import LoraSettings
 from sega_bench.sega.checkpoints.tokenizers import load_tokenizer
 from sega_bench.sega.checkpoints.weights import empty_network, fill, fit, read_tensors, shown_file
 
@@ -55,10 +57,12 @@ class Part:
             tensors = original.convert(self.name, network, tensors, self.where)
         return fit(network, tensors, self.where)
 
-    def load(self, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-        """The network with its weights."""
+    def load(
+        self, device: torch.device, dtype: torch.dtype, updates: Sequence[Update] = ()
+    ) -> torch.nn.Module:
+        """The network with its weights and the updates that are for it."""
         network = self.empty()
-        return fill(network, self.tensors(network), device, dtype)
+        return fill(network, fuse(self.name, self.tensors(network), updates), device, dtype)
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,13 @@ class Checkpoint:
         layout: its configurations.
         parts: its networks by name.
         tokenizers: one for each text encoder: a folder, or the padding token of one with CLIP's vocabulary.
+        loras: to be fused, in this order.
     """
 
     layout: Layout
     parts: Mapping[str, Part]
     tokenizers: tuple[Path | str, ...]
+    loras: tuple[LoraSettings, ...] = ()
 
     def check(self) -> None:
         """See that every tensor that will be loaded has its place and shape, and every place its tensor.
@@ -82,8 +88,7 @@ class Checkpoint:
             UserError: it is not so.
         """
         self.load_tokenizers()
-        for part in self.parts.values():
-            part.tensors(part.empty(), headers_only=True)
+        self.updates()
 
     def load_tokenizers(self) -> tuple[Any, ...]:
         """Its tokenizers, one for each text encoder.
@@ -102,3 +107,8 @@ class Checkpoint:
                 f"model.path: its tokenizers give texts of {lengths} tokens, which must be the same"
             )
         return loaded
+
+    def updates(self) -> list[Update]:
+        """What its LoRAs change, each update with the weight that it belongs to."""
+        shapes = {name: part.tensors(part.empty(), headers_only=True) for name, part in self.parts.items()}
+        return [update for one in self.loras for update in read_updates(one, self.layout, shapes)]

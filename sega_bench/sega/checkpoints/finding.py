@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from sega_bench.sega.checkpoints.layout import (
     choose_weights,
     read_layout,
 )
-from sega_bench.sega.checkpoints.settings import ModelSettings, local_path
+from sega_bench.sega.checkpoints.lora import lora_file
+from sega_bench.sega.checkpoints.settings import LoraSettings, ModelSettings, local_path
 from sega_bench.sega.checkpoints.weights import read_tensors
 
 _HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
@@ -41,7 +42,7 @@ class Model:
 
     Args:
         id: ``name@hash`` of its weights and configurations, or ``name@commit`` if it came from a hub; behind
-            it ``.variant`` of a commit's files.
+            it ``.variant`` of a commit's files and ``+hash`` of the LoRAs, where there are any.
         scheduler: diffusers' class name.
         scheduler_config: of the checkpoint's own scheduler, as JSON.
         size: default height and width in pixels.
@@ -134,6 +135,7 @@ def _from_folder(
         layout=layout,
         parts={name: part(name, kind, config) for name, (kind, config) in layout.networks.items()},
         tokenizers=tuple(folder / name for name in layout.tokenizers),
+        loras=settings.lora,
     )
 
 
@@ -169,6 +171,7 @@ def _from_file(path: Path, settings: ModelSettings, where: str) -> Checkpoint:
             for name, (kind, network) in layout.networks.items()
         },
         tokenizers=tokenizers,
+        loras=settings.lora,
     )
 
 
@@ -217,13 +220,20 @@ def _model(
     settings: ModelSettings, layout: Layout, checkpoint: Checkpoint | None, identity: str, where: str
 ) -> Model:
     scheduler = {name: value for name, value in layout.scheduler.items() if not name.startswith("_")}
+    loras = f"+{_lora_identity(settings.lora)}" if settings.lora else ""
     return Model(
-        id=f"{settings.name}@{identity}",
+        id=f"{settings.name}@{identity}{loras}",
         scheduler=_checked_scheduler(layout.scheduler, where),
         scheduler_config=canonical_json(scheduler),
         size=layout.size,
         checkpoint=checkpoint,
     )
+
+
+def _lora_identity(loras: Iterable[LoraSettings]) -> str:
+    files = [lora_file(one) for one in loras]
+    digests = file_digests(files)
+    return digest_lines(f"{digests[file]} {one.scale}" for file, one in zip(files, loras, strict=True))
 
 
 def _checked_scheduler(config: Mapping[str, Any], where: str) -> str:

@@ -61,7 +61,7 @@ def identify(names: Collection[str], where: str) -> str:
         return "sd15"
     raise UserError(
         f"{where}, which is no whole Stable Diffusion 1.x, 2.x or XL in one file: it has no text encoder of "
-        "theirs"
+        "theirs (a LoRA belongs into model.lora)"
     )
 
 
