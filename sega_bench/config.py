@@ -45,6 +45,7 @@ class ModelConfig:
     variant: str | None = None
     config: str | None = None
     lora: Any = field(default_factory=list)
+    safety_checker: bool = False
 
 
 @dataclass

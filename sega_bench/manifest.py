@@ -101,6 +101,9 @@ def check_same_sweep(made: Plan, stored: Mapping[str, Any]) -> None:
     was, dtype = stored.get("model", {}).get("id", ""), stored.get("engine", {}).get("dtype")
     if was.rpartition("@")[2] != made.model.id.rpartition("@")[2]:  # what it is called is no part of it
         differences.append(f"the model was {was} and is {made.model.id}")
+    checker = made.config.model.safety_checker  # it is no part of the model's id, and fills a column
+    if bool(before.get("model.safety_checker")) != checker:
+        differences.append(f"model.safety_checker was {not checker} and is {checker}")
     if dtype != made.cells[0].dtype:
         differences.append(f"engine.dtype was {dtype} and is {made.cells[0].dtype}")
     if differences:

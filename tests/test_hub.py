@@ -29,14 +29,14 @@ CONFIGURATIONS = {
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("hub")
-    checkpoint = tiny_sd.write_checkpoint(root / "checkpoint")
+    checkpoint = tiny_sd.write_checkpoint(root / "checkpoint", has_checker=True)
     add_what_people_upload_too(checkpoint)
     return {"someone/tiny": checkpoint, "someone/xl": tiny_xl.folder(), "someone/gated": checkpoint}
 
 
 def add_what_people_upload_too(folder: Path) -> None:
     """Half precision (the UNet in two shards), weights that are not averaged, pickles, one file, pictures."""
-    for file in ("text_encoder/model", "vae/diffusion_pytorch_model"):
+    for file in ("text_encoder/model", "vae/diffusion_pytorch_model", "safety_checker/model"):
         half = {name: value.half() for name, value in load_file(folder / f"{file}.safetensors").items()}
         save_file(half, folder / f"{file}.fp16.safetensors")
     unet = load_file(folder / f"{UNET}.safetensors")
@@ -68,7 +68,7 @@ def described(repo: str, **more: Any) -> Model:
 
 def test_a_dry_run_fetches_small_configurations_and_no_more(hub: Hub) -> None:
     model = described("tiny", dry_run=True, variant="fp16")
-    assert set(hub.sent) == CONFIGURATIONS
+    assert set(hub.sent) == CONFIGURATIONS | {"safety_checker/config.json"}
     assert (model.id, model.scheduler, model.size) == (f"mine@{COMMIT}.fp16", "DDIMScheduler", 32)
     assert model.checkpoint is None
 
@@ -86,8 +86,12 @@ def test_a_dry_run_fetches_small_configurations_and_no_more(hub: Hub) -> None:
                 "vae/diffusion_pytorch_model.fp16",
             },
         ),
+        (
+            {"safety_checker": True},
+            {"text_encoder/model", UNET, "vae/diffusion_pytorch_model", "safety_checker/model"},
+        ),
     ],
-    ids=["full", "fp16"],
+    ids=["full", "fp16", "with its checker"],
 )
 def test_only_the_weights_that_are_loaded_are_fetched(
     hub: Hub, settings: dict[str, Any], expected: set[str]

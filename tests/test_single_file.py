@@ -136,6 +136,8 @@ def test_mistakes(one_file: Path, tmp_path: Path) -> None:
         described(one_file, "sd15")  # a tiny one is not the released one
     with pytest.raises(UserError, match="a diffusers folder or one of sd15, sd21, sd21-base, sdxl"):
         described(one_file, "sd16")
+    with pytest.raises(UserError, match="has no safety checker"):
+        describe(ModelSettings("x", str(one_file), config="sd15", safety_checker=True))
     with pytest.raises(UserError, match=r"model\.variant is 'fp16', but it is for"):
         describe(ModelSettings("x", str(one_file), variant="fp16"))
     pickled = one_file.rename(tmp_path / "one.ckpt")

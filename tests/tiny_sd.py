@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel
 
 from sega_bench.cell import Cell
 from sega_bench.faces.tokenizer import make_tokenizer
@@ -63,7 +64,21 @@ def make_unet(**more: object) -> UNet2DConditionModel:
     )
 
 
-def write_checkpoint(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> Path:
+def make_safety_checker() -> StableDiffusionSafetyChecker:
+    """A checker with random concepts and thresholds that some pictures pass and some do not."""
+    vision = {"image_size": 16, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32}
+    vision |= {"num_hidden_layers": 2, "num_attention_heads": 2}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=8))
+    for name in ("concept_embeds", "special_care_embeds"):
+        getattr(checker, name).data.normal_()
+    checker.concept_embeds_weights.data.fill_(0.6)
+    checker.special_care_embeds_weights.data.fill_(0.3)
+    return checker
+
+
+def write_checkpoint(
+    folder: Path, seed: int = 0, prediction_type: str = "epsilon", *, has_checker: bool = False
+) -> Path:
     """A folder that `StableDiffusionPipeline.from_pretrained` reads: images of 32 pixels, latents of 16."""
     torch.manual_seed(seed)
     pipeline = StableDiffusionPipeline(
@@ -80,9 +95,9 @@ def write_checkpoint(folder: Path, seed: int = 0, prediction_type: str = "epsilo
             steps_offset=1,
             prediction_type=prediction_type,
         ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        safety_checker=make_safety_checker() if has_checker else None,
+        feature_extractor=CLIPImageProcessor(size=16, crop_size=16) if has_checker else None,
+        requires_safety_checker=has_checker,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

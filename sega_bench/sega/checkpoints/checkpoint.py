@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sega_bench.cell import shown
 from sega_bench.errors import UserError
 from sega_bench.sega.checkpoints import original
-from sega_bench.sega.checkpoints.layout import Config, Layout
+from sega_bench.sega.checkpoints.layout import Config, Layout, read_object
 from sega_bench.sega.checkpoints.lora import Update, fuse, read_updates
 from sega_bench.sega.checkpoints.settings import LoraSettings
 from sega_bench.sega.checkpoints.tokenizers import load_tokenizer
@@ -66,6 +67,43 @@ class Part:
 
 
 @dataclass(frozen=True)
+class SafetyChecker:
+    """The network that came with a checkpoint to judge its images.
+
+    Args:
+        part: the network.
+        preprocessor: folder of the preprocessor's configuration.
+    """
+
+    part: Part
+    preprocessor: Path
+
+    def check(self) -> None:
+        """See that network and preprocessor can be loaded.
+
+        Raises:
+            UserError: they cannot.
+        """
+        self.part.tensors(self.part.empty(), headers_only=True)
+        self.load_preprocessor()
+
+    def load_preprocessor(self) -> Any:
+        """What makes the network's input of a picture.
+
+        Raises:
+            UserError: its configuration is missing or makes none.
+        """
+        from transformers import CLIPImageProcessor
+
+        where = f"model.safety_checker: {self.preprocessor.name}"
+        config = read_object(self.preprocessor / "preprocessor_config.json", where)
+        try:
+            return CLIPImageProcessor.from_dict(config)
+        except Exception as error:  # constructors raise whatever a wrong value runs into
+            raise UserError(f"{where} makes no preprocessor ({shown(str(error))})") from error
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """All that is needed to load a model, found and checked.
 
@@ -74,12 +112,14 @@ class Checkpoint:
         parts: its networks by name.
         tokenizers: one for each text encoder: a folder, or the padding token of one with CLIP's vocabulary.
         loras: to be fused, in this order.
+        safety_checker: if it was asked for.
     """
 
     layout: Layout
     parts: Mapping[str, Part]
     tokenizers: tuple[Path | str, ...]
     loras: tuple[LoraSettings, ...] = ()
+    safety_checker: SafetyChecker | None = None
 
     def check(self) -> None:
         """See that every tensor that will be loaded has its place and shape, and every place its tensor.
@@ -89,6 +129,8 @@ class Checkpoint:
         """
         self.load_tokenizers()
         self.updates()
+        if self.safety_checker is not None:
+            self.safety_checker.check()
 
     def load_tokenizers(self) -> tuple[Any, ...]:
         """Its tokenizers, one for each text encoder.

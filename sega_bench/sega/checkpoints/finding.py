@@ -15,14 +15,18 @@ from sega_bench.cell import canonical_json
 from sega_bench.errors import UserError
 from sega_bench.sega import schedulers
 from sega_bench.sega.checkpoints import hub, original
-from sega_bench.sega.checkpoints.checkpoint import Checkpoint, Part
+from sega_bench.sega.checkpoints.checkpoint import Checkpoint, Part, SafetyChecker
 from sega_bench.sega.checkpoints.identity import digest_lines, file_digests
 from sega_bench.sega.checkpoints.layout import (
     NETWORKS_XL,
+    PREPROCESSOR,
+    SAFETY_CHECKER,
+    SAFETY_CHECKER_CLASS,
     Config,
     Layout,
     choose_weights,
     read_layout,
+    read_object,
 )
 from sega_bench.sega.checkpoints.lora import lora_file
 from sega_bench.sega.checkpoints.settings import LoraSettings, ModelSettings, local_path
@@ -32,7 +36,7 @@ _HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 _CONFIGURATIONS = (
     "model_index.json",
     "scheduler/scheduler_config.json",
-    *(f"{name}/config.json" for name in NETWORKS_XL),
+    *(f"{name}/config.json" for name in (*NETWORKS_XL, SAFETY_CHECKER)),
 )
 
 
@@ -54,6 +58,11 @@ class Model:
     scheduler_config: str
     size: int
     checkpoint: Checkpoint | None
+
+    @property
+    def safety_checker(self) -> SafetyChecker | None:
+        """The checkpoint's own, if it was asked for."""
+        return None if self.checkpoint is None else self.checkpoint.safety_checker
 
     def scheduler_for(self, name: str | None) -> tuple[str, str]:
         """Class name and configuration of the scheduler that ``sampling.scheduler`` asks for.
@@ -131,11 +140,18 @@ def _from_folder(
         chosen = choose_weights(names, name, settings.variant, where)
         return Part(name, kind, config, tuple(folder / file for file in chosen))
 
+    checker = None
+    if settings.safety_checker:
+        if not layout.has_safety_checker:
+            raise UserError(f"{where}, which has no safety checker: set model.safety_checker=false")
+        config = read_object(folder / SAFETY_CHECKER / "config.json", where)
+        checker = SafetyChecker(part(SAFETY_CHECKER, SAFETY_CHECKER_CLASS, config), folder / PREPROCESSOR)
     return Checkpoint(
         layout=layout,
         parts={name: part(name, kind, config) for name, (kind, config) in layout.networks.items()},
         tokenizers=tuple(folder / name for name in layout.tokenizers),
         loras=settings.lora,
+        safety_checker=checker,
     )
 
 
@@ -161,6 +177,8 @@ def _from_file(path: Path, settings: ModelSettings, where: str) -> Checkpoint:
     """A checkpoint in one file, in the layout of the original code."""
     if path.suffix != ".safetensors":
         raise UserError(f"{where}: only .safetensors files are read, because others can run code: convert it")
+    if settings.safety_checker:
+        raise UserError(f"{where}, one file, which has no safety checker: set model.safety_checker=false")
     headers = read_tensors((path,), where, headers_only=True)
     config = settings.config or original.identify(headers.keys(), where)
     layout, tokenizers = original.layout_of(config, f"model.config is {config!r}")
@@ -210,7 +228,11 @@ def _from_hub(settings: ModelSettings, where: str, *, dry_run: bool) -> Model:
 
 def _needed(folder: Path, checkpoint: Checkpoint) -> Iterator[str]:
     """The files of a hub's repository that loading reads, besides configurations."""
-    for part in checkpoint.parts.values():
+    parts = [*checkpoint.parts.values()]
+    if checkpoint.safety_checker is not None:
+        parts.append(checkpoint.safety_checker.part)
+        yield f"{PREPROCESSOR}/preprocessor_config.json"
+    for part in parts:
         yield from (file.relative_to(folder).as_posix() for file in part.files)
     for name in checkpoint.layout.tokenizers:
         yield from (f"{name}/*.json", f"{name}/*.txt")

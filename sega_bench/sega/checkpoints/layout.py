@@ -20,6 +20,8 @@ Config = Mapping[str, Any]
 
 NETWORKS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 NETWORKS_XL = {**NETWORKS, "text_encoder_2": "CLIPTextModelWithProjection"}
+SAFETY_CHECKER, SAFETY_CHECKER_CLASS = "safety_checker", "StableDiffusionSafetyChecker"
+PREPROCESSOR = "feature_extractor"
 
 # Inputs that a text-to-image UNet of Stable Diffusion does not have.
 _MORE_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim", "time_cond_proj_dim")
@@ -33,11 +35,13 @@ class Layout:
         networks: diffusers' component name -> class name and configuration.
         scheduler: configuration of its own scheduler, with ``_class_name``.
         force_zeros_for_empty_prompt: XL: an empty negative prompt is zeros, not an encoded text.
+        has_safety_checker: whether one came with it.
     """
 
     networks: Mapping[str, tuple[str, Config]]
     scheduler: Config
     force_zeros_for_empty_prompt: bool = False
+    has_safety_checker: bool = False
 
     @property
     def is_xl(self) -> bool:
@@ -89,6 +93,7 @@ def read_layout(folder: Path, where: str) -> Layout:
     classes = NETWORKS_XL if is_xl else NETWORKS
     tokenizers = ("tokenizer", "tokenizer_2") if is_xl else ("tokenizer",)
     _check_classes(index, {**classes, **dict.fromkeys(tokenizers, "CLIPTokenizer")}, where)
+    checker = index.get(SAFETY_CHECKER)
     return checked(
         Layout(
             networks={
@@ -97,6 +102,7 @@ def read_layout(folder: Path, where: str) -> Layout:
             },
             scheduler=read_object(folder / "scheduler" / "scheduler_config.json", where),
             force_zeros_for_empty_prompt=is_xl and index.get("force_zeros_for_empty_prompt", True) is True,
+            has_safety_checker=isinstance(checker, list) and checker[-1:] == [SAFETY_CHECKER_CLASS],
         ),
         where,
     )

@@ -39,6 +39,7 @@ class ModelSettings:
         config: for one file only: what it is, by the name of a known configuration or as a diffusers folder
             whose configurations and tokenizers are read, and no weights.
         lora: fused into the weights, in this order.
+        safety_checker: whether the checkpoint's safety checker looks at every image.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ModelSettings:
     variant: str | None = None
     config: str | None = None
     lora: tuple[LoraSettings, ...] = ()
+    safety_checker: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ModelSettings:

@@ -86,10 +86,13 @@ def construct_network(kind: str, config: Mapping[str, Any]) -> torch.nn.Module:
     """A network with random weights; the arguments are those of :func:`empty_network`."""
     import diffusers
     import transformers
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
     network: torch.nn.Module
     if kind in ("UNet2DConditionModel", "AutoencoderKL"):
         network = getattr(diffusers, kind).from_config(dict(config))
+    elif kind == "StableDiffusionSafetyChecker":
+        network = StableDiffusionSafetyChecker(transformers.CLIPConfig.from_dict(dict(config)))
     else:
         network = getattr(transformers, kind)(transformers.CLIPTextConfig.from_dict(dict(config)))
     return network
@@ -132,7 +135,7 @@ def fit(network: torch.nn.Module, tensors: Tensors, where: str) -> dict[str, Ten
 
 
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_LEVELS = (("text_model.", ""), ("", "text_model."))
+_LEVELS = (("text_model.", ""), ("", "text_model."), ("vision_model.vision_model.", "vision_model."))
 
 
 def _present_name(name: str, expected: Collection[str]) -> str:
