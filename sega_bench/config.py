@@ -37,12 +37,15 @@ HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 
 @dataclass
 class ModelConfig:
-    """See :class:`sega_bench.sega.models.ModelSettings`."""
+    """See :class:`sega_bench.sega.checkpoints.settings.ModelSettings`."""
 
     name: str = "???"
     path: str = "???"
     revision: str | None = None
     variant: str | None = None
+    config: str | None = None
+    lora: Any = field(default_factory=list)
+    safety_checker: bool = False
 
 
 @dataclass

@@ -101,6 +101,9 @@ def check_same_sweep(made: Plan, stored: Mapping[str, Any]) -> None:
     was, dtype = stored.get("model", {}).get("id", ""), stored.get("engine", {}).get("dtype")
     if was.rpartition("@")[2] != made.model.id.rpartition("@")[2]:  # what it is called is no part of it
         differences.append(f"the model was {was} and is {made.model.id}")
+    checker = made.config.model.safety_checker  # it is no part of the model's id, and fills a column
+    if bool(before.get("model.safety_checker")) != checker:
+        differences.append(f"model.safety_checker was {not checker} and is {checker}")
     if dtype != made.cells[0].dtype:
         differences.append(f"engine.dtype was {dtype} and is {made.cells[0].dtype}")
     if differences:
@@ -135,7 +138,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _portable_settings(config: Config) -> dict[str, Any]:
     """The configuration without this machine's paths and without what changes no result."""
     settings = plain(config)
-    settings["model"]["path"] = _portable(config.model.path)
+    settings["model"] = _portable_model(settings["model"])
     if isinstance(config.prompts, str):  # a file; what it says is in the plan
         settings["prompts"] = Path(config.prompts).name
     for name in ("clip_model", "clip_pretrained"):  # what the weights are is in the scores' own entries
@@ -143,6 +146,16 @@ def _portable_settings(config: Config) -> dict[str, Any]:
             settings["scores"][name] = _portable(settings["scores"][name])
     del settings["output_dir"]
     return settings
+
+
+def _portable_model(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the files are is in the model's id."""
+    paths = {key: _portable(settings[key]) for key in ("path", "config") if settings[key]}
+    loras = [
+        {**entry, "path": _portable(entry["path"])} if isinstance(entry, dict) else _portable(entry)
+        for entry in settings["lora"]
+    ]
+    return {**settings, **paths, "lora": loras}
 
 
 def _portable(name: str) -> str:

@@ -17,7 +17,9 @@ from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, per_concept, shown
 from sega_bench.config import Config, SamplingConfig, nearest
 from sega_bench.errors import UserError
 from sega_bench.prompts import Prompt, as_text, read_prompts, read_replays
-from sega_bench.sega.models import Model, ModelSettings, default_dtype, describe, resolve_device
+from sega_bench.sega.checkpoints.finding import Model, describe
+from sega_bench.sega.checkpoints.settings import ModelSettings
+from sega_bench.sega.models import default_dtype, resolve_device
 from sega_bench.sega.schedule import Wave, departs, form_waves
 from sega_bench.sega.wave import count_timesteps
 
@@ -114,7 +116,7 @@ def plan(config: Config) -> Plan:
     zipped = _axes(config.zip, "zip")
     replays = read_replays(config.replay)
     points = list(_points(axes, zipped))
-    model = describe(ModelSettings(**asdict(config.model)), offline_ok=config.dry_run)
+    model = describe(ModelSettings.of(asdict(config.model)), dry_run=config.dry_run)
     wanted = _Resolver(config, model).cells(prompts, seeds, concepts, replays, points)
     cells, merged = _distinct(wanted)
     return Plan(

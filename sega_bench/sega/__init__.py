@@ -13,26 +13,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sega_bench.sega.models import Model, ModelSettings, StableDiffusion, cell_of, describe, load
+    from sega_bench.sega.checkpoints.finding import Model, describe
+    from sega_bench.sega.checkpoints.settings import LoraSettings, ModelSettings
+    from sega_bench.sega.models import StableDiffusion, cell_of, load
     from sega_bench.sega.pipeline import SemanticStableDiffusionPipeline
     from sega_bench.sega.wave import Batching, Denoiser, Outcome, generate
 
 _HOME = {
     "Batching": "wave",
     "Denoiser": "wave",
-    "Model": "models",
-    "ModelSettings": "models",
+    "LoraSettings": "checkpoints.settings",
+    "Model": "checkpoints.finding",
+    "ModelSettings": "checkpoints.settings",
     "Outcome": "wave",
     "SemanticStableDiffusionPipeline": "pipeline",
     "StableDiffusion": "models",
     "cell_of": "models",
-    "describe": "models",
+    "describe": "checkpoints.finding",
     "generate": "wave",
     "load": "models",
 }
 __all__ = [
     "Batching",
     "Denoiser",
+    "LoraSettings",
     "Model",
     "ModelSettings",
     "Outcome",

@@ -35,13 +35,13 @@ def diffusers_arguments(cell: Cell) -> dict[str, Any]:
 
 
 def make_pipeline(model: StableDiffusion) -> Any:
-    """Diffusers' SEGA pipeline on the networks of a loaded model."""
+    """Diffusers' SEGA pipeline on the networks of a loaded model; there is none for XL."""
     from diffusers import SemanticStableDiffusionPipeline
 
     pipeline = SemanticStableDiffusionPipeline(
         vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
+        text_encoder=model.text_encoders[0],
+        tokenizer=model.tokenizers[0],
         unet=model.unet,
         scheduler=schedulers.make("DDIMScheduler", "{}", 1),
         safety_checker=None,

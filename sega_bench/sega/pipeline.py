@@ -253,13 +253,13 @@ class _Networks(StableDiffusion):
     """The pipeline's networks, and embeddings that stand for texts."""
 
     def __init__(self, pipeline: SemanticStableDiffusionPipeline, embeddings: Mapping[str, Tensor]) -> None:
-        super().__init__(pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, pipeline.vae)
+        super().__init__([pipeline.tokenizer], [pipeline.text_encoder], pipeline.unet, pipeline.vae)
         self.device = pipeline._execution_device
         self._embeddings = embeddings
 
     def _encode(self, text: str) -> Conditioning:
         if text in self._embeddings:
-            return {"encoder_hidden_states": self._embeddings[text].to(self.device, self.text_encoder.dtype)}
+            return {"encoder_hidden_states": self._embeddings[text].to(self.device, self.text_encoders[0].dtype)}
         if cut := self.truncation(text):
             log.warning("%s", cut)
         return super()._encode(text)

@@ -56,6 +56,11 @@ def class_name(name: str) -> str:
     )
 
 
+def is_known(name: str) -> bool:
+    """Whether a diffusers class of this name can be forked."""
+    return name in _ROW_STATE
+
+
 def _short(name: str) -> str:
     """``DPMSolverMultistepScheduler`` -> ``dpmsolver``; the singlestep solvers keep their ``singlestep``."""
     bare = name.lower().replace("_", "").replace("++", "").removesuffix("scheduler")

@@ -1,0 +1,1 @@
+"""Checkpoints: what is asked for, found, identified and checked; then, part by part, read."""

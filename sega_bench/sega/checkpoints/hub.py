@@ -1,0 +1,88 @@
+"""Checkpoints on the Hugging Face hub: only the files that will be read are fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from sega_bench.errors import UserError
+
+
+class HubUnreachableError(UserError):
+    """There is no way to the hub from here, and the files are not on this machine."""
+
+
+def fetch(repo: str, revision: str | None, names: Iterable[str], where: str) -> Path:
+    """The snapshot of a repository with the files of these names; its folder's name is the commit.
+
+    Args:
+        repo: hub id.
+        revision: branch, tag or commit.
+        names: files or patterns; those that the repository lacks are passed over.
+        where: begins an error message.
+
+    Raises:
+        HubUnreachableError: no network, and not everything is here.
+        UserError: the hub says no.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            repo, revision=revision, allow_patterns=list(names), etag_timeout=5
+        )
+        return Path(snapshot)
+    except GatedRepoError as error:
+        raise UserError(f"{where}, which is gated: accept its terms, then `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"{where}: neither a folder here nor a repository on the hub") from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{where}: the repository has no model.revision={revision}") from error
+    except HFValidationError as error:
+        raise UserError(f"{where}, which is no hub id ({error})") from error
+    except LocalEntryNotFoundError as error:
+        if status := _refusal(error.__cause__):
+            raise UserError(f"{where}: the hub refuses it (HTTP {status})") from error
+        raise _unreachable(where) from error
+    except Exception as error:  # a full disk, a torn connection: they come from several libraries
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where}: it cannot be fetched ({type(error).__name__}: {reason})") from error
+
+
+def _refusal(error: Any) -> int | None:
+    """The status with which the hub answered that it will not give the files, if it did."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) and 400 <= status < 500 else None
+
+
+def list_names(repo: str, snapshot: Path, where: str) -> Collection[str]:
+    """The names of all files of a snapshot's commit; without a network, of those that are here.
+
+    Raises:
+        HubUnreachableError: no network, and no weights here.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        siblings = HfApi().model_info(repo, revision=snapshot.name).siblings
+    except Exception as error:  # as many kinds as there are ways to be without a network
+        here = {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()}
+        if not any(name.endswith(".safetensors") for name in here):
+            raise _unreachable(where) from error
+        return here
+    return {sibling.rfilename for sibling in siblings or ()}
+
+
+def _unreachable(where: str) -> HubUnreachableError:
+    return HubUnreachableError(
+        f"{where}: no such folder here, and the hub cannot be reached; download it where there is a network "
+        "and give the folder: model.path=/path/to/folder"
+    )

@@ -1,0 +1,131 @@
+"""One .safetensors file in the layout of Stable Diffusion's original code: what it is, and its parts.
+
+Such a file has weights and no configuration. The configurations of the released models are shipped in
+``known/``; the vocabulary is CLIP's own. Names are converted by diffusers' own functions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sega_bench.cell import shown
+from sega_bench.errors import UserError
+from sega_bench.sega.checkpoints.layout import NETWORKS, NETWORKS_XL, Layout, checked, read_layout
+from sega_bench.sega.checkpoints.settings import local_path
+from sega_bench.sega.checkpoints.weights import Tensors
+
+KNOWN = ("sd15", "sd21", "sd21-base", "sdxl")
+"""Names that ``model.config`` can have."""
+
+_CLIP, _OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
+_CLIP_XL, _OPEN_CLIP_XL = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+_PREFIXES = {
+    "unet": ("model.diffusion_model.",),
+    "vae": ("first_stage_model.",),
+    "text_encoder": (_CLIP, _OPEN_CLIP, _CLIP_XL),
+    "text_encoder_2": (_OPEN_CLIP_XL,),
+}
+
+
+def identify(names: Collection[str], where: str) -> str:
+    """Which of :data:`KNOWN` a file is, by the names of its tensors.
+
+    Raises:
+        UserError: it is none of them, or its weights do not tell.
+    """
+
+    def has(prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in names)
+
+    if has(_OPEN_CLIP):
+        raise UserError(
+            f"{where}, a Stable Diffusion 2: its weights do not say which; set model.config=sd21 (768 "
+            "pixels, v-prediction) or model.config=sd21-base (512 pixels, epsilon)"
+        )
+    if "v_pred" in names:
+        raise UserError(
+            f"{where}, which says that it predicts v: set model.config to a diffusers folder whose scheduler "
+            "has prediction_type v_prediction"
+        )
+    if has(_OPEN_CLIP_XL) and has(_CLIP_XL):
+        return "sdxl"
+    if has(_CLIP):
+        return "sd15"
+    raise UserError(
+        f"{where}, which is no whole Stable Diffusion 1.x, 2.x or XL in one file: it has no text encoder of "
+        "theirs (a LoRA belongs into model.lora)"
+    )
+
+
+def layout_of(config: str, where: str) -> tuple[Layout, tuple[Path | str, ...]]:
+    """The configurations that ``model.config`` names, and where its tokenizers come from.
+
+    Args:
+        config: one of :data:`KNOWN`, or a diffusers folder, whose weights are not read.
+        where: begins an error message.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if config not in KNOWN:
+        folder = local_path(config)
+        if not os.path.isdir(folder):
+            raise UserError(f"{where}, but it must be a diffusers folder or one of {', '.join(KNOWN)}")
+        layout = read_layout(folder, where)
+        return layout, tuple(folder / name for name in layout.tokenizers)
+    text = (resources.files(__package__) / "known" / f"{config}.json").read_text(encoding="utf-8")
+    content: dict[str, Any] = json.loads(text)
+    kinds = NETWORKS_XL if "text_encoder_2" in content["networks"] else NETWORKS
+    layout = Layout(
+        networks={name: (kinds[name], network) for name, network in content["networks"].items()},
+        scheduler=content["scheduler"],
+        force_zeros_for_empty_prompt=config == "sdxl",
+    )
+    return checked(layout, where), tuple(content["tokenizers"])
+
+
+def convert(name: str, network: torch.nn.Module, tensors: Tensors, where: str) -> dict[str, Tensor]:
+    """The tensors of one part under diffusers' names.
+
+    Args:
+        name: of the part, as diffusers calls it.
+        network: the part, whose configuration says how blocks are counted.
+        tensors: of the whole file; they may be without data.
+        where: begins an error message.
+
+    Raises:
+        UserError: a tensor that the conversion needs is not there, or one would be left over.
+    """
+    from diffusers.loaders import single_file_utils as diffusers_utils
+
+    own = {key: tensor for key, tensor in tensors.items() if key.startswith(_PREFIXES[name])}
+    try:
+        if name == "unet":
+            converted = diffusers_utils.convert_ldm_unet_checkpoint(own, network.config)
+        elif name == "vae":
+            converted = diffusers_utils.convert_ldm_vae_checkpoint(own, network.config)
+        elif any(key.startswith((_OPEN_CLIP, _OPEN_CLIP_XL)) for key in own):
+            prefix = _OPEN_CLIP if name == "text_encoder" else _OPEN_CLIP_XL
+            converted = diffusers_utils.convert_open_clip_checkpoint(network, own, prefix)
+        else:
+            converted = diffusers_utils.convert_ldm_clip_checkpoint(own)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: its {name} is not in the original layout ({shown(error)})") from error
+    if name in ("unet", "vae") and _numbers(own) != _numbers(converted):
+        raise UserError(
+            f"{where}: its {name} holds {_numbers(own)} numbers, of which {_numbers(converted)} have a "
+            "place in its configuration: is it another model than model.config says?"
+        )
+    return dict(converted)
+
+
+def _numbers(tensors: Tensors) -> int:
+    return sum(tensor.numel() for tensor in tensors.values())

@@ -1,0 +1,30 @@
+"""What the engine draws, before it is decoded."""
+
+from __future__ import annotations
+
+import torch
+
+from sega_bench.cell import Cell
+from sega_bench.sega.models import StableDiffusion
+from sega_bench.sega.wave import Batching, generate
+
+
+class LatentDecoder:
+    """A loaded model that hands out its latents instead of pictures, through the engine's own way."""
+
+    def __init__(self, model: StableDiffusion) -> None:
+        self.model, self.latents = model, []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.model, name)
+
+    def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        self.latents.append(latents_BCHW.clone())
+        return torch.zeros(len(latents_BCHW), 1, 1, 3, dtype=torch.uint8)
+
+
+def engine_latents(model: StableDiffusion, cell: Cell) -> torch.Tensor:
+    """The cell's latents, made beside its reference so that it forks."""
+    decoder = LatentDecoder(model)
+    list(generate(decoder, [cell.reference(), cell] if cell.edits else [cell], Batching(micro=4, decode=1)))
+    return decoder.latents[-1]
