@@ -270,7 +270,7 @@ def test_diffusers_takes_negative_weights_for_zero_and_we_refuse() -> None:
 
 def test_diffusers_cuts_a_long_text_without_its_end_mark_and_we_with_it() -> None:
     model = tiny_sd.loaded("float64")
-    longest = " ".join(["a"] * (model.tokenizer.model_max_length - 2))  # letters: it knows no words
+    longest = " ".join(["a"] * (model.tokenizers[0].model_max_length - 2))  # letters: it knows no words
     cut, long = tiny_sd.cell(prompt=longest), tiny_sd.cell(prompt=longest + " face")
     assert model.truncation(cut.prompt) is None
     assert "was cut to" in str(model.truncation(long.prompt))
@@ -280,8 +280,8 @@ def test_diffusers_cuts_a_long_text_without_its_end_mark_and_we_with_it() -> Non
 
 def test_diffusers_drops_an_edit_that_is_nan_and_we_fail_its_cell() -> None:
     model = load(tiny_sd.model(), torch.device("cpu"), "float64")
-    (poison,) = model.tokenizer("poison", add_special_tokens=False).input_ids[:1]
-    model.text_encoder.get_input_embeddings().weight.data[poison] = float("nan")
+    (poison,) = model.tokenizers[0]("poison", add_special_tokens=False).input_ids[:1]
+    model.text_encoders[0].get_input_embeddings().weight.data[poison] = float("nan")
     cell = tiny_sd.cell(edits=(Edit("poison", 6, 0.5, 2),))
     pipeline = oracle.make_pipeline(model)
     assert torch.equal(oracle.make_latents(pipeline, cell), oracle.make_latents(pipeline, cell.reference()))
