@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -16,6 +15,11 @@ from typing import Any
 
 KEY_VERSION = 1
 """Part of every key. Raise it when the same settings begin to mean another image."""
+
+_STRONGEST = 1_000_000
+"""Scales and weights end here: what is far beyond overflows in the networks, and the image is lost."""
+
+_LARGEST_SIDE = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,12 @@ class Edit:
 
     def __post_init__(self) -> None:
         _text(self, "concept")
-        _real(self, "edit_guidance_scale", low=0.0, hint="use reverse_editing_direction to steer away")
-        _real(self, "edit_threshold", low=0.0, high=1.0)
+        _real(self, "edit_guidance_scale", hint="use reverse_editing_direction to steer away")
+        _real(self, "edit_threshold", high=1)
         _integer(self, "edit_warmup_steps", low=0)
         if self.edit_cooldown_steps is not None:
             _integer(self, "edit_cooldown_steps", low=0)
-        _real(self, "edit_weights", low=0.0, hint="use reverse_editing_direction to steer away")
+        _real(self, "edit_weights", hint="use reverse_editing_direction to steer away")
         _boolean(self, "reverse_editing_direction")
 
     @property
@@ -109,12 +113,12 @@ class Cell:
         self._check_replay()
         _integer(self, "seed", low=0, high=2**63 - 1)
         _integer(self, "num_inference_steps", low=1)
-        _real(self, "guidance_scale", low=0.0)
-        _real(self, "eta", low=0.0, high=1.0)
+        _real(self, "guidance_scale")
+        _real(self, "eta", high=1)
         for name in ("height", "width"):
-            _integer(self, name, low=8)
-        _real(self, "edit_momentum_scale", low=0.0)
-        _real(self, "edit_mom_beta", low=0.0, high=1.0)
+            _integer(self, name, low=8, high=_LARGEST_SIDE)
+        _real(self, "edit_momentum_scale")
+        _real(self, "edit_mom_beta", high=1)
         if not self.edits:  # momentum means nothing without an edit, and must not split the references
             _set(self, "edit_momentum_scale", 0.0)
             _set(self, "edit_mom_beta", 0.0)
@@ -205,13 +209,13 @@ def _set(owner: object, name: str, value: object) -> None:
     object.__setattr__(owner, name, value)
 
 
-def _real(owner: object, name: str, *, low: float, high: float = sys.float_info.max, hint: str = "") -> None:
+def _real(owner: object, name: str, *, high: int = _STRONGEST, hint: str = "") -> None:
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} is {shown(value)}, but it must be a number")
-    if not low <= value <= high:  # NaN fails every comparison, infinity the upper bound
-        bounds = f"at least {low:g}" if high == sys.float_info.max else f"between {low:g} and {high:g}"
-        raise ValueError(f"{name} is {shown(value)}, but it must be {bounds}" + (f"; {hint}" if hint else ""))
+    if not 0 <= value <= high:  # NaN fails every comparison
+        hint = f"; {hint}" if hint and value < 0 else ""
+        raise ValueError(f"{name} is {shown(value)}, but it must be between 0 and {high:,}{hint}")
     _set(owner, name, float(value) + 0.0)  # + 0.0 turns -0.0 into 0.0
 
 

@@ -8,21 +8,23 @@ axes) is typed Any here and checked by the planner.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from sega_bench.cell import shown
-from sega_bench.errors import UserError
+from sega_bench.errors import UserError, nearest
 
 
 def _find_conf() -> Path:
@@ -32,7 +34,11 @@ def _find_conf() -> Path:
 
 
 CONF_DIR = _find_conf()
-HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
+
+_DEEPEST = 10
+
+_COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, RecursionError)
+"""What composing raises, Hydra's plain errors included, if what was asked cannot be composed."""
 
 
 @dataclass
@@ -109,6 +115,9 @@ class EngineConfig:
     threads: int | None = None
 
 
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+
+
 @dataclass
 class WandbConfig:
     """Where to log; ``auto`` is online when logged in, else offline."""
@@ -160,23 +169,25 @@ def compose(*overrides: str) -> Config:
     """
     register()
     check_overrides(overrides)
-    try:
-        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            composed = hydra.compose("config", list(overrides))
-        return typed(composed)
-    except HYDRA_ERRORS as error:
-        raise UserError(explain(error)) from error
+    with explained(), hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        composed = hydra.compose("config", list(overrides))
+    return typed(composed)
 
 
 def typed(composed: DictConfig) -> Config:
     """A composed configuration as the dataclasses above.
 
     Raises:
-        UserError: a key that the schema does not have; Hydra lets ``+typo=1`` through.
-        OmegaConfBaseException: a value of the wrong type.
+        UserError: a value of the wrong type, or a key that the schema does not have; Hydra lets ``+typo=1``
+            through.
     """
+    if OmegaConf.get_type(composed) is not Config:
+        raise UserError(
+            "--config-name: that file must begin its defaults list with `- schema`, as config.yaml does"
+        )
     _refuse_unknown_keys(composed, Config, "")
-    config = OmegaConf.to_object(composed)
+    with explained():
+        config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     return config
 
@@ -193,65 +204,101 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF_DIR / group).glob("[!_]*.yaml"))
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``did you mean X? `` or nothing."""
-    near = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]}? " if near else ""
-
-
 def check_overrides(overrides: Iterable[str]) -> None:
-    """Refuse overrides that Hydra cannot read, naming them; its own message does not.
+    """Refuse overrides that Hydra cannot read or use, naming them; its own messages do not.
 
     Raises:
         UserError: with the first of them.
     """
     for override in overrides:
         try:
-            OverridesParser.create().parse_override(override)
-        except HydraException as error:
+            parsed = OverridesParser.create().parse_override(override)
+        except (HydraException, ValueError, RecursionError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{shown(override)} cannot be read ({reason}): quote texts with commas, brackets or spaces, "
-                "as in 'prompts=[\"a house, a tree\"]'"
-            ) from error
+            raise UserError(f"{shown(override)} cannot be read ({reason}): {_remedy(override)}") from error
+        key, value = parsed.key_or_group, parsed.value()
+        if _depth(value) > _DEEPEST:
+            raise UserError(f"{key} nests lists too deeply: no setting needs {_DEEPEST} levels")
+        choices = [] if parsed.is_delete() else options(key)
+        for name in _names(value) if choices else ():
+            if not isinstance(name, str | QuotedString) or name == "":
+                raise UserError(f"{key} is {shown(name)}: choose one of {', '.join(choices)}")
 
 
-def explain(error: BaseException) -> str:
-    """Hydra's and OmegaConf's errors, which run over many lines, as one line with the key in it."""
-    if str(error).startswith("Error merging") and error.__cause__ is not None:
-        error = error.__cause__
-    text = str(error)
+def _names(value: Any) -> list[Any]:
+    """What a config group's value names: one choice, a list of them, or a multirun's."""
+    if isinstance(value, ChoiceSweep):
+        return [name for one in value.list for name in _names(one)]
+    return value if isinstance(value, list) else [value]
+
+
+def _remedy(override: str) -> str:
+    """How to write a word that Hydra cannot read."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        example = f"+sweep={override}" if override in options("sweep") else "seeds=4"
+        return f"a setting is written key=value, as in {example}"
+    if len(value) < 100 and not set(value) & set("\"'[]{}()"):
+        return f"quote it, '{key}=\"{value}\"'"
+    return "quote texts with commas, brackets or spaces, as in 'prompts=[\"a house, a tree\"]'"
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Whatever Hydra and OmegaConf say to what was asked, as a :class:`UserError`."""
+    try:
+        yield
+    except _COMPOSITION_ERRORS as error:
+        raise UserError(_explain(error)) from error
+
+
+def _explain(error: BaseException) -> str:
+    """Hydra's and OmegaConf's errors, which run over many lines, with the key in front."""
+    if isinstance(error, RecursionError):
+        return "the configuration nests lists too deeply: no setting needs more than a few levels"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        known = [choice for choice in error.options if not choice.startswith("_")]
+        return f"{group}={name}: {nearest(name, known)}there are {', '.join(known) or 'none'}"
+    text = re.sub(r"^In '[^']+': \w+ raised while composing config:\n", "", str(error))
+    merged = re.match(r"Error merging override (.*)", text)
+    if merged and error.__cause__ is not None:
+        text = str(error.__cause__)
+    if found := re.search(r"Key '.*' (?:is )?not in .*\s+full_key: (\S+)", f"{text}\n{error.__cause__}"):
+        return _explain_unknown(found[1])
     if found := re.search(r"Could not override '([^']+)'", text):
         return _explain_unknown(found[1])
-    if found := re.search(r"Could not find '([^/']+)/([^']+)'", text):
-        known = options(found[1])
-        return f"{found[1]}={found[2]}: {nearest(found[2], known)}there are {', '.join(known) or 'none'}"
     if found := re.search(r"You must specify '([^']+)'", text):
         return f"{found[1]}: choose one of {', '.join(options(found[1]))}"
     if found := re.search(r"missing mandatory value: (\S+)\s+full_key: (\S+)", text):
         return f"{found[2]} is not given: add {found[2]}=..."
-    if found := re.search(r"full_key: (\S+)", text):
+    if found := re.search(r"full_key: (\S+)\n", text):
         return f"{found[1]}: {text.splitlines()[0]}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines)[:400] or type(error).__name__
+    return f"{shown(merged[1])}: {text.splitlines()[0]}" if merged else text[:400] or type(error).__name__
 
 
 def _explain_unknown(key: str) -> str:
     if choices := options(key):
         return f"{key}=... is appended, so write +{key}=... (there are {', '.join(choices)})"
-    *parents, name = key.split(".")
-    if parents and parents[0] in ("axes", "zip"):
-        return f"{key}: the sweep has no such axis; add one with +{key}=[...], remove one with ~{key}"
-    known = _known_keys(parents)
-    groups = [] if parents else ["sweep"]
-    return f"unknown key {key!r}: {nearest(name, [*known, *groups])}there are {', '.join(known)}"
-
-
-def _known_keys(parents: Sequence[str]) -> list[str]:
     schema: Any = Config
-    for parent in parents:
-        schema = get_type_hints(schema).get(parent) if is_dataclass(schema) else None
-    return [known.name for known in fields(schema)] if is_dataclass(schema) else _known_keys(())
+    above = ""
+    for name in key.split("."):
+        if get_origin(schema) is dict:
+            example = "[...]" if schema == dict[str, Any] else "..."
+            return f"{key}: {above} has no such entry; add one with +{key}={example}, remove one with ~{key}"
+        if not is_dataclass(schema):
+            return f"{key}: {above} has no keys of its own, but a value: {above}=..."
+        hints = get_type_hints(schema)
+        if name not in hints:
+            known = [*hints, *([] if above else ["sweep"])]
+            return f"unknown key {key!r}: {nearest(name, known)}there are {', '.join(hints)}"
+        schema, above = hints[name], f"{above}.{name}".lstrip(".")
+    return f"{key} cannot be overridden like this: write {key}=..., or +{key}=... where there is none"
 
 
 def _refuse_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:

@@ -1,5 +1,45 @@
-"""The one exception that is the user's to mend."""
+"""The one exception that is the user's to mend, and the words that mistakes are told in."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+_LONGEST = 1000
 
 
 class UserError(Exception):
     """A mistake in what was asked: one line that names the key and the remedy, shown without a traceback."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean(message[:_LONGEST]) + "..." * (len(message) > _LONGEST))
+
+
+def clean(text: str) -> str:
+    """A text on one line, without anything that steers a terminal or reverses its reading."""
+    spaced = "".join(" " if char.isspace() else char for char in text)
+    return " ".join("".join(char for char in spaced if unicodedata.category(char)[0] != "C").split())
+
+
+def nearest(name: str, known: Iterable[str], show: Callable[[str], str] = str) -> str:
+    """``did you mean X? `` or nothing, to go before what there is.
+
+    Args:
+        name: what was written.
+        known: what could have been.
+        show: one of ``known`` as it should be written, where that is not how it is compared.
+    """
+    near = get_close_matches(name[:_LONGEST], list(known), n=1, cutoff=0.4)
+    return f"did you mean {show(near[0])}? " if near else ""
+
+
+def check_count(key: str, value: int, most: int) -> None:
+    """Refuse a size or number that is none.
+
+    Raises:
+        UserError: it is not between 1 and ``most``.
+    """
+    if not 1 <= value <= most:
+        bound = "at least 1" if value < 1 else f"at most {most:,}"
+        raise UserError(f"{key} is {value}, but it must be {bound}")

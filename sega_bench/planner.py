@@ -1,47 +1,38 @@
-"""From a configuration to a plan: every cell of the sweep, resolved and checked, nothing run.
-
-Precedence of an edit setting: ``edit`` < the concept's own mapping < ``zip`` and ``axes``. Of a sampling
-setting: ``sampling`` < the prompt's own column < ``zip`` and ``axes``.
-"""
+"""From a configuration to a plan: every cell of the sweep, resolved and checked, nothing run."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, per_concept, shown
-from sega_bench.config import Config, SamplingConfig, nearest
-from sega_bench.errors import UserError
-from sega_bench.prompts import Prompt, as_text, read_prompts, read_replays
+from sega_bench import scores
+from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, shown
+from sega_bench.config import WANDB_MODES, Config
+from sega_bench.errors import UserError, check_count, nearest
+from sega_bench.prompts import as_text, expanded, read_prompts, read_replays
+from sega_bench.resolver import MOMENTUM_SETTINGS, SAMPLING_SETTINGS, Concept, ConceptSet, Point, Resolver
+from sega_bench.scores import ScoreSettings
 from sega_bench.sega.checkpoints.finding import Model, describe
 from sega_bench.sega.checkpoints.settings import ModelSettings
-from sega_bench.sega.models import default_dtype, resolve_device
 from sega_bench.sega.schedule import Wave, departs, form_waves
 from sega_bench.sega.wave import count_timesteps
 
-MOMENTUM_SETTINGS = ("edit_momentum_scale", "edit_mom_beta")
-SAMPLING_SETTINGS = tuple(f.name for f in fields(SamplingConfig))
 NO_AXES = ("model", "prompt", "concept", "seed", "replay")
-AXES = (*EDIT_SETTINGS, *MOMENTUM_SETTINGS, *SAMPLING_SETTINGS, "negative_prompt")
+AXES = (*EDIT_SETTINGS, *MOMENTUM_SETTINGS, *SAMPLING_SETTINGS)
 
-Point = Mapping[str, Any]
-"""One combination of axis values."""
+_MOST_CELLS = 1_000_000
 
-
-@dataclass(frozen=True)
-class Concept:
-    """A text to steer by, and the settings that only it has."""
-
-    text: str
-    own: Mapping[str, Any]
-
-
-ConceptSet = tuple[Concept, ...]
-"""Concepts applied together."""
+_MOST_OF_ENGINE = {
+    "micro_batch_size": 4096,
+    "decode_batch_size": 4096,
+    "wave_rows": _MOST_CELLS,
+    "threads": 1024,
+}
 
 
 @dataclass(frozen=True)
@@ -52,10 +43,11 @@ class Plan:
         name: of the sweep and its folder.
         cells: distinct, each reference before the cells that are scored against it.
         merged: cells asked for more than once.
-        axes: values of every axis, zipped ones included, in order of declaration; ``replay`` if it varies.
+        axes: values of every axis as its cells have them, zipped ones included, in order of declaration;
+            ``replay`` if it varies.
         prompts, concepts, seeds: what the axes were crossed with; texts only.
         model: described, not loaded.
-        config: the configuration the plan was made from.
+        config: the configuration the plan was made from, ``~`` in ``output_dir`` expanded.
     """
 
     name: str
@@ -108,28 +100,65 @@ def plan(config: Config) -> Plan:
     Raises:
         UserError: anything wrong with what was asked, named by its key; no model has been loaded.
     """
+    _check_settings(config)
     name = _checked_name(config)
+    output_dir = expanded(config.output_dir, "output_dir")
     prompts = read_prompts(config.prompts, config.prompt_file)
     seeds = _seeds(config.seeds)
     concepts = tuple(_concept_set(entry, f"concepts[{i}]") for i, entry in enumerate(_concepts(config)))
-    axes = _axes(config.axes, "axes")
-    zipped = _axes(config.zip, "zip")
+    axes = _axes(config.axes, "axes", has_edits=bool(concepts))
+    zipped = _axes(config.zip, "zip", has_edits=bool(concepts))
     replays = read_replays(config.replay)
+    _check_number(len(prompts), len(seeds), len(concepts), len(replays), *map(len, axes.values()))
     points = list(_points(axes, zipped))
+    scores.check(ScoreSettings(**asdict(config.scores)))
     model = describe(ModelSettings.of(asdict(config.model)), dry_run=config.dry_run)
-    wanted = _Resolver(config, model).cells(prompts, seeds, concepts, replays, points)
-    cells, merged = _distinct(wanted)
+    resolver = Resolver(config, model)
+    cells, merged = _distinct(resolver.cells(prompts, seeds, concepts, replays, points))
     return Plan(
         name=name,
         cells=cells,
         merged=merged,
-        axes=zipped | axes | ({"replay": list(replays)} if len(replays) > 1 else {}),
+        axes={name: resolver.axis(name, values) for name, values in (zipped | axes).items()}
+        | ({"replay": list(replays)} if len(replays) > 1 else {}),
         prompts=tuple(prompt.text for prompt in prompts),
         concepts=tuple(tuple(concept.text for concept in together) for together in concepts),
         seeds=seeds,
         model=model,
-        config=config,
+        config=replace(config, output_dir=str(output_dir)),
     )
+
+
+def _check_settings(config: Config) -> None:
+    """What no cell depends on: a mistake here would be met late, when a model is loaded or all is done."""
+    for key, text in _texts(config):
+        as_text(text, key)
+    for name, most in _MOST_OF_ENGINE.items():
+        if (value := getattr(config.engine, name)) is not None:
+            check_count(f"engine.{name}", value, most)
+    if config.wandb.mode not in WANDB_MODES:
+        raise UserError(
+            f"wandb.mode is {shown(config.wandb.mode)}: {nearest(config.wandb.mode, WANDB_MODES)}"
+            f"there are {', '.join(WANDB_MODES)}"
+        )
+
+
+def _texts(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if is_dataclass(value):
+            yield from _texts(value, f"{prefix}{field.name}.")
+        elif isinstance(value, str):
+            yield f"{prefix}{field.name}", value
+
+
+def _check_number(*counts: int) -> None:
+    if math.prod(max(1, count) for count in counts) > _MOST_CELLS:
+        product = " x ".join(f"{count:,}" for count in counts)
+        raise UserError(
+            f"prompts x seeds x concepts x replays x axes are {product} cells, more than {_MOST_CELLS:,}: "
+            "make several sweeps of it"
+        )
 
 
 def _distinct(wanted: Iterable[Cell]) -> tuple[tuple[Cell, ...], int]:
@@ -182,7 +211,7 @@ def _concept_set(entry: Any, key: str) -> ConceptSet:
 
 def _concept(entry: Any, key: str) -> Concept:
     if not isinstance(entry, dict):
-        return Concept(as_text(entry, key), {})
+        return Concept(as_text(entry, key), {}, key)
     own = {str(name): value for name, value in entry.items() if name != "text"}
     for name in own:
         if name in MOMENTUM_SETTINGS:
@@ -196,10 +225,15 @@ def _concept(entry: Any, key: str) -> Concept:
             )
     if "text" not in entry:
         raise UserError(f"{key} has no text: write {{text: 'a smile', edit_threshold: 0.9}}")
-    return Concept(as_text(entry["text"], f"{key}.text"), own)
+    text = as_text(entry["text"], f"{key}.text")
+    try:
+        Edit(text, **own)
+    except ValueError as error:
+        raise UserError(f"{key}.{error}") from error
+    return Concept(text, own, key)
 
 
-def _axes(value: Mapping[str, Any], key: str) -> dict[str, list[Any]]:
+def _axes(value: Mapping[str, Any], key: str, *, has_edits: bool) -> dict[str, list[Any]]:
     for name, values in value.items():
         if name not in AXES:
             extra = "; it has a key of its own" if name in NO_AXES else ""
@@ -208,6 +242,8 @@ def _axes(value: Mapping[str, Any], key: str) -> dict[str, list[Any]]:
             )
         if not isinstance(values, list) or not values:
             raise UserError(f"{key}.{name} is {shown(values)}, but it must be a list: '{key}.{name}=[a,b]'")
+        if name not in SAMPLING_SETTINGS and not has_edits:
+            raise UserError(f"{key}.{name} has no concept to act on: give some, concepts=['a smile']")
     return dict(value)
 
 
@@ -226,128 +262,3 @@ def _points(axes: Mapping[str, list[Any]], zipped: Mapping[str, list[Any]]) -> I
     for row in together:
         for values in itertools.product(*axes.values()):
             yield row | dict(zip(axes, values, strict=True))
-
-
-@dataclass(frozen=True)
-class _Resolver:
-    """Fills in every setting of a cell, and knows which key to name when one is wrong."""
-
-    config: Config
-    model: Model
-
-    def cells(
-        self,
-        prompts: Sequence[Prompt],
-        seeds: Sequence[int],
-        concepts: Sequence[ConceptSet],
-        replays: Sequence[str | None],
-        points: Sequence[Point],
-    ) -> Iterator[Cell]:
-        """All cells in the order prompts, seeds, concepts, replays, settings; without concepts unedited."""
-        for prompt in prompts:
-            own_seeds = [prompt.own["seed"]] if "seed" in prompt.own else seeds
-            for seed, together, replay in itertools.product(own_seeds, concepts or [()], replays):
-                for point in points:
-                    yield self.cell(prompt, seed, together, replay, point)
-
-    def cell(self, prompt: Prompt, seed: int, together: ConceptSet, replay: str | None, point: Point) -> Cell:
-        """One cell, checked."""
-        sampling = {name: getattr(self.config.sampling, name) for name in SAMPLING_SETTINGS}
-        sampling["negative_prompt"] = self.config.negative_prompt
-        sampling |= {name: value for name, value in prompt.own.items() if name != "seed"}
-        sampling |= {name: value for name, value in point.items() if name in sampling}
-        sampling["negative_prompt"] = as_text(
-            sampling["negative_prompt"], self._origin("negative_prompt", point)
-        )
-        scheduler = sampling.pop("scheduler")
-        if scheduler is not None:
-            scheduler = as_text(scheduler, self._origin("scheduler", point))
-        name, scheduler_config = self.model.scheduler_for(scheduler)
-        for side in ("height", "width"):
-            sampling[side] = self.model.size if sampling[side] is None else sampling[side]
-        momentum = {key: self._shared(key, point) for key in MOMENTUM_SETTINGS}
-        edits = self._edits(together, point)
-        try:
-            cell = Cell(
-                prompt=prompt.text,
-                seed=seed,
-                edits=edits,
-                scheduler=name,
-                scheduler_config=scheduler_config,
-                model=self.model.id,
-                dtype=self._dtype,
-                replay=replay,
-                **sampling,
-                **momentum,
-            )
-        except ValueError as error:
-            raise UserError(self._located(str(error), point)) from error
-        self._check_steps(cell, point)
-        return cell
-
-    @cached_property
-    def _dtype(self) -> str:
-        engine = self.config.engine
-        allowed = ("float32", "float16", "bfloat16", "float64")
-        if engine.dtype is not None and engine.dtype not in allowed:
-            raise UserError(f"engine.dtype is {engine.dtype!r}, but it must be one of {', '.join(allowed)}")
-        return engine.dtype or default_dtype(resolve_device(engine.device))
-
-    def _shared(self, name: str, point: Point) -> Any:
-        value = point.get(name, getattr(self.config.edit, name))
-        if isinstance(value, list):
-            raise UserError(
-                f"{self._origin(name, point)} holds a list, but momentum belongs to the whole cell: "
-                "give one number"
-            )
-        return value
-
-    def _edits(self, together: ConceptSet, point: Point) -> tuple[Edit, ...]:
-        columns = {name: self._per_concept(name, together, point) for name in EDIT_SETTINGS}
-        edits = []
-        for k, concept in enumerate(together):
-            values = {name: column[k] for name, column in columns.items()}
-            try:
-                edits.append(Edit(concept.text, **values))
-            except ValueError as error:
-                raise UserError(self._located(str(error), point, concept)) from error
-        return tuple(edits)
-
-    def _per_concept(self, name: str, together: ConceptSet, point: Point) -> list[Any]:
-        if name in point:
-            return self._spread(point[name], together, self._origin(name, point))
-        shared = self._spread(getattr(self.config.edit, name), together, f"edit.{name}")
-        return [concept.own.get(name, value) for concept, value in zip(together, shared, strict=True)]
-
-    def _spread(self, value: Any, together: ConceptSet, key: str) -> list[Any]:
-        try:
-            return per_concept(value, [concept.text for concept in together], key)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-
-    def _check_steps(self, cell: Cell, point: Point) -> None:
-        if cell.height % 8 or cell.width % 8 or min(cell.height, cell.width) < 16:
-            raise UserError(
-                f"sampling: {cell.height} x {cell.width} pixels, but both must be multiples of 8, from 16 on"
-            )
-        n = count_timesteps(cell)
-        for edit in cell.edits:
-            if edit.edit_warmup_steps > n:
-                raise UserError(
-                    f"{self._origin('edit_warmup_steps', point)} is {edit.edit_warmup_steps}, but "
-                    f"{cell.scheduler} takes {n} steps: use at most {n}, which leaves the image unedited"
-                )
-
-    def _origin(self, name: str, point: Point, concept: Concept | None = None) -> str:
-        """The configuration key that a setting's value came from."""
-        if name in point:
-            return f"{'axes' if name in self.config.axes else 'zip'}.{name}"
-        if concept is not None and name in concept.own:
-            return f"concepts: {concept.text!r}: {name}"
-        if name in ("negative_prompt", "seed", "prompt", "concept", "replay"):
-            return name
-        return f"sampling.{name}" if name in SAMPLING_SETTINGS else f"edit.{name}"
-
-    def _located(self, message: str, point: Point, concept: Concept | None = None) -> str:
-        name, _, rest = message.partition(" ")
-        return f"{self._origin(name, point, concept)} {rest}"

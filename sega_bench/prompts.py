@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sega_bench.cell import shown
-from sega_bench.config import PromptFileConfig, nearest
-from sega_bench.errors import UserError
+from sega_bench.config import PromptFileConfig
+from sega_bench.errors import UserError, nearest
 
 OWN_SETTINGS = ("seed", "guidance_scale", "negative_prompt", "num_inference_steps")
 """What a prompt file's columns may set for a prompt alone."""
+
+LONGEST_TEXT = 10_000
+"""Characters; a text encoder reads 77 tokens."""
+
+_DAMAGED = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
+"""Control characters that are no white space, and halves of characters."""
 
 _SUFFIXES = (".csv", ".txt", ".jsonl")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A text, and the settings that hold for it alone."""
+    """A text, and the settings that hold for it alone.
+
+    Args:
+        text: the prompt.
+        own: its settings by name; what numbers they may be is the cell's to judge.
+        origin: file, line and column that each of them came from.
+    """
 
     text: str
     own: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 def read_prompts(value: object, file: PromptFileConfig) -> tuple[Prompt, ...]:
@@ -39,13 +54,16 @@ def read_prompts(value: object, file: PromptFileConfig) -> tuple[Prompt, ...]:
         UserError: no prompts, no such file, a line or column that cannot be read.
     """
     if isinstance(value, str):
-        prompts = tuple(_read_file(Path(value), file))
+        prompts = tuple(_read_file(expanded(value, "prompts"), file))
     elif isinstance(value, list | tuple):
         prompts = tuple(Prompt(as_text(text, f"prompts[{i}]")) for i, text in enumerate(value))
     else:
         prompts = ()
     if not prompts:
-        raise UserError("prompts: there are none; give a list, prompts=['a photo of a cat'], or a file name")
+        raise UserError(
+            "prompts: there are none; give a list, prompts=['a photo of a cat'], a file name, or a "
+            "sweep that has some, +sweep=thresholds"
+        )
     return prompts
 
 
@@ -67,7 +85,12 @@ def read_replays(value: object) -> tuple[str | None, ...]:
 
 
 def as_text(value: object, key: str) -> str:
-    """A text, or an error that knows how YAML turns texts into something else."""
+    """A text that a model can read, or an error that knows how YAML turns texts into something else.
+
+    Raises:
+        UserError: no text, one of a length that no model reads, or one with control characters or halves
+            of characters in it.
+    """
     if isinstance(value, bool):
         raise UserError(
             f"{key} is {str(value).lower()}, a boolean, where a text belongs: YAML reads no, off, yes and on "
@@ -75,7 +98,23 @@ def as_text(value: object, key: str) -> str:
         )
     if not isinstance(value, str):
         raise UserError(f"{key} is {shown(value)}, but it must be a text: put it in quotes")
+    if len(value) > LONGEST_TEXT:
+        raise UserError(f"{key} has {len(value):,} characters: give at most {LONGEST_TEXT:,}")
+    if found := _DAMAGED.search(value):
+        raise UserError(f"{key} is {shown(value)}, with {found[0]!r} at character {found.end()}: remove it")
     return value
+
+
+def expanded(name: str, key: str) -> Path:
+    """A path with ``~`` as the user's folder.
+
+    Raises:
+        UserError: no path, or one of a user that is not here.
+    """
+    try:
+        return Path(as_text(name, key)).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key} is {shown(name)}, but there is no such user: write the whole path") from error
 
 
 def _read_file(path: Path, file: PromptFileConfig) -> Iterator[Prompt]:
@@ -84,19 +123,19 @@ def _read_file(path: Path, file: PromptFileConfig) -> Iterator[Prompt]:
             f"prompts is the text {shown(str(path))}: put it in a list, prompts=['...'], or name a file that "
             f"ends in {', '.join(_SUFFIXES)}"
         )
-    unknown = [key for key in file.columns if key not in OWN_SETTINGS]
-    if unknown:
-        raise UserError(
-            f"prompt_file.columns.{unknown[0]}: {nearest(unknown[0], OWN_SETTINGS)}a prompt can have its own "
-            f"{', '.join(OWN_SETTINGS)}"
-        )
+    for key in file.columns:
+        if key not in OWN_SETTINGS:
+            raise UserError(
+                f"prompt_file.columns.{key}: {nearest(key, OWN_SETTINGS)}a prompt can have its own "
+                f"{', '.join(OWN_SETTINGS)}"
+            )
     if file.limit is not None and file.limit < 1:
         raise UserError(f"prompt_file.limit is {file.limit}, but it must be at least 1, or null for all")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # read_text would turn the \r in a quoted field into \n
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompts: {path} cannot be read ({_reason(error)})") from error
-    for line, row in itertools.islice(_rows(path, text, file.column), file.limit):
+    for line, row in itertools.islice(_rows(path, text, file), file.limit):
         yield _prompt(f"prompts: {path} line {line}", row, file)
 
 
@@ -104,32 +143,45 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or "not UTF-8 text"
 
 
-def _rows(path: Path, text: str, column: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path, text: str, file: PromptFileConfig) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and columns of every row."""
-    lines = text.splitlines()
-    if path.suffix == ".txt":
-        yield from ((i, {column: line}) for i, line in enumerate(lines, 1) if line.strip())
-    elif path.suffix == ".csv":
-        yield from _csv_rows(path, lines)
-    else:
-        for i, line in enumerate(lines, 1):
-            if line.strip():
-                yield i, _json_row(f"prompts: {path} line {i}", line)
+    if path.suffix == ".csv":
+        yield from _csv_rows(path, text, file)
+        return
+    # Only \n and \r\n end a line: splitlines would also break at form feeds, U+2028 and more within a prompt.
+    for i, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            bare = line.removesuffix("\r")
+            yield (
+                i,
+                {file.column: bare}
+                if path.suffix == ".txt"
+                else _json_row(f"prompts: {path} line {i}", bare),
+            )
 
 
-def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(lines, strict=True)
+def _csv_rows(path: Path, text: str, file: PromptFileConfig) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        names = list(reader.fieldnames or ())
+        for name in (file.column, *file.columns.values()):
+            if names.count(name) > 1:
+                raise UserError(f"prompts: {path} has {names.count(name)} columns {name!r}: rename one")
         for row in reader:
+            if None in row:
+                raise UserError(
+                    f"prompts: {path} line {reader.line_num} has more fields than the header, which has "
+                    f"{len(names)}: put texts with commas in double quotes"
+                )
             yield reader.line_num, row
     except csv.Error as error:
-        raise UserError(f"prompts: {path} line {reader.line_num}: {error}") from error
+        raise UserError(f"prompts: {path} line {reader.reader.line_num} cannot be read ({error})") from error
 
 
 def _json_row(where: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error})") from error
     if not isinstance(row, dict):
         raise UserError(f'{where} is not a JSON object such as {{"prompt": "a cat"}}')
@@ -140,18 +192,26 @@ def _prompt(where: str, row: Mapping[str, Any], file: PromptFileConfig) -> Promp
     for column in (file.column, *file.columns.values()):
         if row.get(column) is None:
             raise UserError(
-                f"{where} has no value in column {column!r}: {nearest(column, map(str, row))}it has "
-                f"{', '.join(map(str, row))}; name the column with prompt_file.column="
+                f"{where} has no value in column {column!r}: {nearest(column, row)}it has "
+                f"{', '.join(row)}; name the column with prompt_file.column="
             )
-    text = as_text(row[file.column], f"{where}, column {file.column}")
-    return Prompt(text, {key: _own(where, key, row[column]) for key, column in file.columns.items()})
+    origin = {key: f"{where}, column {column}: {key}" for key, column in file.columns.items()}
+    return Prompt(
+        as_text(row[file.column], f"{where}, column {file.column}"),
+        {key: _own(key, row[column], origin[key]) for key, column in file.columns.items()},
+        origin,
+    )
 
 
-def _own(where: str, key: str, value: Any) -> Any:
-    """A column's value; numbers arrive from CSV as text, and what they may be is the cell's to judge."""
+def _own(key: str, value: Any, where: str) -> Any:
+    """A column's value; numbers arrive from CSV as text."""
     if key == "negative_prompt":
-        return as_text(value, f"{where}, {key}")
-    try:
-        return float(value) if key == "guidance_scale" else int(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {key} is {shown(value)}, but it must be a number") from error
+        return as_text(value, where)
+    for number in (int, float) if isinstance(value, str) else ():
+        try:
+            return number(value)
+        except ValueError:
+            continue
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{where} is {shown(value)}, but it must be a number")
+    return value

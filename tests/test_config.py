@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -53,6 +55,17 @@ def test_models_are_where_they_should_be() -> None:
         ("seeds=[1", "'seeds=[1' cannot be read"),
         ("name=${nope}", "name: Interpolation key 'nope' not found"),
         ("model=local", "model.path is not given: add model.path=..."),
+        ("+sweep=null", "sweep is None: choose one of combinations, faces_example"),
+        ("+sweep=", "sweep is '': choose one of combinations"),
+        ("+sweep=[3]", "sweep is 3: choose one of"),
+        ("scores=1", "scores is 1: choose one of faces"),
+        ("hydra/launcher=slurm", "hydra/launcher=slurm: there are basic"),
+        ("thresholds", "a setting is written key=value, as in +sweep=thresholds"),
+        ("output_dir=~/runs", "quote it, 'output_dir=\"~/runs\"'"),
+        ("concepts=" + "[" * 300 + "]" * 300, "concepts nests lists too deeply"),
+        ("concepts=" + "[" * 3000, "'concepts=[[["),
+        ("seeds=" + "9" * 5000, "'seeds=99999"),
+        ("prompts=['${']", "prompts[0]: "),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(override: str, words: str) -> None:
@@ -60,6 +73,26 @@ def test_mistakes_are_one_line_that_names_the_key(override: str, words: str) -> 
         compose(override)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_mistake_in_a_file_of_ones_own_is_one_line_too(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    for name, text, words in (
+        ("good", "# @package _global_\nprompts: [a]", ""),
+        ("torn", "# @package _global_\nprompts: [a", "torn.yaml"),
+        ("deep", "# @package _global_\nconcepts: " + "[" * 300 + "]" * 300, "nests lists too deeply"),
+        ("typo", "# @package _global_\naxis: {}", "unknown key 'axis': did you mean axes?"),
+        ("latin", "# @package _global_\nname: \xe9", "codec can't decode"),
+    ):
+        (tmp_path / "sweep" / f"{name}.yaml").write_text(text, encoding="latin-1")
+        mine = f"hydra.searchpath=['file://{tmp_path}']"
+        if not words:
+            assert compose(f"+sweep={name}", mine).prompts == ["a"]
+            continue
+        with pytest.raises(UserError) as error:
+            compose(f"+sweep={name}", mine)
+        assert words in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_keys_come_from_the_contract() -> None:

@@ -21,6 +21,7 @@ ORDER = (
     "scores",
     "atomic",
     "store",
+    "resolver",
     "planner",
     "manifest",
     "resume",

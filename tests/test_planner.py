@@ -1,4 +1,6 @@
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import tiny_sd
@@ -116,6 +118,50 @@ def test_a_prompts_own_settings(tmp_path: pytest.TempPathFactory) -> None:
     assert {cell.guidance_scale for cell in crossed.cells} == {9.0}
 
 
+@pytest.mark.parametrize(
+    ("column", "cell", "words"),
+    [
+        ("seed", "-1", "seed is -1, but it must be between 0"),
+        ("seed", "7.5", "seed is 7.5, but it must be a whole number"),
+        ("guidance_scale", "nan", "guidance_scale is nan, but"),
+        ("num_inference_steps", "5000", "num_inference_steps is 5000, but DDIMScheduler"),
+    ],
+)
+def test_a_prompts_own_setting_is_wrong_where_it_was_written(
+    tmp_path: Path, column: str, cell: str, words: str
+) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(f"prompt,own\na,3\nb,{cell}\n")
+    with pytest.raises(UserError) as error:
+        make(f"prompts={path}", f"+prompt_file.columns.{column}=own")
+    assert str(error.value).startswith(f"prompts: {path} line 3, column own: {words}")
+
+
+def test_a_shared_setting_may_be_impossible_where_all_cells_override_it() -> None:
+    """Warm-up and steps judge each other in a cell, not where they were written."""
+    made = make("concepts=[smile]", "edit.edit_warmup_steps=50", "+axes.edit_warmup_steps=[1]")
+    assert column(made.edited, "edit_warmup_steps") == [1]
+
+
+def test_axes_are_told_as_the_cells_have_them() -> None:
+    made = make("+axes.scheduler=[null,euler]", "+axes.height=[null,64]", "+axes.eta=[0]")
+    assert made.axes == {
+        "scheduler": ["DDIMScheduler", "EulerDiscreteScheduler"],
+        "height": [32, 64],
+        "eta": [0],
+    }
+    assert {(cell.scheduler, cell.height) for cell in made.cells} == set(
+        itertools.product(made.axes["scheduler"], made.axes["height"])
+    )
+
+
+def test_a_tilde_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "p.txt").write_text("a face")
+    made = make("prompts='~/p.txt'", "output_dir='~/runs'")
+    assert (made.prompts, made.config.output_dir) == (("a face",), str(tmp_path / "runs"))
+
+
 def test_the_name_says_which_model() -> None:
     assert make("name=mine").name == "mine-local"
     assert (
@@ -137,7 +183,7 @@ def test_a_scheduler_is_an_axis_with_its_own_number_of_steps() -> None:
             "axes.edit_threshold is 1.5, but it must be",
         ),
         (["concepts=[smile]", "edit.edit_threshold=-1"], "edit.edit_threshold is -1"),
-        (["concepts=[{text: smile, edit_weights: -1}]"], "concepts: 'smile': edit_weights is -1"),
+        (["concepts=[{text: smile, edit_weights: -1}]"], "concepts[0].edit_weights is -1"),
         (
             ["concepts=[{text: smile, edit_treshold: 1}]"],
             "concepts[0].edit_treshold: did you mean edit_threshold?",
@@ -158,9 +204,56 @@ def test_a_scheduler_is_an_axis_with_its_own_number_of_steps() -> None:
             "edit.edit_warmup_steps is 11, but DDIMScheduler takes 10",
         ),
         (["concepts=[a]", "+zip.edit_warmup_steps=[99]"], "zip.edit_warmup_steps is 99"),
+        (
+            ["concepts=[a,[b,{text: c, edit_warmup_steps: 99}]]"],
+            "concepts[1][1].edit_warmup_steps is 99, but",
+        ),
+        (["edit.edit_threshold=7"], "edit.edit_threshold is 7"),
+        (["concepts=[a]", "edit.edit_weights=-1", "+axes.edit_weights=[1]"], "edit.edit_weights is -1"),
+        (
+            ["concepts=[{text: a, edit_weights: -1}]", "+axes.edit_weights=[1]"],
+            "concepts[0].edit_weights is -1",
+        ),
+        (["+axes.edit_threshold=[0.5]"], "axes.edit_threshold has no concept to act on"),
+        (
+            ["sampling.guidance_scale=1e7"],
+            "guidance_scale is 10000000.0, but it must be between 0 and 1,000,000",
+        ),
+        (
+            ["sampling.num_inference_steps=1001"],
+            "sampling.num_inference_steps is 1001, but DDIMScheduler was trained",
+        ),
+        (["+axes.num_inference_steps=[2,5000]"], "axes.num_inference_steps is 5000"),
+        (
+            ["+axes.num_inference_steps=[1000]"],
+            "num_inference_steps is 1000, but DDIMScheduler would begin at a",
+        ),
+        (
+            ["+axes.scheduler=[ddim,lcm]", "sampling.num_inference_steps=51"],
+            "sampling.num_inference_steps is 51, but LCMScheduler cannot take so many",
+        ),
+        (["+axes.scheduler=[ddimm]"], "axes.scheduler is 'ddimm', which is none of"),
+        (["+axes.scheduler=[7]"], "axes.scheduler is 7, but it must be a text"),
+        (["engine.micro_batch_size=-1"], "engine.micro_batch_size is -1, but it must be at least 1"),
+        (
+            ["engine.micro_batch_size=1000000000"],
+            "engine.micro_batch_size is 1000000000, but it must be at most",
+        ),
+        (["engine.decode_batch_size=0"], "engine.decode_batch_size is 0"),
+        (["engine.wave_rows=0"], "engine.wave_rows is 0"),
+        (["engine.threads=0"], "engine.threads is 0"),
+        (["engine.threads=99999"], "engine.threads is 99999"),
+        (["scores.batch_size=0"], "scores.batch_size is 0"),
+        (["scores.perceptual=alexnet"], "scores.perceptual=alexnet"),
+        (["wandb.mode=ofline"], "wandb.mode is 'ofline': did you mean offline?"),
+        (["engine.device=cuda:77", "engine.dtype=float32"], "engine.device is 'cuda:77'"),
+        (["output_dir='~nobody-here/x'"], "output_dir is '~nobody-here/x', but there is no such user"),
+        (["seeds=1000000", "+axes.guidance_scale=[1,2]"], "1 x 1,000,000 x 0 x 1 x 2 cells, more than 1,000,000"),
         (["concepts=[a]", "sampling.guidance_scale=1"], "SEGA needs classifier-free guidance"),
         (["sampling.num_inference_steps=0"], "sampling.num_inference_steps is 0"),
-        (["sampling.height=30"], "30 x 32 pixels, but both must be multiples of 8"),
+        (["sampling.height=30"], "sampling.height is 30, but it must be a multiple of 8, from 16 on"),
+        (["+zip.width=[32,8]"], "zip.width is 8, but it must be a multiple of 8, from 16 on"),
+        (["sampling.width=16400"], "sampling.width is 16400, but it must be between 8 and 16384"),
         (["sampling.scheduler=ddimm"], "sampling.scheduler is 'ddimm'"),
         (["+axes.seed=[1]"], "axes.seed is no axis; it has a key of its own"),
         (["+axes.edit_treshold=[1]"], "axes.edit_treshold is no axis: did you mean edit_threshold?"),

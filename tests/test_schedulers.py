@@ -127,5 +127,29 @@ def test_timesteps_are_counted_as_the_scheduler_takes_them(name: str, steps: int
     assert schedulers.count_timesteps(name, config, N) == steps
 
 
+@pytest.mark.parametrize("name", KNOWN)
+def test_no_scheduler_takes_more_steps_than_were_trained(name: str) -> None:
+    config = json.dumps(schedulers.accepted_config(name, BETAS | {"num_train_timesteps": 60}))
+    assert schedulers.count_timesteps(name, config, 50) >= 50
+    for steps in (61, 10**9):
+        with pytest.raises(
+            ValueError, match=rf"^num_inference_steps is {steps}, but {name} was trained with 60"
+        ):
+            schedulers.make(name, config, steps)
+
+
+def test_what_a_scheduler_refuses_is_told_under_its_settings_name() -> None:
+    config = json.dumps(schedulers.accepted_config("LCMScheduler", BETAS))
+    with pytest.raises(ValueError, match=r"^num_inference_steps is 51, but LCMScheduler cannot take so many"):
+        schedulers.make("LCMScheduler", config, 51)
+    leading = json.dumps(BETAS | {"timestep_spacing": "leading", "steps_offset": 1})
+    with pytest.raises(ValueError, match=r"^num_inference_steps is 1000, but DDIMScheduler would begin at"):
+        schedulers.make("DDIMScheduler", leading, 1000)
+    with pytest.raises(
+        ValueError, match=r"^scheduler is DDIMScheduler, which the checkpoint's configuration"
+    ):
+        schedulers.make("DDIMScheduler", json.dumps({"beta_schedule": "steep"}), 10)
+
+
 def test_all_known_are_diffusers_classes() -> None:
     assert all(hasattr(diffusers, name) for name in KNOWN)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sega_bench.errors import UserError
+from sega_bench.errors import UserError, check_count, nearest
 from sega_bench.faces import SCORER_DIR
 
 LOCAL_DIR = "local-dir:"
+_LARGEST_BATCH = 4096
 PERCEPTUAL = ("alex", "vgg", "squeeze", "clip", "none")
 
 
@@ -40,13 +39,11 @@ def check(settings: ScoreSettings) -> None:
     Raises:
         UserError: with the key and the remedy.
     """
-    if settings.batch_size < 1:
-        raise UserError(f"scores.batch_size is {settings.batch_size}, but it must be at least 1")
+    check_count("scores.batch_size", settings.batch_size, _LARGEST_BATCH)
     if settings.perceptual not in PERCEPTUAL:
-        nearest = _nearest(settings.perceptual, PERCEPTUAL)
         raise UserError(
-            f"scores.perceptual={settings.perceptual} is not known; did you mean {nearest}? "
-            f"There are {', '.join(PERCEPTUAL)}"
+            f"scores.perceptual={settings.perceptual} is not known; "
+            f"{nearest(settings.perceptual, PERCEPTUAL)}there are {', '.join(PERCEPTUAL)}"
         )
     folder = clip_folder(settings)
     if folder is None:
@@ -82,26 +79,21 @@ def _check_named(name: str, pretrained: str | None) -> None:
     import open_clip  # seconds, hence only for a name of open_clip's
 
     if name not in open_clip.list_models():
-        nearest = _nearest(name, [*open_clip.list_models(), "embedded"])
         raise UserError(
-            f"scores.clip_model={name} is not a model of open_clip; did you mean {nearest}? "
-            "A folder is local-dir:FOLDER"
+            f"scores.clip_model={name} is not a model of open_clip; "
+            f"{nearest(name, [*open_clip.list_models(), 'embedded'])}a folder is {LOCAL_DIR}FOLDER"
         )
+    tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
         raise UserError(
             f"scores.clip_model={name} needs weights: set scores.clip_pretrained to a .safetensors file"
-            + (f" or to one of {tags}" if tags else "")
+            + (f" or to one of {', '.join(tags)}" if tags else "")
         )
     if pretrained.endswith(".safetensors"):
         if not Path(pretrained).expanduser().is_file():
             raise UserError(f"scores.clip_pretrained={pretrained}: there is no such file")
-    elif pretrained not in open_clip.list_pretrained_tags_by_model(name):
-        nearest = _nearest(pretrained, open_clip.list_pretrained_tags_by_model(name)) or "a .safetensors file"
+    elif pretrained not in tags:
         raise UserError(
-            f"scores.clip_pretrained={pretrained}: {name} has no such weights; did you mean {nearest}?"
+            f"scores.clip_pretrained={pretrained}: {name} has no such weights; {nearest(pretrained, tags)}"
+            f"there are {', '.join(tags) or 'none'}, or name a .safetensors file"
         )
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)), "")

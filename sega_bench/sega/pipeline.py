@@ -259,7 +259,9 @@ class _Networks(StableDiffusion):
 
     def _encode(self, text: str) -> Conditioning:
         if text in self._embeddings:
-            return {"encoder_hidden_states": self._embeddings[text].to(self.device, self.text_encoders[0].dtype)}
+            return {
+                "encoder_hidden_states": self._embeddings[text].to(self.device, self.text_encoders[0].dtype)
+            }
         if cut := self.truncation(text):
             log.warning("%s", cut)
         return super()._encode(text)

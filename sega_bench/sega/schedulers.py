@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +18,8 @@ import diffusers
 import torch
 from torch import Tensor
 
-from sega_bench.errors import UserError
+from sega_bench.cell import shown
+from sega_bench.errors import UserError, nearest
 
 _ROW_STATE: Mapping[str, tuple[str, ...]] = {
     "DDIMScheduler": (),
@@ -43,16 +43,14 @@ def class_name(name: str) -> str:
     """The diffusers class that a user's name means: ``unipc`` and ``UniPCMultistepScheduler`` are one.
 
     Raises:
-        UserError: no scheduler that can be forked has this name.
+        UserError: no scheduler that can be forked has this name; begins with ``scheduler``.
     """
     short = {_short(known): known for known in _ROW_STATE}
     if found := short.get(_short(name)):
         return found
-    near = get_close_matches(_short(name), short, n=1, cutoff=0.4)
-    hint = f"did you mean {short[near[0]]}? " if near else ""
     raise UserError(
-        f"sampling.scheduler is {name!r}, which is none of the schedulers that SEGA can fork: "
-        f"{hint}known are {', '.join(sorted(_ROW_STATE))}"
+        f"scheduler is {shown(name)}, which is none of the schedulers that SEGA can fork: "
+        f"{nearest(_short(name), short, short.__getitem__)}known are {', '.join(sorted(_ROW_STATE))}"
     )
 
 
@@ -86,9 +84,26 @@ def make(name: str, config: str, num_inference_steps: int) -> Any:
         num_inference_steps: as in diffusers.
 
     Its timesteps stay on the CPU: the step loop reads them one by one, and a GPU would be waited for.
+
+    Raises:
+        ValueError: it cannot be made, or not with so many steps; begins with the setting's name.
     """
-    scheduler = getattr(diffusers, name).from_config(json.loads(config))
-    scheduler.set_timesteps(num_inference_steps)
+    try:
+        scheduler = getattr(diffusers, name).from_config(json.loads(config))
+    except Exception as error:  # whatever the library says to a checkpoint's configuration
+        raise ValueError(
+            f"scheduler is {name}, which the checkpoint's configuration prevents ({error})"
+        ) from error
+    trained = scheduler.config.num_train_timesteps
+    asked = f"num_inference_steps is {num_inference_steps}, but {name}"
+    if num_inference_steps > trained:
+        raise ValueError(f"{asked} was trained with {trained}: use fewer")
+    try:
+        scheduler.set_timesteps(num_inference_steps)
+    except Exception as error:  # each class has limits of its own
+        raise ValueError(f"{asked} cannot take so many: use fewer ({error})") from error
+    if scheduler.timesteps.max() >= trained:
+        raise ValueError(f"{asked} would begin at a timestep that was not trained: use fewer")
     return scheduler
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from sega_bench.cell import EDIT_SETTINGS
-from sega_bench.errors import UserError
+from sega_bench.errors import UserError, clean
 from sega_bench.store import Store
 from sega_bench.views.sheet import Row, Sheet, Tile, draw
 from sega_bench.views.tables import ALL, load, summarise
-from sega_bench.views.words import clean, concept_label, short
+from sega_bench.views.words import concept_label, short
 
 MOST_VALUES = 12
 """A sheet has no more columns or rows than this, taken evenly from a longer axis."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sega_bench.views.words import clean
+from sega_bench.errors import clean
 
 INK, SOFT, PAPER, MARK = (24, 24, 27), (113, 113, 122), (255, 255, 255), (37, 99, 235)
 _HATCH_INK, _HATCH_PAPER = (212, 212, 216), (244, 244, 245)

@@ -12,9 +12,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sega_bench.errors import clean
 from sega_bench.views.advice import next_steps
 from sega_bench.views.tables import ALL, COST, GAIN, TRENDS
-from sega_bench.views.words import clean, concept_label, short
+from sega_bench.views.words import concept_label, short
 
 MOST_ROWS = 30
 """Above this many settings only the Pareto front is shown."""

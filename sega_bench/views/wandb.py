@@ -26,10 +26,9 @@ import numpy as np
 import pandas as pd
 import wandb
 
-from sega_bench.errors import UserError
+from sega_bench.errors import UserError, clean
 from sega_bench.store import Record, Store
 from sega_bench.views.tables import ALL, COST, GAIN, digest, load, summarise
-from sega_bench.views.words import clean
 
 Mode = Literal["online", "offline", "disabled"]
 

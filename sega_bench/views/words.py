@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-
-def clean(text: str) -> str:
-    """A text on one line, without anything that steers a terminal or reverses its reading."""
-    spaced = "".join(" " if char.isspace() else char for char in text)
-    return " ".join("".join(char for char in spaced if unicodedata.category(char)[0] != "C").split())
+from sega_bench.errors import clean
 
 
 def short(value: Any) -> str:
