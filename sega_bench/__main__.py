@@ -5,17 +5,22 @@ Exit codes: 0 all cells done, 1 some failed, 2 the user's mistake, 130 interrupt
 
 from __future__ import annotations
 
+import argparse
+import io
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import hydra
-from omegaconf import DictConfig
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
@@ -41,10 +46,11 @@ def main() -> None:
     signals.listen()
     try:
         with _mistakes_in_one_line():
-            if len(sys.argv) == 1:
+            flags = _flags()
+            if len(sys.argv) == 1 or flags.help:
                 _print_overview()
-            else:
-                _run_hydra()
+            elif _run_sweeps(_run_hydra(flags)):
+                sys.exit(1)
     except KeyboardInterrupt:
         errors.print("interrupted: what was done is kept, and the same command goes on", style="yellow")
         sys.exit(signals.INTERRUPTED)
@@ -56,20 +62,54 @@ def _mistakes_in_one_line() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        message = str(error)
-    except configuration.HYDRA_ERRORS as error:
-        message = configuration.explain(error)
-    else:
-        return
-    errors.print(Text.assemble(("error: ", "bold red"), " ".join(message.split())), soft_wrap=True)
-    sys.exit(2)
+        errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(2)
 
 
-def _run_hydra() -> None:
+def _flags() -> argparse.Namespace:
+    """The command line as Hydra's own parser reads it, whose complaints fill several lines."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return get_args_parser().parse_args()
+    except SystemExit as end:
+        if not end.code:  # --version
+            raise
+        reason = said.getvalue().rpartition("error: ")[2]
+        raise UserError(
+            f"{reason.strip()}: settings are key=value and stand together, --hydra-help lists the flags"
+        ) from None
+
+
+def _run_hydra(flags: argparse.Namespace) -> list[Config]:
+    """The configuration that Hydra makes of the command line: several of a multirun, none with ``--cfg``.
+
+    It only composes, so that whatever it raises is about what was asked.
+    """
+    if flags.experimental_rerun:
+        raise UserError(
+            "--experimental-rerun reads a pickle, which could run anything: give the settings instead"
+        )
+    if not flags.shell_completion:
+        configuration.check_overrides(flags.overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra exits 1 with several lines of its own otherwise
     configuration.register()
-    configuration.check_overrides(word for word in sys.argv[1:] if not word.startswith("-"))
-    hydra.main(config_path=str(configuration.CONF_DIR), config_name="config", version_base="1.3")(_sweep)()
+    composed: list[DictConfig] = []
+
+    def collect(one: DictConfig) -> None:
+        composed.append(one)
+
+    app = hydra.main(config_path=str(configuration.CONF_DIR), config_name="config", version_base="1.3")(
+        collect
+    )
+    with TemporaryDirectory() as scratch, configuration.explained():
+        # A multirun leaves a note in its folder; what is worth keeping is in each sweep's plan.json.
+        OmegaConf.register_new_resolver("scratch", lambda: scratch, replace=True)
+        try:
+            app()
+        except SystemExit as end:  # Hydra has said why
+            sys.exit(2 if end.code else 0)
+    return [configuration.typed(one) for one in composed]
 
 
 def _print_overview() -> None:
@@ -84,37 +124,53 @@ def _print_overview() -> None:
         "+sweep=thresholds",
         "+sweep=thresholds model=sd15 dry_run=true",
         "+sweep=thresholds 'axes.edit_threshold=[0.9,0.95]' 'seeds=[0,1,2]' name=mine",
+        "+sweep=thresholds --cfg job",
+        "--multirun +sweep=thresholds,warmup model=faces,sd15",
     ):
         console.print(Text(f"  python -m sega_bench {arguments}"), soft_wrap=True)
 
 
-def _sweep(composed: DictConfig) -> None:
-    """What Hydra calls. Mistakes are told here already: it would print a line of its own before ours."""
-    with _mistakes_in_one_line():
-        _run_sweep(configuration.typed(composed))
+def _run_sweeps(configs: Sequence[Config]) -> int:
+    """Sweeps from their configurations to their views; returns the number of failed cells.
 
-
-def _run_sweep(config: Config) -> None:
-    """One sweep from its configuration to its views."""
+    All are planned before the first begins, so that a mistake in any is told at once.
+    """
+    if not configs:
+        return 0
     from sega_bench import planner, runner  # torch and diffusers take seconds: wrong keys are told before
 
     _quieten_libraries()
-    made = planner.plan(config)
-    if config.dry_run:
-        _print_plan(made)
-        return
-    job = runner.prepare(made)
+    plans = [planner.plan(config) for config in configs]
+    _refuse_one_folder_for_two(plans)
+    jobs = [runner.prepare(made) for made in plans if not made.config.dry_run]
+    for made in plans:
+        if made.config.dry_run:
+            _print_plan(made)
+    return sum(_run_job(job) for job in jobs)
+
+
+def _refuse_one_folder_for_two(plans: Sequence[Plan]) -> None:
+    folders = Counter((made.config.output_dir, made.name) for made in plans)
+    for (_, name), count in folders.items():
+        if count > 1:
+            raise UserError(
+                f"--multirun: {count} sweeps would share the folder {name}: make what varies an axis of one "
+                "sweep, '+axes.guidance_scale=[3,5]', or part of the name, 'name=g${sampling.guidance_scale}'"
+            )
+
+
+def _run_job(job: Job) -> int:
     with _logging_to(job.store.log_path):
         reporter = _execute(job)
         failed = _show(job, reporter)
     if failed:
         errors.print(
-            f"{failed} of {len(made.cells)} cells failed; the reasons are in the column 'error' of "
+            f"{failed} of {len(job.plan.cells)} cells failed; the reasons are in the column 'error' of "
             f"{job.store.results_csv}, and retry_failed=true tries them again",
             style="red",
             soft_wrap=True,
         )
-        sys.exit(1)
+    return failed
 
 
 def _quieten_libraries() -> None:

@@ -83,7 +83,77 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return 0
 
 
+def mine(folder: Path) -> Path:
+    """A folder of one's own with a sweep in it, as ``--config-dir`` takes it."""
+    (folder / "sweep").mkdir(parents=True)
+    (folder / "sweep" / "mine.yaml").write_text(
+        "# @package _global_\nname: mine\nprompts: [a face]\nconcepts: [smile]\n"
+    )
+    return folder
+
+
+def test_hydras_own_flags_do_what_hydras_users_expect(tmp_path: Path) -> None:
+    home = tmp_path / "empty"
+    home.mkdir()
+    for words, said in (
+        (["--help"], "+sweep=thresholds"),
+        (["--hydra-help"], "--config-dir"),
+        (["--version"], "Hydra 1.3"),
+        (["--cfg", "job", "+sweep=smoke"], "edit_threshold:\n  - 0.75"),
+        (["+sweep=smoke", "-p", "axes", "-c", "job", "--resolve"], "# @package axes\nedit_threshold:"),
+        (["--info", "searchpath"], "Config search path"),
+        (["-sc", "install=bash"], "complete"),
+        (
+            ["-cd", str(mine(tmp_path / "conf")), "+sweep=mine", "dry_run=true"],
+            "mine: the plan; nothing was run",
+        ),
+        (["-m", "+sweep=smoke,scales", "dry_run=true"], "scales: the plan; nothing was run"),
+    ):
+        done = command(*words, cwd=home)
+        assert (done.returncode, done.stderr) == (0, ""), words
+        assert said in done.stdout
+        assert os.listdir(home) == [], words
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["--bogus", "+sweep=smoke"], "--bogus"),
+        (["--cfg", "jobs"], "--cfg"),
+        (["--cfg", "job", "-m"], "--cfg"),
+        (["--cfg", "job", "-p", "nose"], "'nose'"),
+        (["--resolve"], "--resolve"),
+        (["+sweep=smoke", "--cfg", "job", "seeds=2"], "seeds=2"),
+        (["-cn", "nowhere"], "'nowhere'"),
+        (["-cd", "/no/where"], "/no/where"),
+        (["-m", "+sweep=smoke,null"], "sweep is None"),
+        (["--experimental-rerun", "x.pickle"], "--experimental-rerun"),
+        (["+sweep=null"], "sweep is None"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_flags_are_refused_in_one_line(words: list[str], key: str, tmp_path: Path) -> None:
+    done = command(*words, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert key in done.stderr
+    assert done.stdout == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_multirun_is_several_whole_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    varied = ("name=g${sampling.guidance_scale}", "sampling.guidance_scale=3,5")
+    assert call(monkeypatch, "--multirun", *overrides(tmp_path, *varied)) == 0
+    assert sorted(os.listdir(tmp_path)) == ["g3-local", "g5-local"]
+    for scale in (3, 5):
+        assert set(pd.read_parquet(tmp_path / f"g{scale}-local" / "results.parquet")["guidance_scale"]) == {
+            scale
+        }
+
+
 MISTAKES = [
+    (["-m", "+sweep=smoke", "seeds=1,2"], "--multirun: 2 sweeps would share the folder smoke"),
+    (["-m", "+sweep=smoke", "name=a,b", "edit.edit_threshold=0.5,7"], "edit.edit_threshold is 7"),
     (["+sweep=treshold"], "sweep=treshold"),
     (["+sweeep=thresholds"], "sweeep"),
     (["model=sd14", "+sweep=smoke"], "model=sd14"),

@@ -101,6 +101,11 @@ def test_keys_come_from_the_contract() -> None:
     assert list(configuration.plain(compose(PROMPTS))) == expected.split()
 
 
+def test_a_primary_config_of_ones_own_needs_the_schema() -> None:
+    with pytest.raises(UserError, match=r"--config-name: .*`- schema`"):
+        configuration.typed(OmegaConf.create({"name": "mine"}))
+
+
 def test_plain_is_json_again() -> None:
     composed = compose("+sweep=faces_example")
     again = OmegaConf.merge(OmegaConf.structured(configuration.Config), configuration.plain(composed))
