@@ -124,7 +124,7 @@ def test_an_offline_run_holds_the_sweep(tmp_path: Path, capfd: pytest.CaptureFix
     records = read(folder)
 
     (run,) = [record["run"] for record in records if record["type"] == "run"]
-    assert (run["display_name"], run["run_group"], run["project"]) == ("synthetic", "faces", "sega-bench")
+    assert (run["display_name"], run["run_group"], run["project"]) == ("synthetic", "faces", "sega_bench")
     assert run["config"]["update"]["axes"] == {"edit_threshold": [0.5, 0.8, 0.9]}
 
     frame, summary = load(store.root), updates(records)
@@ -354,6 +354,30 @@ def test_the_configuration_has_no_paths_secrets_or_endless_lists(tmp_path: Path)
     assert shown["settings"]["wandb"] == {"project": "p"}
     assert shown["prompts"] == ["/imagine a cat"] * 100
     assert "keys" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "project", "entity"),
+    [([], "ours", "team"), (["--project", "other", "--entity", "me"], "other", "me")],
+)
+def test_the_command_logs_where_the_sweep_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], project: str, entity: str
+) -> None:
+    store = finished(tmp_path)
+    plan = store.read_plan()
+    assert plan is not None
+    plan["settings"]["wandb"] = {"mode": "auto", "project": "ours", "entity": "team"}
+    store.write_plan(plan)
+    asked: list[Any] = []
+
+    class Asked(Reporter):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            asked.append((options["project"], options["entity"]))
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(view, "Reporter", Asked)
+    view.main([str(tmp_path), "--mode", "offline", *words])
+    assert asked == [(project, entity)]
 
 
 def test_the_command_makes_the_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ import numpy as np
 import pandas as pd
 import wandb
 
+from sega_bench.config import WANDB_MODES, WandbConfig
 from sega_bench.errors import UserError, clean
 from sega_bench.store import Record, Store
 from sega_bench.views.tables import ALL, COST, GAIN, digest, load, summarise
@@ -76,9 +78,9 @@ def resolve_mode(mode: str) -> Mode:
     """
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
-    if mode in ("online", "offline", "disabled"):
+    if mode in WANDB_MODES and mode != "auto":
         return mode  # type: ignore[return-value]
-    raise UserError(f"wandb.mode: there is no mode {mode!r}; use auto, online, offline or disabled")
+    raise UserError(f"wandb.mode: there is no mode {mode!r}; use {', '.join(WANDB_MODES)}")
 
 
 def _logged_in() -> bool:
@@ -113,7 +115,7 @@ class Reporter:
         plan: Mapping[str, Any],
         mode: Mode,
         *,
-        project: str = "sega-bench",
+        project: str = WandbConfig.project,
         entity: str | None = None,
         already: int = 0,
     ) -> None:
@@ -316,8 +318,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sega_bench.views.wandb", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="a sweep's folder, such as outputs/thresholds")
     parser.add_argument("--mode", default="auto", choices=["auto", "online", "offline"])
-    parser.add_argument("--project", default="sega-bench")
-    parser.add_argument("--entity")
+    parser.add_argument("--project", help="default: that of the sweep")
+    parser.add_argument("--entity", help="default: that of the sweep")
     asked = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     try:
@@ -328,7 +330,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     already = int((frame["status"] == "done").sum())
-    reporter = Reporter(store, plan, mode, project=asked.project, entity=asked.entity, already=already)
+    where = asdict(WandbConfig()) | plan["settings"].get("wandb", {})
+    reporter = Reporter(
+        store,
+        plan,
+        mode,
+        project=asked.project or where["project"],
+        entity=asked.entity or where["entity"],
+        already=already,
+    )
     summary = summarise(frame, list(plan["axes"]))
     command = reporter.finish(frame, summary, sorted(store.grids_dir.glob("*.png")))
     print(command or f"W&B: {store.wandb_dir}")
