@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import small_sweep
 import sweeps
 from PIL import Image
 
+from sega_bench import manifest
 from sega_bench.errors import UserError
+from sega_bench.planner import plan
 from sega_bench.store import Store
 from sega_bench.views import grids
 from sega_bench.views.grids import write_grids
@@ -206,6 +209,30 @@ def test_axes_that_advance_together_do_not_make_a_diagonal(
     )
     sheet = Drawn(store, monkeypatch, frame[together]).first()
     assert notes(sheet) == [[None, None]]
+
+
+@pytest.mark.parametrize(
+    ("axis", "labels"),
+    [
+        ("scheduler=[null,euler]", ["DDIMScheduler", "EulerDiscreteScheduler"]),
+        ("height=[null,64]", ["32", "64"]),
+        ("edit_cooldown_steps=[null,2]", ["none", "2"]),
+        ("edit_cooldown_steps=[[null,2],null,[2,2]]", ["none, 2", "none", "2"]),
+        ("negative_prompt=['',blur]", ["(empty)", "blur"]),
+        ("reverse_editing_direction=[false,true]", ["false", "true"]),
+    ],
+)
+def test_every_place_of_a_planned_sweep_has_its_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axis: str, labels: list[str]
+) -> None:
+    """What plan.json declares is what the records say, null and short names included."""
+    made = plan(small_sweep.small(tmp_path, "concepts=[[glasses,smile]]", "seeds=1", f"+axes.{axis}"))
+    store = Store(tmp_path)
+    store.write_plan(manifest.document(made, {}, sweeps.PROVENANCE))
+    store.append("0", [sweeps.record(store, cell) for cell in made.cells])
+    sheet = Drawn(store, monkeypatch, x=axis.partition("=")[0], y="edit_threshold").first()
+    assert list(sheet.columns) == labels
+    assert not [row for row in notes(sheet) if any(note is not None for note in row)]
 
 
 def test_long_axes_are_thinned_and_the_sheet_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
