@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
 from sega_bench.cell import shown
@@ -215,7 +215,8 @@ def check_overrides(overrides: Iterable[str]) -> None:
             parsed = OverridesParser.create().parse_override(override)
         except (HydraException, ValueError, RecursionError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{shown(override)} cannot be read ({reason}): {_remedy(override)}") from error
+            word = override if len(override) <= 100 else override[:100] + "..."
+            raise UserError(f"{word!r} cannot be read ({reason[:100]}): {_remedy(override)}") from error
         key, value = parsed.key_or_group, parsed.value()
         if _depth(value) > _DEEPEST:
             raise UserError(f"{key} nests lists too deeply: no setting needs {_DEEPEST} levels")
@@ -265,11 +266,13 @@ def _explain(error: BaseException) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         known = [choice for choice in error.options if not choice.startswith("_")]
         return f"{group}={name}: {nearest(name, known)}there are {', '.join(known) or 'none'}"
-    text = re.sub(r"^In '[^']+': \w+ raised while composing config:\n", "", str(error))
-    merged = re.match(r"Error merging override (.*)", text)
-    if merged and error.__cause__ is not None:
-        text = str(error.__cause__)
-    if found := re.search(r"Key '.*' (?:is )?not in .*\s+full_key: (\S+)", f"{text}\n{error.__cause__}"):
+    place = re.match(r"Error merging override \+*([^=]*)|In '([^']+)'", str(error))
+    if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
+        error = error.__cause__
+    text = str(error)
+    if found := re.search(r"Key '.*' (?:is )?not in .*\s+full_key: (\S+)", text):
+        if options(found[1]):
+            return f"{found[1]}: a file of one's own begins with the line `# @package _global_`"
         return _explain_unknown(found[1])
     if found := re.search(r"Could not override '([^']+)'", text):
         return _explain_unknown(found[1])
@@ -277,9 +280,14 @@ def _explain(error: BaseException) -> str:
         return f"{found[1]}: choose one of {', '.join(options(found[1]))}"
     if found := re.search(r"missing mandatory value: (\S+)\s+full_key: (\S+)", text):
         return f"{found[2]} is not given: add {found[2]}=..."
-    if found := re.search(r"full_key: (\S+)\n", text):
-        return f"{found[1]}: {text.splitlines()[0]}"
-    return f"{shown(merged[1])}: {text.splitlines()[0]}" if merged else text[:400] or type(error).__name__
+    found = re.search(r"full_key: (\S+)\n", text)
+    key = found[1] if found else ""
+    if place and key[:1] in ("", "["):  # no key at all, or the rest of one behind the override's
+        key = f"{place[1] or place[2]}{key}"
+    remedy = ""
+    if isinstance(error, GrammarParseError | InterpolationResolutionError):
+        remedy = ": ${ begins an interpolation, write \\${ for the characters themselves"
+    return f"{key}: {text.splitlines()[0]}{remedy}" if key else text[:400] or type(error).__name__
 
 
 def _explain_unknown(key: str) -> str:

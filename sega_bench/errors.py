@@ -1,10 +1,11 @@
-"""The one exception that is the user's to mend, and the words that mistakes are told in."""
+"""The one exception that is the user's to mend, how mistakes are worded, and checks that all layers make."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 _LONGEST = 1000
 
@@ -43,3 +44,15 @@ def check_count(key: str, value: int, most: int) -> None:
     if not 1 <= value <= most:
         bound = "at least 1" if value < 1 else f"at most {most:,}"
         raise UserError(f"{key} is {value}, but it must be {bound}")
+
+
+def expand_user(name: str, key: str) -> Path:
+    """A path with ``~`` as the user's folder.
+
+    Raises:
+        UserError: it is that of a user who is not here.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key} is {name!r}, but there is no such user: write the whole path") from error

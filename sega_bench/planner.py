@@ -13,8 +13,8 @@ from typing import Any
 from sega_bench import scores
 from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, shown
 from sega_bench.config import WANDB_MODES, Config
-from sega_bench.errors import UserError, check_count, nearest
-from sega_bench.prompts import as_text, expanded, read_prompts, read_replays
+from sega_bench.errors import UserError, check_count, expand_user, nearest
+from sega_bench.prompts import as_text, read_prompts, read_replays
 from sega_bench.resolver import MOMENTUM_SETTINGS, SAMPLING_SETTINGS, Concept, ConceptSet, Point, Resolver
 from sega_bench.scores import ScoreSettings
 from sega_bench.sega.checkpoints.finding import Model, describe
@@ -102,7 +102,7 @@ def plan(config: Config) -> Plan:
     """
     _check_settings(config)
     name = _checked_name(config)
-    output_dir = expanded(config.output_dir, "output_dir")
+    output_dir = expand_user(config.output_dir, "output_dir")
     prompts = read_prompts(config.prompts, config.prompt_file)
     seeds = _seeds(config.seeds)
     concepts = tuple(_concept_set(entry, f"concepts[{i}]") for i, entry in enumerate(_concepts(config)))

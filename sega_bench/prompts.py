@@ -14,7 +14,7 @@ from typing import Any
 
 from sega_bench.cell import shown
 from sega_bench.config import PromptFileConfig
-from sega_bench.errors import UserError, nearest
+from sega_bench.errors import UserError, expand_user, nearest
 
 OWN_SETTINGS = ("seed", "guidance_scale", "negative_prompt", "num_inference_steps")
 """What a prompt file's columns may set for a prompt alone."""
@@ -54,7 +54,7 @@ def read_prompts(value: object, file: PromptFileConfig) -> tuple[Prompt, ...]:
         UserError: no prompts, no such file, a line or column that cannot be read.
     """
     if isinstance(value, str):
-        prompts = tuple(_read_file(expanded(value, "prompts"), file))
+        prompts = tuple(_read_file(expand_user(as_text(value, "prompts"), "prompts"), file))
     elif isinstance(value, list | tuple):
         prompts = tuple(Prompt(as_text(text, f"prompts[{i}]")) for i, text in enumerate(value))
     else:
@@ -103,18 +103,6 @@ def as_text(value: object, key: str) -> str:
     if found := _DAMAGED.search(value):
         raise UserError(f"{key} is {shown(value)}, with {found[0]!r} at character {found.end()}: remove it")
     return value
-
-
-def expanded(name: str, key: str) -> Path:
-    """A path with ``~`` as the user's folder.
-
-    Raises:
-        UserError: no path, or one of a user that is not here.
-    """
-    try:
-        return Path(as_text(name, key)).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{key} is {shown(name)}, but there is no such user: write the whole path") from error
 
 
 def _read_file(path: Path, file: PromptFileConfig) -> Iterator[Prompt]:

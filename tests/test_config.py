@@ -65,7 +65,12 @@ def test_models_are_where_they_should_be() -> None:
         ("concepts=" + "[" * 300 + "]" * 300, "concepts nests lists too deeply"),
         ("concepts=" + "[" * 3000, "'concepts=[[["),
         ("seeds=" + "9" * 5000, "'seeds=99999"),
-        ("prompts=['${']", "prompts[0]: "),
+        ("prompts=['${']", "write \\${ for the characters themselves"),
+        ("concepts=[[a,'${']]", "concepts[0][1]: no viable"),
+        ("engine={nose: 3}", "unknown key 'engine.nose'"),
+        ("prompts.nose=3", "prompts.nose: prompts has no keys of its own"),
+        ("prompt_file.columns.seed=s", "add one with +prompt_file.columns.seed=..."),
+        ("+axes={null: [1]}", "axes: Incompatible key type"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(override: str, words: str) -> None:
@@ -81,6 +86,8 @@ def test_a_mistake_in_a_file_of_ones_own_is_one_line_too(tmp_path: Path) -> None
         ("good", "# @package _global_\nprompts: [a]", ""),
         ("torn", "# @package _global_\nprompts: [a", "torn.yaml"),
         ("deep", "# @package _global_\nconcepts: " + "[" * 300 + "]" * 300, "nests lists too deeply"),
+        ("bare", "prompts: [a]", "sweep: a file of one's own begins with the line `# @package _global_`"),
+        ("half", "# @package _global_\nprompts: ['${name']", "prompts[0]: no viable"),
         ("typo", "# @package _global_\naxis: {}", "unknown key 'axis': did you mean axes?"),
         ("latin", "# @package _global_\nname: \xe9", "codec can't decode"),
     ):
@@ -93,6 +100,10 @@ def test_a_mistake_in_a_file_of_ones_own_is_one_line_too(tmp_path: Path) -> None
             compose(f"+sweep={name}", mine)
         assert words in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_a_dollar_can_be_written() -> None:
+    assert compose("prompts=['a \\${face}']").prompts == ["a ${face}"]
 
 
 def test_keys_come_from_the_contract() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sega_bench.errors import UserError, check_count, nearest
+from sega_bench.errors import UserError, check_count, expand_user, nearest
 from sega_bench.faces import SCORER_DIR
 
 LOCAL_DIR = "local-dir:"
@@ -57,7 +57,7 @@ def clip_folder(settings: ScoreSettings) -> Path | None:
     if settings.clip_model == "embedded":
         return SCORER_DIR
     if settings.clip_model.startswith(LOCAL_DIR):
-        return Path(settings.clip_model.removeprefix(LOCAL_DIR)).expanduser()
+        return expand_user(settings.clip_model.removeprefix(LOCAL_DIR), "scores.clip_model")
     return None
 
 
@@ -90,7 +90,7 @@ def _check_named(name: str, pretrained: str | None) -> None:
             + (f" or to one of {', '.join(tags)}" if tags else "")
         )
     if pretrained.endswith(".safetensors"):
-        if not Path(pretrained).expanduser().is_file():
+        if not expand_user(pretrained, "scores.clip_pretrained").is_file():
             raise UserError(f"scores.clip_pretrained={pretrained}: there is no such file")
     elif pretrained not in tags:
         raise UserError(
