@@ -37,7 +37,8 @@ class Drawn:
         self.sheets = dict(zip((path.stem for path in self.paths), sheets, strict=True))
 
     def first(self) -> Sheet:
-        return next(sheet for name, sheet in self.sheets.items() if name.startswith("001-"))
+        """The first sheet; the overview where that shows all there is."""
+        return list(self.sheets.values())[:2][-1]
 
 
 def notes(sheet: Sheet) -> list[list[str | None]]:
@@ -56,6 +57,9 @@ def small(root: Path, **changes: Any) -> Store:
         "size": 8,
     }
     return sweeps.finished(root, **(options | changes))
+
+
+TWO = {"edit_threshold": [0.5, 0.9], "edit_guidance_scale": [2.0, 8.0]}
 
 
 def pixels(image: Image.Image, at: Layout, corner: tuple[int, int]) -> np.ndarray[Any, Any]:
@@ -86,7 +90,7 @@ def test_every_image_stands_where_its_labels_say(tmp_path: Path, monkeypatch: py
 
 
 def test_a_sheet_for_each_prompt_concept_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = small(tmp_path, prompts=["a", "b"], concepts=[["x"], ["y", "z"]], seeds=[0, 1, 2])
+    store = small(tmp_path, axes=TWO, prompts=["a", "b"], concepts=[["x"], ["y", "z"]], seeds=[0, 1, 2])
     drawn = Drawn(store, monkeypatch)
     assert len(drawn.paths) == 1 + 2 * 2 * 3
     assert drawn.paths[0] == store.grids_dir / "overview.png"
@@ -97,7 +101,7 @@ def test_a_sheet_for_each_prompt_concept_and_seed(tmp_path: Path, monkeypatch: p
 def test_sheets_are_capped_evenly_and_the_log_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = small(tmp_path, seeds=range(9))
+    store = small(tmp_path, axes=TWO, seeds=range(9))
     with caplog.at_level(logging.WARNING):
         drawn = Drawn(store, monkeypatch, limit=3)
     assert [path.name[:3] for path in drawn.paths[1:]] == ["001", "005", "009"]
@@ -119,7 +123,7 @@ def test_missing_and_failed_cells_are_hatched(tmp_path: Path, monkeypatch: pytes
     drawn = Drawn(store, monkeypatch, frame[frame["edit_threshold"] != 0.95])
     sheet, at = drawn.first(), lay_out(drawn.first())
     assert notes(sheet) == [[None, "failed", "missing", "missing"]]
-    with Image.open(drawn.paths[1]) as image:
+    with Image.open(drawn.paths[-1]) as image:
         hatched = pixels(image, at, (at.xs[2], at.ys[0]))
     assert len(np.unique(hatched.reshape(-1, 3), axis=0)) > 2
 
@@ -130,7 +134,7 @@ def test_an_unreadable_image_is_a_place_like_a_missing_one(
     store = small(tmp_path)
     for path in store.images_dir.glob("*/*.png"):
         path.write_bytes(b"no picture")
-    assert len(Drawn(store, monkeypatch).paths) == 2
+    assert len(Drawn(store, monkeypatch).paths) == 1
 
 
 def test_axes_can_be_asked_for_and_others_are_held_at_the_best(
@@ -189,14 +193,28 @@ def test_the_overview_has_concepts_as_rows(tmp_path: Path, monkeypatch: pytest.M
     assert sheet.notes[0] == "seed 0"
 
 
+def test_without_a_second_axis_concepts_or_seeds_are_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sheets of a single row each, and those whose images the overview has, would only be in the way."""
+    drawn = Drawn(small(tmp_path, concepts=[["a"], ["b"]], seeds=[0, 1]), monkeypatch)
+    assert list(drawn.sheets) == ["overview", "002-seed-1"]
+    assert [sheet.y_name for sheet in drawn.sheets.values()] == ["concept", "concept"]
+    alone = Drawn(small(tmp_path / "one", seeds=[0, 1]), monkeypatch)
+    assert list(alone.sheets) == ["overview"]
+    assert [row.label for row in alone.first().rows] == ["0", "1"]
+
+
 def test_without_axes_a_sheet_shows_the_concepts_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = Drawn(small(tmp_path, axes={}, concepts=[["a"], ["b"]], seeds=[0, 1]), monkeypatch)
     sheet = drawn.first()
-    assert len(drawn.paths) == 3
-    assert (sheet.x_name, list(sheet.columns), sheet.y_name) == ("concept", ["a", "b"], "")
-    assert len(sheet.references) == 1
+    assert drawn.paths == [
+        tmp_path / "grids" / "overview.png"
+    ]  # it has both seeds: a sheet of each adds nothing
+    assert (sheet.x_name, list(sheet.columns), sheet.y_name) == ("concept", ["a", "b"], "seed")
+    assert len(sheet.references) == 2
 
 
 def test_axes_that_advance_together_do_not_make_a_diagonal(
@@ -238,8 +256,8 @@ def test_every_place_of_a_planned_sweep_has_its_image(
 def test_long_axes_are_thinned_and_the_sheet_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = small(tmp_path, axes={"edit_threshold": [i / 40 for i in range(40)]})
     sheet = Drawn(store, monkeypatch).first()
-    assert (sheet.columns[0], sheet.columns[-1], len(sheet.columns)) == ("0", "0.975", 12)
-    assert "12 of 40 values of edit_threshold shown" in sheet.notes
+    assert (sheet.columns[0], sheet.columns[-1], len(sheet.columns)) == ("0", "0.975", 16)
+    assert "16 of 40 values of edit_threshold shown" in sheet.notes
 
 
 def test_values_for_each_concept_and_equal_texts_are_told_apart(
@@ -296,6 +314,7 @@ def test_text_is_broken_to_fit() -> None:
     assert lines[-1].endswith("...")
     assert wrap("short", font, 150, 3) == ["short"]
     assert wrap("w" * 100, font, 1, 2) == ["w", "..."]
+    assert wrap("EulerAncestralDiscreteScheduler", font, 192, 3) == ["EulerAncestralDiscrete", "Scheduler"]
 
 
 def test_the_command_draws_from_the_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

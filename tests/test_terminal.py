@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from sega_bench.store import Record
 from sega_bench.views.tables import load, summarise, trends
 from sega_bench.views.terminal import print_summary
-from sega_bench.views.words import clean, concept_label, short
+from sega_bench.views.words import clean, concept_labels, short
 
 HOSTILE = "smile\x1b[31m\x07[bold red]\u202egnp\n:smile: [/]" + "x" * 200
 
@@ -55,7 +56,17 @@ def test_trends_next_steps_and_paths_follow(root: Path) -> None:
 
 
 def test_one_setting_needs_no_axis(root: Path) -> None:
-    assert "1 setting\n" in "\n".join(line.rstrip() for line in printed(root, []).splitlines())
+    text = printed(root, [])
+    assert "1 setting\n" in "\n".join(line.rstrip() for line in text.splitlines())
+    assert "★" not in text  # the best of one is no news
+
+
+def test_class_names_are_not_broken(tmp_path: Path) -> None:
+    names = ["EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"]
+    sweeps.finished(tmp_path, axes={"scheduler": names, "eta": [0.0]}, seeds=[0], size=8)
+    text = printed(tmp_path, ["scheduler", "eta"])
+    assert "EulerAncestralDiscrete " in text
+    assert "DPMSolverMultistep " in text
 
 
 def test_of_many_settings_the_front_is_shown_and_the_rest_counted(tmp_path: Path) -> None:
@@ -112,4 +123,17 @@ def test_values_are_said_shortly(value: Any, said: str) -> None:
 
 def test_clean_keeps_letters_of_every_script() -> None:
     assert clean("日本 é\u0000\u200f\ud800 😀") == "日本 é 😀"
-    assert concept_label('["a", "b\\u001b[0m"]') == "a + b[0m"
+    (label,) = concept_labels(['["a", "b\\u001b[0m"]']).values()
+    assert label == "a + b[0m"
+
+
+def test_combined_concepts_are_told_by_their_first_phrase_where_that_is_enough() -> None:
+    def labels(*sets: list[str]) -> list[str]:
+        return list(concept_labels(map(json.dumps, sets)).values())
+
+    assert labels(["smiling, smile"], ["curls, wavy hair"]) == ["smiling, smile", "curls, wavy hair"]
+    assert labels(["smiling, smile"], ["smiling, smile", "curls, wavy hair"]) == [
+        "smiling",
+        "smiling + curls",
+    ]
+    assert labels(["a hat, red", "a hat, blue"]) == ["a hat, red + a hat, blue"]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sega_bench.views.tables import ALL, COST, GAIN
-from sega_bench.views.words import concept_label, short
+from sega_bench.views.words import concept_labels, short
 
 _RANGES: dict[str, tuple[float, float]] = {
     "edit_guidance_scale": (0.0, math.inf),
@@ -128,6 +128,7 @@ def _disagreement(summary: pd.DataFrame, axes: list[str]) -> Iterator[str]:
     best = summary[summary["best"] & (summary["concepts"] != ALL)]
     places = [", ".join(f"{axis} {short(row[axis])}" for axis in axes) for _, row in best.iterrows()]
     if len(set(places)) > 1:
-        each = [f"{concept_label(c)} at {place}" for c, place in zip(best["concepts"], places, strict=True)]
+        labels = concept_labels(best["concepts"])
+        each = [f"{labels[c]} at {place}" for c, place in zip(best["concepts"], places, strict=True)]
         more = f"; {len(each) - 4} more in summary.csv" if len(each) > 4 else ""
         yield f"The concepts' best trade-offs differ: {'; '.join(each[:4])}{more}."

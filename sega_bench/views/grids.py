@@ -21,9 +21,9 @@ from sega_bench.errors import UserError, clean
 from sega_bench.store import Store
 from sega_bench.views.sheet import Row, Sheet, Tile, draw
 from sega_bench.views.tables import ALL, load, summarise
-from sega_bench.views.words import concept_label, short
+from sega_bench.views.words import concept_labels, short
 
-MOST_VALUES = 12
+MOST_VALUES = 16
 """A sheet has no more columns or rows than this, taken evenly from a longer axis."""
 
 _SUBJECT = ("prompt", "concept", "seed")
@@ -69,13 +69,13 @@ def write_grids(
     """Draw the sweep as sheets, grids/*.png, in place of those that were there.
 
     Columns and rows are the two axes with the most values, unless ``x`` and ``y`` name others; ``concept``,
-    ``seed`` and ``prompt`` can be named too. Every other axis is held at the best trade-off's value, and the
-    sheet says so. There is a sheet for each prompt, concept set and seed, or ``limit`` of them taken evenly,
-    and the log says so.
+    ``seed`` and ``prompt`` can be named too, and are the rows where there is no second axis. Every other axis
+    is held at the best trade-off's value, and the sheet says so. There is a sheet for each prompt, concept
+    set and seed that is neither columns nor rows, or ``limit`` of them taken evenly, and the log says so.
 
     Returns:
-        ``overview.png`` (concepts against the columns' axis, for the first prompt and seed), then the sheets;
-        nothing where nothing was edited.
+        ``overview.png`` (of two axes the columns' against concepts or seeds; else the first sheet), then
+        every sheet that shows more than it; nothing where nothing was edited.
 
     Raises:
         UserError: the sweep has no axis ``x`` or ``y``.
@@ -100,11 +100,18 @@ def _sheets(sweep: _Sweep, x: str | None, y: str | None, limit: int) -> Iterator
         _log.warning(
             "grids: %d of %d sheets drawn, taken evenly (limit=%d)", len(shown), len(subjects), limit
         )
-    overview = _overview(sweep, plane)
-    yield "overview", _sheet(sweep, overview, _subjects(sweep, overview)[0])
+    across = _overview(sweep, plane)
+    overview = _sheet(sweep, across, _subjects(sweep, across)[0])
+    yield "overview", overview
     for number, rows in shown:
-        words = [_SAID[name].format(rows[0][name]) for name in _SAID if name not in (plane.x, plane.y)]
-        yield f"{number:03d}-{_slug(' '.join(words))}", _sheet(sweep, plane, rows)
+        sheet = _sheet(sweep, plane, rows)
+        if not _images(sheet) <= _images(overview):
+            words = [_SAID[name].format(rows[0][name]) for name in _SAID if name not in (plane.x, plane.y)]
+            yield f"{number:03d}-{_slug(' '.join(words))}", sheet
+
+
+def _images(sheet: Sheet) -> set[Path]:
+    return {tile.path for row in sheet.rows for tile in row.tiles if tile and tile.path}
 
 
 # --- the sweep's values, made comparable ---
@@ -154,11 +161,12 @@ def _concept_labels(edited: Sequence[_Row], settings: Sequence[str]) -> list[str
     for row in edited:
         for name in settings:
             values.setdefault((row["concepts"], name), set()).add(_point_of(row, name))
+    said = concept_labels({row["concepts"] for row in edited})
     labels = []
     for row in edited:
         own = [name for name in settings if len(values[row["concepts"], name]) > 1]
         named = "".join(f", {name} {_label(_point_of(row, name))}" for name in own)
-        labels.append(concept_label(row["concepts"]) + named)
+        labels.append(said[row["concepts"]] + named)
     return labels
 
 
@@ -177,15 +185,24 @@ def _plane(sweep: _Sweep, x: str | None, y: str | None) -> _Plane:
             raise UserError(f"{key}: this sweep has no axis {clean(name)!r}; it has {known}")
     longest = sorted(sweep.axes, key=lambda name: -len(sweep.axes[name]))
     x = x or next((name for name in longest if name != y), "concept")
-    y = y or next((name for name in longest if not _follows(sweep.edited, name, [x])), None)
+    y = y or next((name for name in longest if not _follows(sweep.edited, name, [x])), _varying(sweep, x))
     others = [name for name in sweep.axes if not _follows(sweep.edited, name, [x, y] if y else [x])]
     return _Plane(x, y, {name: sweep.best.get(name, sweep.edited[0][name]) for name in others})
 
 
 def _overview(sweep: _Sweep, plane: _Plane) -> _Plane:
-    y = "concept" if plane.x != "concept" else "seed"
+    """Concepts or seeds in place of a second axis."""
+    if plane.y not in sweep.axes:
+        return plane
+    y = _varying(sweep, plane.x) or "concept"
     others = [name for name in sweep.axes if not _follows(sweep.edited, name, [plane.x, y])]
     return _Plane(plane.x, y, {name: sweep.best.get(name, sweep.edited[0][name]) for name in others})
+
+
+def _varying(sweep: _Sweep, x: str) -> str | None:
+    """What else there are several of, to make rows of."""
+    names = [name for name in ("concept", "seed", "prompt") if name != x]
+    return next((name for name in names if len({row[name] for row in sweep.edited}) > 1), None)
 
 
 def _follows(rows: Sequence[_Row], name: str, given: Sequence[str]) -> bool:

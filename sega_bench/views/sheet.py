@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,13 +145,19 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: float, most: int) -> li
         fits = (
             next((n for n in range(1, len(rest) + 1) if font.getlength(rest[:n]) > width), len(rest) + 1) - 1
         )
-        end = len(rest) if fits == len(rest) else rest.rfind(" ", 1, fits + 1)
-        end = end if end > 0 else max(1, fits)
+        end = len(rest) if fits == len(rest) else _joint(rest, fits)
         lines.append(rest[:end].strip())
         rest = rest[end:].strip()
     if rest:
         lines[-1] = lines[-1][:-3] + "..."
     return lines
+
+
+def _joint(text: str, fits: int) -> int:
+    """Where to break a text of which ``fits`` characters fit: at a space, before a Capital, or there."""
+    space = text.rfind(" ", 1, fits + 1)
+    capitals = [found.start() for found in re.finditer(r"(?<=[a-z])(?=[A-Z])", text[: fits + 1])]
+    return space if space > 0 else max(1, *capitals[-1:] or [fits])
 
 
 def _drawable(text: str) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 from sega_bench.errors import clean
 from sega_bench.views.advice import next_steps
 from sega_bench.views.tables import ALL, COST, GAIN, TRENDS
-from sega_bench.views.words import concept_label, short
+from sega_bench.views.words import concept_labels, short
 
 MOST_ROWS = 30
 """Above this many settings only the Pareto front is shown."""
@@ -35,14 +35,14 @@ def print_summary(
     axes = list(summary.columns[: summary.columns.get_loc("concepts")])
     pooled = summary[summary["concepts"] == ALL]
     shown = pooled if len(pooled) <= MOST_ROWS else pooled[pooled["pareto"]].head(MOST_ROWS)
-    console.print(_table(shown, axes, f"{clean(summary.attrs['name'])}: {_count(len(pooled), 'setting')}"))
+    title = f"{clean(summary.attrs['name'])}: {_count(len(pooled), 'setting')}"
+    console.print(_table(shown, axes, title, marks=len(pooled) > 1, spread=True))
     console.print(_legend(pooled, len(shown)))
     each = summary[(summary["concepts"] != ALL) & summary["best"]]
     if len(each) > 1:
+        title = "Best trade-off of each concept" if len(pooled) > 1 else "Each concept"
         console.print()
-        console.print(
-            _table(each.head(MOST_ROWS), ["concepts", *axes], "Best trade-off of each concept", spread=False)
-        )
+        console.print(_table(each.head(MOST_ROWS), ["concepts", *axes], title))
     _print_lines(
         console,
         "Trends (Spearman correlation of the mean with the value)",
@@ -54,23 +54,32 @@ def print_summary(
         console.print(Text(f"{what:<12} {path}"), soft_wrap=True)
 
 
-def _table(rows: pd.DataFrame, names: list[str], title: str, *, spread: bool = True) -> Table:
+def _table(
+    rows: pd.DataFrame, names: list[str], title: str, *, marks: bool = False, spread: bool = False
+) -> Table:
     """One line a row: the named columns, then gain, cost, changed fraction and counts."""
     table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("")
     for name in names:
-        table.add_column(_header(name), justify="left" if name == "concepts" else "right", overflow="fold")
+        is_text = not pd.api.types.is_numeric_dtype(rows[name])
+        table.add_column(_header(name), justify="left" if is_text else "right", overflow="fold")
     counts = [name for name in ("n", "n_not_scored", "n_failed") if name == "n" or rows[name].any()]
     said = [name.removeprefix("n_").replace("_", " ") for name in counts]
     for name in ("CLIP gain", _cost_name(rows), "changed", *said):
         table.add_column(_header(name), justify="right", overflow="fold")
+    labels = concept_labels(rows["concepts"]) if "concepts" in names else {}
     for row in _records(rows):
-        values = [concept_label(row[name]) if name == "concepts" else short(row[name]) for name in names]
+        values = [labels[row[name]] if name == "concepts" else _value(name, row[name]) for name in names]
         scores = [_score(row, name, form, spread) for name, form in _FORMS.items()]
-        mark = "★" if row["best"] else "•" if row["pareto"] else ""
+        mark = "" if not marks else "★" if row["best"] else "•" if row["pareto"] else ""
         cells = [mark, *values, *scores, *(str(row[name]) for name in counts)]
-        table.add_row(*map(Text, cells), style="bold" if row["best"] else "")
+        table.add_row(*map(Text, cells), style="bold" if mark == "★" else "")
     return table
+
+
+def _value(name: str, value: Any) -> str:
+    """A setting's value; of a scheduler's class name what the others do not end in too."""
+    return short(value).removesuffix("Scheduler" if name == "scheduler" else "")
 
 
 _FORMS = {GAIN: ".3f", COST: ".3f", "changed_fraction": ".1%"}
@@ -102,7 +111,9 @@ def _score(row: dict[str, Any], name: str, form: str, spread: bool) -> str:
 
 
 def _legend(pooled: pd.DataFrame, shown: int) -> Text:
-    legend = "★ best trade-off   • no other gains more at less cost   ± standard deviation over cells"
+    legend = "± standard deviation over cells"
+    if len(pooled) > 1:
+        legend = f"★ best trade-off   • no other gains more at less cost   {legend}"
     if shown < len(pooled):
         legend += f"\n{_count(len(pooled) - shown, 'setting')} not shown: all are in summary.csv"
     return Text(legend, style="dim")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,15 @@ def short(value: Any) -> str:
     return clean(str(value)) or "(empty)"
 
 
-def concept_label(concepts: str) -> str:
-    """A concept set's JSON list as words: its texts, joined by a plus sign."""
-    return " + ".join(clean(text) for text in json.loads(concepts))
+def concept_labels(sets: Iterable[str]) -> dict[str, str]:
+    """A sweep's concept sets, each a JSON list of texts, as words: texts joined by plus signs.
+
+    Where there are sets of several texts, a text of several phrases ("smiling, smile") is told by its first,
+    unless another text begins like it.
+    """
+    texts = {concepts: [clean(text) for text in json.loads(concepts)] for concepts in sets}
+    every = {text for together in texts.values() for text in together}
+    said = {text: text.partition(",")[0] for text in every}
+    if max(map(len, texts.values()), default=0) < 2 or len(set(said.values())) < len(every):
+        said = {text: text for text in every}
+    return {concepts: " + ".join(said[text] for text in together) for concepts, together in texts.items()}
