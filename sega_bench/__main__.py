@@ -215,16 +215,17 @@ def _logging_to(path: Path) -> Iterator[None]:
 def _print_plan(made: Plan) -> None:
     counts = made.counts()
     ours, theirs = counts["unet_evals"], counts["unet_evals_diffusers"]
+    references = f"{counts['references']} reference{'s' * (counts['references'] != 1)}"
     axes = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in made.axes.items())
     table = Table(
         title=f"{made.name}: the plan; nothing was run", title_justify="left", box=None, show_header=False
     )
     for name, value in (
-        ("cells", f"{counts['cells']}: {counts['edited']} edited, {counts['references']} references"),
+        ("cells", f"{counts['cells']}: {counts['edited']} edited, {references}"),
         ("merged", f"{counts['merged']} asked for more than once"),
         ("same as reference", f"{counts['same_as_reference']} whose settings change nothing"),
         ("UNet evaluations", f"{ours:,}; cell by cell {theirs:,}, {theirs / max(1, ours):.2f} times as many"),
-        ("images", f"about {sum(1.5 * cell.height * cell.width for cell in made.cells) / 1e6:,.1f} MB"),
+        ("images", f"about {sum(1.5 * cell.height * cell.width for cell in made.cells) / 1e6:,.2f} MB"),
         ("axes", axes or "none"),
         ("model", made.model.id),
         ("folder", str(Path(made.config.output_dir) / made.name)),

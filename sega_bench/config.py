@@ -36,6 +36,7 @@ def _find_conf() -> Path:
 CONF_DIR = _find_conf()
 
 _DEEPEST = 10
+_LONGEST_WORD = 1_000_000
 
 _COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, RecursionError)
 """What composing raises, Hydra's plain errors included, if what was asked cannot be composed."""
@@ -211,6 +212,9 @@ def check_overrides(overrides: Iterable[str]) -> None:
         UserError: with the first of them.
     """
     for override in overrides:
+        if len(override) > _LONGEST_WORD:
+            key = override[:100].partition("=")[0]
+            raise UserError(f"{key}=... has {len(override):,} characters: put long lists into a file")
         try:
             parsed = OverridesParser.create().parse_override(override)
         except (HydraException, ValueError, RecursionError) as error:

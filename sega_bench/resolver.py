@@ -68,9 +68,9 @@ class _Source:
             return f"{self.concept.key}.{name}"
         if name in self.prompt.origin:
             return self.prompt.origin[name]
-        if name == "negative_prompt":
-            return name
-        return f"{'sampling' if name in SAMPLING_SETTINGS else 'edit'}.{name}"
+        if name in (*EDIT_SETTINGS, *MOMENTUM_SETTINGS):
+            return f"edit.{name}"
+        return f"sampling.{name}" if hasattr(self.config.sampling, name) else name
 
     def mistake(self, message: object) -> UserError:
         """A message that begins with the name of a setting, with its key in the name's place."""

@@ -267,6 +267,8 @@ def structure(rng: Random, folder: Path) -> Mistake:
             Mistake(("prompts=null",), "prompts"),
             Mistake(("prompts=[]",), "prompts"),
             Mistake(("prompts=a cat",), "prompts"),
+            Mistake((f"prompts=['{'a' * 10_000_000}']",), "prompts"),
+            Mistake((f"prompts={'a' * 500_000}",), "prompts"),
             Mistake(("prompts={a: b}",), "prompts"),
             Mistake(("seeds=1000000", "+axes.eta=[0,1]"), "seeds"),
             Mistake((f"concepts={'[' * deep}a{']' * deep}",), "concepts"),

@@ -327,3 +327,7 @@ def test_the_command_draws_from_the_folder_alone(tmp_path: Path, capsys: pytest.
         grids.main([str(tmp_path / "none")])
     assert left.value.code == 2
     assert "holds no sweep" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        grids.main([str(tmp_path), "--limit", "-1"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "limit is -1, but it must be at least 1\n"

@@ -248,7 +248,7 @@ def test_a_scheduler_is_an_axis_with_its_own_number_of_steps() -> None:
         (["wandb.mode=ofline"], "wandb.mode is 'ofline': did you mean offline?"),
         (["engine.device=cuda:77", "engine.dtype=float32"], "engine.device is 'cuda:77'"),
         (["output_dir='~nobody-here/x'"], "output_dir is '~nobody-here/x', but there is no such user"),
-        (["seeds=1000000", "+axes.guidance_scale=[1,2]"], "1 x 1,000,000 x 0 x 1 x 2 cells, more than 1,000,000"),
+        (["seeds=1000000", "+axes.guidance_scale=[1,2]"], "1,000,000 x 0 x 1 x 2 cells, more than 1,000,000"),
         (["concepts=[a]", "sampling.guidance_scale=1"], "SEGA needs classifier-free guidance"),
         (["sampling.num_inference_steps=0"], "sampling.num_inference_steps is 0"),
         (["sampling.height=30"], "sampling.height is 30, but it must be a multiple of 8, from 16 on"),

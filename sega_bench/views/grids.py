@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sega_bench.cell import EDIT_SETTINGS
-from sega_bench.errors import UserError, clean
+from sega_bench.errors import UserError, check_count, clean
 from sega_bench.store import Store
 from sega_bench.views.sheet import Row, Sheet, Tile, draw
 from sega_bench.views.tables import ALL, load, summarise
@@ -25,6 +25,8 @@ from sega_bench.views.words import concept_labels, short
 
 MOST_VALUES = 16
 """A sheet has no more columns or rows than this, taken evenly from a longer axis."""
+
+_MOST_SHEETS = 10_000
 
 _SUBJECT = ("prompt", "concept", "seed")
 """There is a sheet for each of these, except for one that is asked for as columns or rows."""
@@ -78,8 +80,9 @@ def write_grids(
         every sheet that shows more than it; nothing where nothing was edited.
 
     Raises:
-        UserError: the sweep has no axis ``x`` or ``y``.
+        UserError: the sweep has no axis ``x`` or ``y``, or ``limit`` is no number of sheets.
     """
+    check_count("limit", limit, _MOST_SHEETS)
     sweep = _read(store, frame, plan)
     paths = []
     for name, sheet in _sheets(sweep, x, y, limit) if sweep.edited else ():

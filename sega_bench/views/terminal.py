@@ -82,7 +82,7 @@ def _value(name: str, value: Any) -> str:
     return short(value).removesuffix("Scheduler" if name == "scheduler" else "")
 
 
-_FORMS = {GAIN: ".3f", COST: ".3f", "changed_fraction": ".1%"}
+_FORMS = {GAIN: "z.3f", COST: "z.3f", "changed_fraction": ".1%"}
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ def _legend(pooled: pd.DataFrame, shown: int) -> Text:
 
 def _trend(row: dict[str, Any], cost: str) -> str:
     names = dict(zip(TRENDS, ("CLIP gain", "changed", cost), strict=True))
-    known = [f"{names[name]} {row[name]:+.2f}" for name in TRENDS if not pd.isna(row[name])]
+    known = [f"{names[name]} {row[name]:+z.2f}" for name in TRENDS if not pd.isna(row[name])]
     return f"{row['axis']} ({row['values']} values): {', '.join(known) or 'too few values to tell'}"
 
 
