@@ -11,7 +11,7 @@ PROMPTS = "prompts=[a face]"
 
 
 def test_precedence_is_file_then_sweep_then_command_line() -> None:
-    assert compose(PROMPTS).edit.edit_guidance_scale == 6  # of model=faces
+    assert compose(PROMPTS).edit.edit_guidance_scale == 7  # of model=faces
     assert compose(PROMPTS, "+sweep=faces_example").sampling.guidance_scale == 7
     composed = compose("+sweep=thresholds", "axes.edit_threshold=[0.1]", "sampling.guidance_scale=3")
     assert (composed.axes["edit_threshold"], composed.sampling.guidance_scale) == ([0.1], 3)
