@@ -13,9 +13,11 @@ from sega_bench import maker, runner
 from sega_bench.cell import Cell
 from sega_bench.planner import plan
 from sega_bench.scores.scoring import Features
+from sega_bench.sega.batching import Batching
+from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.models import StableDiffusion
 from sega_bench.sega.schedule import Wave
-from sega_bench.sega.wave import Batching, Denoiser, Outcome, run_wave
+from sega_bench.sega.wave import Outcome, run_wave
 
 
 class Nose:

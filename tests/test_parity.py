@@ -11,7 +11,8 @@ import torch
 
 from sega_bench.cell import Cell, Edit
 from sega_bench.sega import oracle
-from sega_bench.sega.wave import Batching, generate
+from sega_bench.sega.batching import Batching
+from sega_bench.sega.wave import generate
 
 A, B, C, D = "glasses", "smile", "beard", "curly hair"
 MOMENTUM = {"edit_momentum_scale": 0.3, "edit_mom_beta": 0.6}
@@ -79,8 +80,9 @@ class LatentDecoder:
 def engine_latents(model: tiny_sd.StableDiffusion, cell: Cell) -> torch.Tensor:
     """The cell's latents, made beside its reference so that it forks."""
     decoder = LatentDecoder(model)
-    list(generate(decoder, [cell.reference(), cell] if cell.edits else [cell], Batching(micro=4, decode=1)))
-    return decoder.latents[-1]
+    list(generate(decoder, [cell.reference(), cell] if cell.edits else [cell], Batching(micro=4, decode=4)))
+    (latents_BCHW,) = decoder.latents
+    return latents_BCHW[-1:]  # the cell's row is the last, and is repeated to fill the batch
 
 
 def assert_parity(cell: Cell, prediction_type: str = "epsilon") -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from strategies import cells
 
 from sega_bench.cell import Cell, Edit
+from sega_bench.sega.batching import Batching
 from sega_bench.sega.schedule import form_waves
-from sega_bench.sega.wave import Batching, Outcome, count_timesteps, generate
+from sega_bench.sega.wave import Outcome, count_timesteps, generate
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 STOCHASTIC = ("EulerAncestralDiscreteScheduler", "DDPMScheduler", "LCMScheduler")

@@ -13,8 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sega_bench.sega.batching import Batching
+    from sega_bench.sega.denoiser import Denoiser
     from sega_bench.sega.models import Model, ModelSettings, StableDiffusion, cell_of, describe, load
-    from sega_bench.sega.wave import Batching, Denoiser, Outcome, generate
+    from sega_bench.sega.wave import Outcome, generate
 
 __all__ = [
     "Batching",

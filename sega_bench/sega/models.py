@@ -18,8 +18,9 @@ from torch import Tensor
 from sega_bench import faces
 from sega_bench.cell import Cell, canonical_json, shown
 from sega_bench.errors import UserError
-from sega_bench.sega import schedulers
-from sega_bench.sega.wave import Conditioning
+from sega_bench.sega import onednn, schedulers
+from sega_bench.sega.compiling import Compiled
+from sega_bench.sega.denoiser import Conditioning
 
 _COMPONENTS = ("text_encoder", "tokenizer", "unet", "vae")
 
@@ -250,16 +251,24 @@ def default_dtype(device: torch.device) -> str:
 
 
 class StableDiffusion:
-    """SD 1.x and 2.x networks as a :class:`sega_bench.sega.wave.Denoiser`.
+    """SD 1.x and 2.x networks as a :class:`sega_bench.sega.denoiser.Denoiser`.
 
     Networks run in their own dtype; latents, guidance and scheduler stay in float32 (float64 with float64
     networks), because a quantile rounded to float16 changes the mask in most channels.
+
+    Args:
+        tokenizer, text_encoder, unet, vae: of the checkpoint, the networks on one device and in one dtype.
+        compile: run the UNet through ``torch.compile``, once for every batch size.
     """
 
-    def __init__(self, tokenizer: Any, text_encoder: Any, unet: Any, vae: Any) -> None:
+    def __init__(
+        self, tokenizer: Any, text_encoder: Any, unet: Any, vae: Any, *, compile: bool = False
+    ) -> None:
         self.tokenizer, self.text_encoder, self.unet, self.vae = tokenizer, text_encoder, unet, vae
         self.device: torch.device = unet.device
-        self.latent_dtype = torch.promote_types(unet.dtype, torch.float32)
+        self.dtype: torch.dtype = unet.dtype  # diffusers walks through all modules each time it is asked
+        self.latent_dtype = torch.promote_types(self.dtype, torch.float32)
+        self._predict = Compiled(unet) if compile else unet
         self.encode = lru_cache(maxsize=1024)(self._encode)
         self.truncation = lru_cache(maxsize=4096)(self._truncation)
 
@@ -288,26 +297,28 @@ class StableDiffusion:
     @torch.inference_mode()
     def predict(self, latents_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output, BCHW in ``latent_dtype``."""
-        latents_BCHW = latents_BCHW.to(self.unet.dtype)
-        output = self.unet(latents_BCHW, timestep, return_dict=False, **conditioning)[0]
+        output = self._predict(latents_BCHW.to(self.dtype), timestep, return_dict=False, **conditioning)[0]
         return output.to(self.latent_dtype)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """Images as uint8 BHW3, rounded as diffusers rounds."""
-        scaled_BCHW = (latents_BCHW / self.vae.config.scaling_factor).to(self.vae.dtype)
+        scaled_BCHW = (latents_BCHW / self.vae.config.scaling_factor).to(self.dtype)
         image_BCHW = self.vae.decode(scaled_BCHW, return_dict=False)[0].float()
         image_BCHW = (image_BCHW / 2 + 0.5).clamp(0, 1)
         return (image_BCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
 
 
-def load(model: Model, device: torch.device | None = None, dtype: str | None = None) -> StableDiffusion:
+def load(
+    model: Model, device: torch.device | None = None, dtype: str | None = None, *, compile: bool = False
+) -> StableDiffusion:
     """Load a checkpoint from its safetensors.
 
     Args:
         model: from :func:`describe`.
         device: default :func:`default_device`.
         dtype: of the networks: ``float32``, ``float16``, ``bfloat16`` or ``float64``.
+        compile: the UNet, with ``torch.compile``: a minute or more before the first image, then faster.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -316,17 +327,19 @@ def load(model: Model, device: torch.device | None = None, dtype: str | None = N
     device = device or default_device()
     how = {"torch_dtype": getattr(torch, dtype or default_dtype(device)), "use_safetensors": True}
     networks = [
-        kind.from_pretrained(model.folder, subfolder=name, variant=model.variant, **how).to(device).eval()
+        kind.from_pretrained(model.folder, subfolder=name, variant=model.variant, **how)
+        .to(device, memory_format=torch.channels_last)
+        .eval()
         for kind, name in (
             (CLIPTextModel, "text_encoder"),
             (UNet2DConditionModel, "unet"),
             (AutoencoderKL, "vae"),
         )
     ]
-    if device.type == "cuda":
-        networks = [network.to(memory_format=torch.channels_last) for network in networks]
+    if device.type == "cpu" and how["torch_dtype"] == torch.float32:
+        onednn.use_for(networks[1])
     tokenizer = CLIPTokenizer.from_pretrained(model.folder, subfolder="tokenizer")
-    return StableDiffusion(tokenizer, *networks)
+    return StableDiffusion(tokenizer, *networks, compile=compile)
 
 
 def cell_of(model: Model, *, dtype: str | None = None, scheduler: str | None = None, **settings: Any) -> Cell:

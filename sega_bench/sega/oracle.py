@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sega_bench.cell import EDIT_SETTINGS, Cell
 from sega_bench.sega import schedulers
-from sega_bench.sega.models import StableDiffusion
+from sega_bench.sega.models import Model, StableDiffusion
 
 
 def diffusers_arguments(cell: Cell) -> dict[str, Any]:
@@ -49,6 +49,22 @@ def make_pipeline(model: StableDiffusion) -> Any:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def load_pipeline(model: Model, device: torch.device, dtype: str) -> Any:
+    """Diffusers' SEGA pipeline as it comes from a checkpoint's folder: none of this engine's networks."""
+    from diffusers import SemanticStableDiffusionPipeline
+
+    pipeline = SemanticStableDiffusionPipeline.from_pretrained(
+        model.folder,
+        variant=model.variant,
+        torch_dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
 
 
 def make_image(pipeline: Any, cell: Cell) -> npt.NDArray[np.uint8]:

@@ -105,6 +105,17 @@ def concept_texts(cell: Cell, step: int, n: int) -> tuple[str, ...]:
     return tuple(edit.concept for edit in cell.edits if (span := needed(edit, cell, n))[0] <= step < span[1])
 
 
+def breakpoints(cells: Iterable[Cell], n: int) -> set[int]:
+    """The first step, and those at which one of the cells departs or begins or ceases to need a concept.
+
+    From one to the next the same estimates are needed, by the same rows.
+    """
+    points = {0}
+    for cell in cells:
+        points |= {departs(cell, n), *(step for edit in cell.edits for step in needed(edit, cell, n))}
+    return points
+
+
 def count_evaluations(trunk: Trunk, n: int) -> dict[str, int]:
     """UNet evaluations to make a trunk's cells, by the key of the cell they are booked on.
 

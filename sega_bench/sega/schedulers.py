@@ -84,6 +84,8 @@ def make(name: str, config: str, num_inference_steps: int) -> Any:
     """
     scheduler = getattr(diffusers, name).from_config(json.loads(config))
     scheduler.set_timesteps(num_inference_steps)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # else it searches its timesteps for the first one
     return scheduler
 
 

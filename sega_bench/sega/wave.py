@@ -1,17 +1,19 @@
 """Trunks and branches of many images, advanced in lock-step through one UNet.
 
-At every step the estimates that the rows need are listed, each once, cut into micro-batches of one fixed
-size, evaluated, scattered back and combined with each cell's own settings. A cell rides on its trunk, where
-only its momentum is its own, until it departs; then its row is forked: latents, scheduler state, generator.
+At every step the estimates that the rows need are evaluated once each, in micro-batches of one fixed size,
+and combined with each cell's own settings. A cell rides on its trunk, where only its momentum is its own,
+until it departs; then its row is forked: latents, scheduler state, generator. Nothing is read back from the
+device before the last step, so that a GPU is never waited for.
 
-Shapes: R rows of latents, M edited cells, K concept slots, E estimates of a step, T texts, B a micro-batch.
+Shapes: R rows of latents, M edited cells, A of them that act, K concept slots, E estimates of a step.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,65 +22,21 @@ from torch import Tensor
 
 from sega_bench.cell import Cell
 from sega_bench.sega import schedulers
+from sega_bench.sega.batching import Batching, decode, encode, evaluate
+from sega_bench.sega.denoiser import Conditioning, Denoiser
 from sega_bench.sega.guidance import Settings, semantic_guidance
+from sega_bench.sega.rows import Row, Rows
 from sega_bench.sega.schedule import (
     Wave,
     base_texts,
+    breakpoints,
     concept_texts,
     departing,
     departs,
     form_waves,
     image_owner,
-    pays_for_trunk,
-    runs_to_the_end,
     uses_momentum,
 )
-
-Conditioning = Mapping[str, Tensor]
-"""What the UNet reads of one text (no batch dimension) or of a batch, by diffusers' keyword names."""
-
-
-class Denoiser(Protocol):
-    """The networks of a text-to-image diffusion model, as the engine sees them."""
-
-    device: torch.device
-    latent_dtype: torch.dtype
-    """Of latents, guidance and scheduler; the networks may run in less."""
-
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """C H W of the latents of an image of that size in pixels."""
-        ...
-
-    def encode(self, text: str) -> Conditioning:
-        """What the UNet reads of a text. Called often with the same text: remember it."""
-        ...
-
-    def truncation(self, text: str) -> str | None:
-        """One line that says what of a text the model does not read; None if it reads all of it."""
-        ...
-
-    def predict(self, latents_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output (noise or velocity) at one timestep, BCHW in ``latent_dtype``."""
-        ...
-
-    def decode(self, latents_BCHW: Tensor) -> Tensor:
-        """Images as uint8 BHW3."""
-        ...
-
-
-@dataclass
-class Batching:
-    """Sizes that every batch is padded to, so that an image does not depend on its batch mates.
-
-    Args:
-        micro: estimates in one pass through the UNet; halved for good when memory runs out.
-        decode: latents in one pass through the VAE decoder; halved likewise.
-        wave_rows: rows of latents in one wave.
-    """
-
-    micro: int = 16
-    decode: int = 8
-    wave_rows: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,106 +81,39 @@ def run_wave(
     on_evaluations: Callable[[int], None] = lambda count: None,
 ) -> list[Outcome]:
     """Make the images of one wave, in the order of ``wave.cells``."""
-    rows = _Rows.start(denoiser, wave)
+    rows, evaluations = _denoise(denoiser, wave, batching, on_evaluations)
+    images = _images(denoiser, rows, batching)
+    return [_outcome(cell, images, evaluations[cell.key], wave.n) for cell in wave.cells]
+
+
+def _denoise(
+    denoiser: Denoiser, wave: Wave, batching: Batching, on_evaluations: Callable[[int], None]
+) -> tuple[Rows, Counter[str]]:
+    """All steps of a wave: its rows at the end, and the evaluations booked on each cell's key."""
+    rows = Rows.start(denoiser, wave)
     edits = _Edits.start(denoiser, wave, rows)
     texts = _Texts.encode(denoiser, wave)
-    evaluations = dict.fromkeys((cell.key for cell in wave.cells), 0)
-    for step, timestep in enumerate(rows.scheduler.timesteps):
-        rows.fork(step, edits)
-        wanted = _list_estimates(rows.rows, edits, step, wave.n)
-        inputs_RCHW = rows.scheduler.scale_model_input(rows.latents_RCHW, timestep)
-        eps_ECHW = _evaluate(denoiser, inputs_RCHW, timestep, wanted, texts, batching, on_evaluations)
-        rows.advance(timestep, _combine(eps_ECHW, wanted, rows.rows, edits, step))
-        for row, _ in wanted:
-            evaluations[rows.rows[row].pays] += 1
-    images = _decode(denoiser, rows, batching)
-    return [_outcome(cell, images, evaluations, wave.n) for cell in wave.cells]
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One latent of a wave: a trunk, or the branch of one cell.
-
-    Args:
-        cell: whose image this row becomes, the reference for a trunk.
-        riders: positions among the edited cells whose guidance is computed on this row.
-        pays: key of the cell that the row's evaluations are booked on.
-        is_kept: whether the row is needed after its riders have departed.
-    """
-
-    cell: Cell
-    riders: tuple[int, ...]
-    pays: str
-    is_kept: bool
-
-
-@dataclass
-class _Rows:
-    """The latents of a wave, and all that must be rearranged with them."""
-
-    rows: list[_Row]
-    latents_RCHW: Tensor
-    generators: list[torch.Generator]
-    scheduler: Any
-    eta: float
-
-    @classmethod
-    def start(cls, denoiser: Denoiser, wave: Wave) -> _Rows:
-        """One row for each trunk, its noise drawn on the CPU from its own seed."""
-        first = wave.trunks[0].reference
-        scheduler = schedulers.make(first.scheduler, first.scheduler_config, first.num_inference_steps)
-        generators = [torch.Generator().manual_seed(trunk.reference.seed) for trunk in wave.trunks]
-        shape = (1, *denoiser.latent_shape(first.height, first.width))
-        noise = [torch.randn(shape, generator=g, dtype=denoiser.latent_dtype) for g in generators]
-        return cls(
-            rows=_trunk_rows(wave),
-            latents_RCHW=torch.cat(noise).to(denoiser.device) * scheduler.init_noise_sigma,
-            generators=generators,
-            scheduler=scheduler,
-            eta=first.eta,
+    evaluations: Counter[str] = Counter()
+    # The scheduler reads its timesteps one by one on the CPU; the UNet reads them on its device.
+    timesteps = rows.scheduler.timesteps
+    timesteps_on_device = timesteps.to(denoiser.device)
+    changes = breakpoints(edits.cells, wave.n)
+    for step in range(wave.n):
+        if step in changes:
+            rows.fork(edits.leaving(step))
+            routes = _Routes.at(step, rows.rows, edits, texts, wave.n)
+        inputs_RCHW = rows.scheduler.scale_model_input(rows.latents_RCHW, timesteps[step])
+        eps_ECHW = evaluate(
+            denoiser,
+            inputs_RCHW[routes.row_E],
+            timesteps_on_device[step],
+            routes.conditioning_E,
+            batching,
+            on_evaluations,
         )
-
-    def fork(self, step: int, edits: _Edits) -> None:
-        """Give the cells that depart at this step their own rows; drop trunks that none needs any more."""
-        kept: list[tuple[int, _Row]] = []
-        branches: list[tuple[int, _Row]] = []
-        for position, row in enumerate(self.rows):
-            leaving = [m for m in row.riders if edits.departures[m] == step]
-            branches += [(position, _branch(m, edits.cells[m])) for m in leaving]
-            staying = tuple(m for m in row.riders if m not in leaving)
-            if row.is_kept or staying:
-                kept.append((position, replace(row, riders=staying) if leaving else row))
-        if not branches:
-            return
-        sources = [position for position, _ in kept + branches]
-        index = torch.tensor(sources, device=self.latents_RCHW.device)
-        schedulers.gather(self.scheduler, index, self.latents_RCHW)
-        self.latents_RCHW = self.latents_RCHW[index]
-        self.generators = [self.generators[position].clone_state() for position in sources]
-        self.rows = [row for _, row in kept + branches]
-
-    def advance(self, timestep: Tensor, eps_RCHW: Tensor) -> None:
-        """One scheduler step of all rows, every row with its own noise."""
-        arguments = schedulers.step_arguments(self.scheduler, self.eta, self.generators)
-        self.latents_RCHW = self.scheduler.step(
-            eps_RCHW, timestep, self.latents_RCHW, return_dict=False, **arguments
-        )[0]
-
-
-def _trunk_rows(wave: Wave) -> list[_Row]:
-    """Trunk rows with their riders: positions in the order of :attr:`_Edits.cells`."""
-    rows, position = [], 0
-    for trunk in wave.trunks:
-        count = len(departing(trunk, wave.n))
-        riders = tuple(range(position, position + count))
-        keep = runs_to_the_end(trunk, wave.n)
-        rows.append(_Row(trunk.reference, riders, pays_for_trunk(trunk, wave.n), keep))
-        position += count
-    return rows
-
-
-def _branch(position: int, cell: Cell) -> _Row:
-    return _Row(cell, (position,), cell.key, is_kept=True)
+        rows.advance(timesteps[step], _combine(eps_ECHW, routes, edits, step))
+        evaluations.update(routes.bookings)
+    return rows, evaluations
 
 
 @dataclass
@@ -240,8 +131,12 @@ class _Edits:
         """K, the most concepts of a cell."""
         return self.settings.scale_MK.shape[1]
 
+    def leaving(self, step: int) -> dict[int, Cell]:
+        """The cells that depart at this step, by their positions."""
+        return {m: cell for m, cell in enumerate(self.cells) if self.departures[m] == step}
+
     @classmethod
-    def start(cls, denoiser: Denoiser, wave: Wave, rows: _Rows) -> _Edits:
+    def start(cls, denoiser: Denoiser, wave: Wave, rows: Rows) -> _Edits:
         cells = tuple(cell for trunk in wave.trunks for cell in departing(trunk, wave.n))
         return cls(
             cells=cells,
@@ -262,16 +157,76 @@ class _Texts:
     @classmethod
     def encode(cls, denoiser: Denoiser, wave: Wave) -> _Texts:
         texts = list(dict.fromkeys(text for cell in wave.cells for text in cell.texts))
-        encoded = [denoiser.encode(text) for text in texts]
-        stacked = {name: torch.stack([one[name] for one in encoded]) for name in encoded[0]}
-        return cls({text: i for i, text in enumerate(texts)}, stacked)
+        return cls({text: i for i, text in enumerate(texts)}, encode(denoiser, texts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Acting:
+    """The A cells whose guidance is computed: on which row, from which estimates.
+
+    Args:
+        cell_A, row_A: positions among the edited cells and among the rows.
+        slot_AK: positions of their concepts' estimates. A concept that is not needed now has none: any other
+            stands in, and is ignored.
+        settings: of these cells.
+        departed_D: which of the A have rows of their own; the rest only gather momentum.
+    """
+
+    cell_A: Tensor
+    row_A: Tensor
+    slot_AK: Tensor
+    settings: Settings
+    departed_D: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    """The estimates that are needed, and where each goes: the same from one breakpoint to the next.
+
+    Args:
+        row_E, conditioning_E: what each estimate is evaluated on.
+        u_R, t_R: positions of every row's unconditional estimate and its prompt's.
+        guidance_scale_R111: of classifier-free guidance.
+        acting: None where no cell does.
+        bookings: evaluations of one step, by the key of the cell that they are booked on.
+    """
+
+    row_E: Tensor
+    conditioning_E: Conditioning
+    u_R: Tensor
+    t_R: Tensor
+    guidance_scale_R111: Tensor
+    acting: _Acting | None
+    bookings: Counter[str]
+
+    @classmethod
+    def at(cls, step: int, rows: Sequence[Row], edits: _Edits, texts: _Texts, n: int) -> _Routes:
+        """The routes from a breakpoint on."""
+        device, dtype = edits.nu_MCHW.device, edits.nu_MCHW.dtype
+        wanted = _list_estimates(rows, edits, step, n)
+        base = [base_texts(row.cell) for row in rows]
+
+        def index(positions: Sequence[Any]) -> Tensor:
+            return torch.tensor(positions, device=device)
+
+        text_E = index([texts.position[text] for _, text in wanted])
+        guidance_scale_R = torch.tensor([row.cell.guidance_scale for row in rows], dtype=dtype, device=device)
+        return cls(
+            row_E=index([row for row, _ in wanted]),
+            conditioning_E={name: value[text_E] for name, value in texts.conditioning_T.items()},
+            u_R=index([wanted[r, of_row[0]] for r, of_row in enumerate(base)]),
+            t_R=index([wanted[r, of_row[-1]] for r, of_row in enumerate(base)]),
+            guidance_scale_R111=guidance_scale_R[:, None, None, None],
+            acting=_act(step, rows, edits, wanted, index),
+            bookings=Counter(rows[row].pays for row, _ in wanted),
+        )
 
 
 Estimates = dict[tuple[int, str], int]
 """The estimates of one step: (row, text) -> position among them."""
 
 
-def _list_estimates(rows: Sequence[_Row], edits: _Edits, step: int, n: int) -> Estimates:
+def _list_estimates(rows: Sequence[Row], edits: _Edits, step: int, n: int) -> Estimates:
     """What the rows need at this step, each once: cells that ride on one trunk share a concept's estimate."""
     wanted: Estimates = {}
     for position, row in enumerate(rows):
@@ -283,79 +238,27 @@ def _list_estimates(rows: Sequence[_Row], edits: _Edits, step: int, n: int) -> E
     return wanted
 
 
-def _evaluate(
-    denoiser: Denoiser,
-    inputs_RCHW: Tensor,
-    timestep: Tensor,
+def _act(
+    step: int,
+    rows: Sequence[Row],
+    edits: _Edits,
     wanted: Estimates,
-    texts: _Texts,
-    batching: Batching,
-    on_evaluations: Callable[[int], None],
-) -> Tensor:
-    """The wanted estimates, ECHW, through micro-batches of one size: the last is filled with repeats.
-
-    When the device is out of memory the size is halved, for this step's rest and for all that comes.
-    """
-    device = inputs_RCHW.device
-    row_E = torch.tensor([row for row, _ in wanted], device=device)
-    text_E = torch.tensor([texts.position[text] for _, text in wanted], device=device)
-    estimates: list[Tensor] = []
-    done = 0
-    while done < len(wanted):
-        batch = torch.arange(done, done + batching.micro, device=device).clamp_(max=len(wanted) - 1)
-        conditioning = {name: value[text_E[batch]] for name, value in texts.conditioning_T.items()}
-        try:
-            eps_BCHW = denoiser.predict(inputs_RCHW[row_E[batch]], timestep, conditioning)
-        except torch.OutOfMemoryError as error:
-            batching.micro = _half(batching.micro, error)
-            continue
-        count = min(batching.micro, len(wanted) - done)
-        estimates.append(eps_BCHW[:count])
-        done += count
-        on_evaluations(count)
-    return torch.cat(estimates)
-
-
-def _half(size: int, error: torch.OutOfMemoryError) -> int:
-    """The batch size to go on with where this one ran out of memory, if there is a smaller one."""
-    if size == 1:
-        raise error
-    torch.cuda.empty_cache()
-    return size // 2
-
-
-def _combine(eps_ECHW: Tensor, wanted: Estimates, rows: Sequence[_Row], edits: _Edits, step: int) -> Tensor:
-    """Classifier-free and semantic guidance of all rows, RCHW; the momenta of ``edits`` move on."""
-    device, dtype = eps_ECHW.device, eps_ECHW.dtype
-    base = [base_texts(row.cell) for row in rows]
-    eps_u_RCHW = eps_ECHW[torch.tensor([wanted[r, texts[0]] for r, texts in enumerate(base)], device=device)]
-    eps_t_RCHW = eps_ECHW[torch.tensor([wanted[r, texts[-1]] for r, texts in enumerate(base)], device=device)]
-    scale_R = torch.tensor([row.cell.guidance_scale for row in rows], dtype=dtype, device=device)
-    guidance_RCHW = scale_R[:, None, None, None] * (eps_t_RCHW - eps_u_RCHW)
-
+    index: Callable[[Sequence[Any]], Tensor],
+) -> _Acting | None:
+    has_departed = [leaves <= step for leaves in edits.departures]
     active = [
-        (m, r)
-        for r, row in enumerate(rows)
-        for m in row.riders
-        if edits.has_momentum[m] or edits.departures[m] <= step
+        (m, r) for r, row in enumerate(rows) for m in row.riders if edits.has_momentum[m] or has_departed[m]
     ]
-    if active:
-        index_A = torch.tensor([m for m, _ in active], device=device)
-        row_A = torch.tensor([r for _, r in active], device=device)
-        # A concept that is not needed at this step has no estimate: any other stands in, and is ignored.
-        slots = [_slots(edits.cells[m], r, wanted, edits.slots) for m, r in active]
-        edit_ACHW, nu_ACHW = semantic_guidance(
-            eps_u_RCHW[row_A],
-            eps_ECHW[torch.tensor(slots, device=device)],
-            edits.nu_MCHW[index_A],
-            edits.settings.take(index_A),
-            step,
-        )
-        edits.nu_MCHW[index_A] = nu_ACHW
-        if departed := [a for a, (m, _) in enumerate(active) if edits.departures[m] <= step]:
-            departed_A = torch.tensor(departed, device=device)
-            guidance_RCHW[row_A[departed_A]] += edit_ACHW[departed_A]
-    return eps_u_RCHW + guidance_RCHW
+    if not active:
+        return None
+    cell_A = index([m for m, _ in active])
+    return _Acting(
+        cell_A=cell_A,
+        row_A=index([r for _, r in active]),
+        slot_AK=index([_slots(edits.cells[m], r, wanted, edits.slots) for m, r in active]),
+        settings=edits.settings.take(cell_A),
+        departed_D=index([a for a, (m, _) in enumerate(active) if has_departed[m]]).long(),
+    )
 
 
 def _slots(cell: Cell, row: int, wanted: Estimates, slots: int) -> list[int]:
@@ -363,33 +266,36 @@ def _slots(cell: Cell, row: int, wanted: Estimates, slots: int) -> list[int]:
     return positions + [0] * (slots - len(positions))
 
 
-def _decode(
-    denoiser: Denoiser, rows: _Rows, batching: Batching
-) -> dict[Cell, tuple[npt.NDArray[np.uint8] | None, str | None]]:
-    """The image of every row, or why it has none, by its cell; the last batch is filled with repeats.
+def _combine(eps_ECHW: Tensor, routes: _Routes, edits: _Edits, step: int) -> Tensor:
+    """Classifier-free and semantic guidance of all rows, RCHW; the momenta of ``edits`` move on."""
+    eps_u_RCHW = eps_ECHW[routes.u_R]
+    guidance_RCHW = routes.guidance_scale_R111 * (eps_ECHW[routes.t_R] - eps_u_RCHW)
+    if acting := routes.acting:
+        edit_ACHW, nu_ACHW = semantic_guidance(
+            eps_u_RCHW[acting.row_A],
+            eps_ECHW[acting.slot_AK],
+            edits.nu_MCHW[acting.cell_A],
+            acting.settings,
+            step,
+        )
+        edits.nu_MCHW[acting.cell_A] = nu_ACHW
+        guidance_RCHW[acting.row_A[acting.departed_D]] += edit_ACHW[acting.departed_D]
+    return eps_u_RCHW + guidance_RCHW
 
-    When the device is out of memory the size is halved, for the rest and for all that comes.
-    """
-    finite_R = rows.latents_RCHW.isfinite().flatten(1).all(dim=1).tolist()
-    images: list[npt.NDArray[np.uint8]] = []
-    while len(images) < len(rows.rows):
-        chunk = torch.arange(len(images), len(images) + batching.decode, device=rows.latents_RCHW.device)
-        latents_BCHW = rows.latents_RCHW[chunk.clamp_(max=len(rows.rows) - 1)]
-        try:
-            images += list(denoiser.decode(latents_BCHW).cpu().numpy())
-        except torch.OutOfMemoryError as error:
-            batching.decode = _half(batching.decode, error)
+
+_Image = tuple[npt.NDArray[np.uint8] | None, str | None]
+
+
+def _images(denoiser: Denoiser, rows: Rows, batching: Batching) -> dict[Cell, _Image]:
+    """The image of every row, or why it has none, by its cell."""
+    is_finite_R = rows.latents_RCHW.isfinite().flatten(1).all(dim=1).tolist()
+    decoded = decode(denoiser, rows.latents_RCHW, batching)
     return {
-        row.cell: (image, None) if is_finite else (None, "the latents became NaN or infinite")
-        for row, image, is_finite in zip(rows.rows, images, finite_R, strict=False)
+        row.cell: (image_HW3, None) if is_finite else (None, "the latents became NaN or infinite")
+        for row, image_HW3, is_finite in zip(rows.rows, decoded, is_finite_R, strict=True)
     }
 
 
-def _outcome(
-    cell: Cell,
-    images: Mapping[Cell, tuple[npt.NDArray[np.uint8] | None, str | None]],
-    evaluations: Mapping[str, int],
-    n: int,
-) -> Outcome:
+def _outcome(cell: Cell, images: Mapping[Cell, _Image], unet_evals: int, n: int) -> Outcome:
     image_HWC, error = images[image_owner(cell, n)]
-    return Outcome(cell, image_HWC, evaluations[cell.key], error)
+    return Outcome(cell, image_HWC, unet_evals, error)
