@@ -74,7 +74,7 @@ def done_keys(output_dir: Path) -> set[str]:
 def refuse_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make it an error to load a model."""
 
-    def load(*arguments: object) -> None:
+    def load(*arguments: object, **options: object) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(runner, "load", load)

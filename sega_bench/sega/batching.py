@@ -10,7 +10,6 @@ Shapes: E estimates of a step, N latents, B a batch.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from torch import Tensor
 
 from sega_bench.sega.denoiser import Conditioning, Denoiser
 
-log = logging.getLogger(__name__)
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -127,7 +125,6 @@ def _in_batches(
                 raise
         if done < total:  # only now is free again what the error's traceback held
             setattr(batching, kind, size // 2)
-            log.warning("out of memory: engine.%s_batch_size is %d from now on", kind, size // 2)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -155,9 +152,8 @@ def _single_threaded(workers: int) -> ThreadPoolExecutor:
     started = Barrier(workers + 1)
 
     def start() -> None:
-        torch.set_num_threads(
-            1
-        )  # of this thread, and of those that torch sees for the first time from now on
+        torch.set_num_threads(1)  # of this thread, and of the process's future ones
+        torch.get_num_threads()  # a thread takes over the number of the process when it first asks: now
         started.wait()
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="batch", initializer=start)
