@@ -105,7 +105,7 @@ class EngineConfig:
     """How it is computed, not what; None is as this folder's sweep began, or is found out.
 
     ``micro_batch_size`` estimates go through the UNet at once and ``decode_batch_size`` latents through the
-    VAE; ``wave_rows`` images are in flight; ``threads`` are torch's on the CPU.
+    VAE; ``wave_rows`` images are in flight; ``threads`` are torch's on the CPU; ``compile`` is for the UNet.
     """
 
     device: str | None = None
@@ -114,6 +114,7 @@ class EngineConfig:
     decode_batch_size: int | None = None
     wave_rows: int = 64
     threads: int | None = None
+    compile: bool = False
 
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")

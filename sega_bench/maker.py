@@ -16,8 +16,10 @@ from sega_bench.cell import Cell
 from sega_bench.config import Config
 from sega_bench.resume import NOT_SCORED, REFERENCE_FAILED
 from sega_bench.scores.scoring import Scorer, score
+from sega_bench.sega.batching import Batching
+from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.schedule import Wave, image_owner, wave_of
-from sega_bench.sega.wave import Batching, Denoiser, Outcome, count_timesteps, run_wave
+from sega_bench.sega.wave import Outcome, count_timesteps, run_wave
 from sega_bench.store import Record, Store
 
 Image = npt.NDArray[np.uint8]

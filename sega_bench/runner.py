@@ -21,14 +21,16 @@ from sega_bench.config import Config
 from sega_bench.maker import Maker
 from sega_bench.planner import Plan, plan
 from sega_bench.scores import ScoreSettings
+from sega_bench.sega import compiling, memory
+from sega_bench.sega.batching import Batching
 from sega_bench.sega.models import load, resolve_device
 from sega_bench.sega.schedule import Wave, form_waves
-from sega_bench.sega.wave import Batching, count_timesteps
+from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import Record, Store
 
 log = logging.getLogger(__name__)
 
-_EXACT = ("micro_batch_size", "decode_batch_size", "threads")
+_EXACT = ("micro_batch_size", "decode_batch_size", "threads", "compile")
 """What an image's last bit depends on beside its cell: recorded, and reused by a resume."""
 
 
@@ -44,6 +46,7 @@ class Job:
         done: cells of the plan that lack nothing.
         batching: sizes of the batches, those of an earlier run of the same sweep if there was one.
         threads: of torch on the CPU, likewise; None is torch's own choice.
+        compile: whether the UNet is compiled, likewise.
         stored: plan.json as it was found, if there was one.
     """
 
@@ -54,6 +57,7 @@ class Job:
     done: int
     batching: Batching
     threads: int | None
+    compile: bool
     stored: Mapping[str, Any] | None
 
     @property
@@ -80,6 +84,8 @@ def prepare(made: Plan) -> Job:
     """
     config = made.config
     resolve_device(config.engine.device)
+    if config.engine.compile:
+        compiling.check()
     scores.check(ScoreSettings(**asdict(config.scores)))
     store = Store(Path(config.output_dir) / made.name)
     stored = store.read_plan()
@@ -87,10 +93,10 @@ def prepare(made: Plan) -> Job:
         manifest.check_same_sweep(made, stored)
     store.prepare()
     remaining = resume.compare(made.cells, store, retry_failed=config.retry_failed)
-    sizes = _sizes(config, stored)
+    sizes, fitting = _sizes(config, stored), _fitting(config, made)
     batching = Batching(
-        micro=sizes["micro_batch_size"] or _estimate_micro(config, made),
-        decode=sizes["decode_batch_size"] or Batching.decode,
+        micro=sizes["micro_batch_size"] or fitting.micro,
+        decode=sizes["decode_batch_size"] or fitting.decode,
         wave_rows=config.engine.wave_rows,
     )
     return Job(
@@ -101,6 +107,7 @@ def prepare(made: Plan) -> Job:
         done=remaining.done,
         batching=batching,
         threads=sizes["threads"],
+        compile=bool(sizes["compile"]),
         stored=stored,
     )
 
@@ -111,16 +118,16 @@ def _sizes(config: Config, stored: Mapping[str, Any] | None) -> dict[str, int | 
     return {name: getattr(config.engine, name) or before.get(name) for name in _EXACT}
 
 
-def _estimate_micro(config: Config, made: Plan) -> int:
-    """A power of two: 16 on a CPU; on a GPU what should fit, and the engine halves it if it does not."""
-    device = resolve_device(config.engine.device)
-    if device.type != "cuda":
-        return 16
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    pixels = max(cell.height * cell.width for cell in made.cells)
-    # An assumption, not a measurement: bytes a pixel that SD 1.5's UNet needs in half precision.
-    fits = int(free_bytes / (1200 * pixels))
-    return max(1, min(64, 1 << max(fits, 1).bit_length() - 1))
+def _fitting(config: Config, made: Plan) -> Batching:
+    """Batch sizes that should fit; the engine halves what does not."""
+    checkpoint = made.model.checkpoint
+    return memory.fitting(
+        resolve_device(config.engine.device),
+        pixels=max(cell.height * cell.width for cell in made.cells),
+        itemsize=getattr(torch, made.cells[0].dtype).itemsize,
+        weights=checkpoint.weights_bytes if checkpoint is not None else 0,
+        threads=config.engine.threads or torch.get_num_threads(),
+    )
 
 
 def run(config: Config) -> Iterator[Record]:
@@ -157,7 +164,7 @@ def execute(
         if not job.missing:  # plan.json was lost, and nothing else
             job.store.write_plan(manifest.document(job.plan, _engine(job, device), provenance))
             return
-        denoiser = load(job.plan.model, device, job.plan.cells[0].dtype)
+        denoiser = load(job.plan.model, device, job.plan.cells[0].dtype, compile=job.compile)
         engine = _engine(job, device)
         job.store.write_plan(manifest.document(job.plan, engine, provenance))
         if others := _changes((job.stored or {}).get("engine", {}), engine):
@@ -201,6 +208,7 @@ def _engine(job: Job, device: torch.device) -> dict[str, Any]:
         "decode_batch_size": job.batching.decode,
         "wave_rows": job.batching.wave_rows,
         "threads": torch.get_num_threads(),
+        "compile": job.compile,
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sega_bench.sega.wave import Conditioning
+from sega_bench.sega.denoiser import Conditioning
 
 
 class FakeDenoiser:

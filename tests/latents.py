@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from sega_bench.cell import Cell
+from sega_bench.sega.batching import Batching
 from sega_bench.sega.models import StableDiffusion
-from sega_bench.sega.wave import Batching, generate
+from sega_bench.sega.wave import generate
 
 
 class LatentDecoder:

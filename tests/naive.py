@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sega_bench.cell import Cell
 from sega_bench.sega import schedulers
-from sega_bench.sega.wave import Denoiser
+from sega_bench.sega.denoiser import Denoiser
 
 
 def latents(denoiser: Denoiser, cell: Cell) -> Tensor:

@@ -13,8 +13,10 @@ from tiny_clip import clip_folder
 from sega_bench import maker, runner
 from sega_bench.cell import Cell
 from sega_bench.config import Config, compose
+from sega_bench.sega.batching import Batching
+from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.schedule import Wave
-from sega_bench.sega.wave import Batching, Denoiser, Outcome, run_wave
+from sega_bench.sega.wave import Outcome, run_wave
 from sega_bench.store import Record, Store
 
 
@@ -72,7 +74,7 @@ def done_keys(output_dir: Path) -> set[str]:
 def refuse_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make it an error to load a model."""
 
-    def load(*arguments: object) -> None:
+    def load(*arguments: object, **options: object) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(runner, "load", load)

@@ -40,7 +40,7 @@ def literal_step(eps_u: Tensor, eps_c: list[Tensor], nu: Tensor, cell: Cell, i: 
 
 
 @given(
-    st.lists(edits(("a", "b", "c", "d")), min_size=1, max_size=3),
+    st.lists(edits(), min_size=1, max_size=3),
     st.sampled_from([0.0, 0.3]),
     st.sampled_from([0.0, 0.6]),
     st.integers(0, 1000),

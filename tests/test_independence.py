@@ -17,8 +17,9 @@ from strategies import cells
 
 from sega_bench.cell import Cell, Edit
 from sega_bench.sega import Model, ModelSettings, StableDiffusion, cell_of, describe, load
+from sega_bench.sega.batching import Batching
 from sega_bench.sega.schedule import form_waves
-from sega_bench.sega.wave import Batching, count_timesteps, denoise, generate
+from sega_bench.sega.wave import count_timesteps, denoise, generate
 
 
 def latents(wanted: Sequence[Cell], wave_rows: int = 64) -> dict[Cell, torch.Tensor]:

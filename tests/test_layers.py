@@ -30,6 +30,7 @@ ORDER = (
     "views",
     "progress",
     "signals",
+    "benchmark",
     "__main__",
 )
 ONLY = {"wandb": {"views.wandb"}, "hydra": {"config", "__main__"}, "optuna": set(), "submitit": set()}

@@ -13,9 +13,11 @@ from sega_bench import maker, runner
 from sega_bench.cell import Cell
 from sega_bench.planner import plan
 from sega_bench.scores.scoring import Features
+from sega_bench.sega.batching import Batching
+from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.models import StableDiffusion
 from sega_bench.sega.schedule import Wave
-from sega_bench.sega.wave import Batching, Denoiser, Outcome, run_wave
+from sega_bench.sega.wave import Outcome, run_wave
 
 
 class Nose:
@@ -69,22 +71,32 @@ def test_a_scorer_that_raises_costs_one_cell_its_own_score(
     assert rows(tmp_path)[again.cell.key]["nose"] == again.scores["nose"]
 
 
-def test_out_of_memory_in_the_decoder_is_remembered_and_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("method", "size", "began_with"), [("predict", "micro_batch_size", 4), ("decode", "decode_batch_size", 8)]
+)
+def test_out_of_memory_is_remembered_and_told(
+    method: str,
+    size: str,
+    began_with: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    decode = StableDiffusion.decode
+    original = getattr(StableDiffusion, method)
 
-    def small_decoder(self: StableDiffusion, latents_BCHW: torch.Tensor) -> torch.Tensor:
+    def at_most_two(self: StableDiffusion, latents_BCHW: torch.Tensor, *rest: object) -> torch.Tensor:
         if len(latents_BCHW) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return decode(self, latents_BCHW)
+        made: torch.Tensor = original(self, latents_BCHW, *rest)
+        return made
 
-    monkeypatch.setattr(StableDiffusion, "decode", small_decoder)
+    monkeypatch.setattr(StableDiffusion, method, at_most_two)
     with caplog.at_level(logging.WARNING, "sega_bench"):
         assert {record.status for record in run(tmp_path)} == {"done"}
-    assert caplog.messages == ["out of memory: decode_batch_size is 2 and was 8"]
-    assert json.loads(store(tmp_path).plan_path.read_text())["engine"]["decode_batch_size"] == 2
-    assert runner.prepare(plan(small(tmp_path, "seeds=3"))).batching.decode == 2
+    assert caplog.messages == [f"out of memory: {size} is 2 and was {began_with}"]
+    assert json.loads(store(tmp_path).plan_path.read_text())["engine"][size] == 2
+    again = runner.prepare(plan(small(tmp_path, "seeds=3", "engine.micro_batch_size=null")))
+    assert getattr(again.batching, size.partition("_")[0]) == 2
 
 
 def test_fail_fast_stops_at_a_cell_that_became_nan_and_keeps_its_wave(

@@ -18,8 +18,9 @@ from strategies import STEPS
 from sega_bench.cell import Cell, Edit
 from sega_bench.config import compose, options
 from sega_bench.planner import plan
+from sega_bench.sega.batching import Batching
 from sega_bench.sega.schedule import Wave, form_waves
-from sega_bench.sega.wave import Batching, count_timesteps, run_wave
+from sega_bench.sega.wave import count_timesteps, run_wave
 
 
 def acts(edit: Edit, i: int) -> bool:

@@ -20,9 +20,10 @@ from strategies import cells, edits
 
 from sega_bench.cell import Cell, Edit, canonical_json
 from sega_bench.sega import oracle
+from sega_bench.sega.batching import Batching
 from sega_bench.sega.models import load
 from sega_bench.sega.schedule import image_owner, wave_of
-from sega_bench.sega.wave import Batching, count_timesteps, denoise, generate
+from sega_bench.sega.wave import count_timesteps, denoise, generate
 
 A, B, C, D = "glasses", "smile", "beard", "curly hair"
 MOMENTUM = {"edit_momentum_scale": 0.3, "edit_mom_beta": 0.6}

@@ -14,8 +14,10 @@ from strategies import cells
 
 from sega_bench.cell import Cell, Edit
 from sega_bench.sega import schedulers
+from sega_bench.sega.batching import Batching
+from sega_bench.sega.denoiser import Conditioning
 from sega_bench.sega.schedule import form_waves, wave_of
-from sega_bench.sega.wave import Batching, Conditioning, Outcome, count_timesteps, denoise, generate
+from sega_bench.sega.wave import Outcome, count_timesteps, denoise, generate
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 ROUND_TO_FLOAT32 = (

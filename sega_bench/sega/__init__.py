@@ -13,15 +13,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sega_bench.sega.batching import Batching
     from sega_bench.sega.checkpoints.finding import Model, describe
     from sega_bench.sega.checkpoints.settings import LoraSettings, ModelSettings
+    from sega_bench.sega.denoiser import Denoiser
     from sega_bench.sega.models import StableDiffusion, cell_of, load
     from sega_bench.sega.pipeline import SemanticStableDiffusionPipeline
-    from sega_bench.sega.wave import Batching, Denoiser, Outcome, generate
+    from sega_bench.sega.wave import Outcome, generate
 
 _HOME = {
-    "Batching": "wave",
-    "Denoiser": "wave",
+    "Batching": "batching",
+    "Denoiser": "denoiser",
     "LoraSettings": "checkpoints.settings",
     "Model": "checkpoints.finding",
     "ModelSettings": "checkpoints.settings",

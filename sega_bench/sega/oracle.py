@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,22 @@ def make_pipeline(model: StableDiffusion) -> Any:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def load_pipeline(folder: Path, variant: str | None, device: torch.device, dtype: str) -> Any:
+    """Diffusers' SEGA pipeline as it comes from a checkpoint's folder: none of this engine's networks."""
+    from diffusers import SemanticStableDiffusionPipeline
+
+    pipeline = SemanticStableDiffusionPipeline.from_pretrained(
+        folder,
+        variant=variant,
+        torch_dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
 
 
 def make_image(pipeline: Any, cell: Cell) -> npt.NDArray[np.uint8]:

@@ -28,10 +28,12 @@ from torch import Tensor
 from sega_bench.cell import Cell, Edit, canonical_json, per_concept
 from sega_bench.errors import UserError
 from sega_bench.sega import schedulers
+from sega_bench.sega.batching import Batching
+from sega_bench.sega.denoiser import Conditioning
 from sega_bench.sega.models import StableDiffusion
 from sega_bench.sega.rows import Generators, Noise
 from sega_bench.sega.schedule import base_texts, image_owner, wave_of
-from sega_bench.sega.wave import Batching, Conditioning, Step, count_timesteps, denoise
+from sega_bench.sega.wave import Step, count_timesteps, denoise
 
 MOST_AT_ONCE = 16
 """Estimates in one pass through the UNet, of all that a step needs; fewer when memory runs out."""

@@ -112,8 +112,12 @@ class Rows:
         latents_RCHW = noise.latents_RCHW.to(device) * scheduler.init_noise_sigma
         return cls(rows, latents_RCHW, noise.generators, scheduler, first.eta)
 
-    def fork(self, step: int) -> None:
-        """Give the cells that depart at this step their own rows; drop rows that none needs any more."""
+    def fork(self, step: int) -> bool:
+        """Give the cells that depart at this step their own rows; drop rows that none needs any more.
+
+        Returns:
+            Whether there are other rows now.
+        """
         kept: list[tuple[int, Row]] = []
         forked: list[tuple[int, Row]] = []
         for position, row in enumerate(self.rows):
@@ -123,13 +127,14 @@ class Rows:
                 staying = tuple(branch for branch in row.branches if branch.leaves > step)
                 kept.append((position, replace(row, branches=staying) if leaving else row))
         if not forked and len(kept) == len(self.rows):
-            return
+            return False
         sources = [position for position, _ in kept + forked]
         index = torch.tensor(sources, device=self.latents_RCHW.device)
         schedulers.gather(self.scheduler, index, self.latents_RCHW)
         self.latents_RCHW = self.latents_RCHW[index]
         self.generators = _continued(self.generators, sources)
         self.rows = [row for _, row in kept + forked]
+        return True
 
     def advance(self, timestep: Tensor, eps_RCHW: Tensor) -> None:
         """One scheduler step of all rows, every row with its own noise."""

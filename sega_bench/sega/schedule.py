@@ -138,6 +138,14 @@ def concept_texts(cell: Cell, step: int, n: int) -> tuple[str, ...]:
     return tuple(edit.concept for edit in cell.edits if (span := needed(edit, cell, n))[0] <= step < span[1])
 
 
+def breakpoints(cells: Iterable[Cell], n: int) -> set[int]:
+    """The first step, and those at which one of the cells begins or ceases to need a concept.
+
+    From one to the next, rows that stay the same need the same estimates.
+    """
+    return {0, *(step for cell in cells for edit in cell.edits for step in needed(edit, cell, n))}
+
+
 def count_evaluations(trunk: Trunk, n: int) -> dict[str, int]:
     """UNet evaluations of a trunk and its branches, by the key of the cell they are booked on.
 

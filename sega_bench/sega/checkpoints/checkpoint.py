@@ -132,6 +132,17 @@ class Checkpoint:
         if self.safety_checker is not None:
             self.safety_checker.check()
 
+    @property
+    def folder(self) -> Path:
+        """Of a checkpoint in diffusers' format: the folder that holds its parts' folders."""
+        return self.parts["unet"].files[0].parents[1]
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the files that hold its networks' weights."""
+        files = {path for part in self.parts.values() for path in part.files}
+        return sum(path.stat().st_size for path in files)
+
     def load_tokenizers(self) -> tuple[Any, ...]:
         """Its tokenizers, one for each text encoder.
 

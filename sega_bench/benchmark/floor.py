@@ -1,0 +1,135 @@
+"""A whole run against its floor: the passes through the networks that it needs, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+
+from sega_bench.benchmark.clock import interleave
+from sega_bench.benchmark.forwards import ENGINE, Way
+from sega_bench.benchmark.one_cell import score_settings
+from sega_bench.config import compose
+from sega_bench.maker import Maker
+from sega_bench.planner import Plan, plan
+from sega_bench.scores import build
+from sega_bench.scores.scoring import Scorer
+from sega_bench.sega.batching import Batching, decode
+from sega_bench.sega.models import StableDiffusion, load, resolve_device
+from sega_bench.store import Store
+
+SWEEP = ("+sweep=thresholds", "seeds=5", "wandb.mode=disabled")
+"""200 edited cells and 5 references."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A run and its floor, in seconds.
+
+    Args:
+        cells, unet_evals: of the run.
+        runs: each from its first step to its last file.
+        unet: the evaluations, by micro-batch size.
+        vae, scorers: their passes.
+    """
+
+    cells: int
+    unet_evals: int
+    runs: Sequence[float]
+    unet: dict[int, float]
+    vae: float
+    scorers: float
+
+    @property
+    def seconds(self) -> float:
+        """The floor, the UNet at its best micro-batch size."""
+        return min(self.unet.values()) + self.vae + self.scorers
+
+    @property
+    def ratio(self) -> float:
+        """How many times the floor the run took."""
+        return median(self.runs) / self.seconds
+
+
+def measure(overrides: Sequence[str], batches: Sequence[int], repeats: int) -> Floor:
+    """Run a sweep, and by turns the passes it needs.
+
+    Args:
+        overrides: of its configuration: model, device, sizes.
+        batches: micro-batch sizes to look for the best among.
+        repeats: of everything.
+    """
+    made = plan(compose(*SWEEP, *overrides))
+    config, counts = made.config, made.counts()
+    device = resolve_device(config.engine.device)
+    denoiser = load(made.model, device, made.cells[0].dtype, compile=config.engine.compile)
+    scorers = build(score_settings(config), device)
+    way = Way(ENGINE, denoiser)
+    timings = interleave(
+        {"run": partial(_run, made, denoiser, scorers)}
+        | {f"unet {batch}": partial(way.run, batch) for batch in batches}
+        | {"vae": partial(_decode, made, denoiser), "scorers": partial(_features, made, scorers)},
+        repeats,
+        device,
+    )
+    return Floor(
+        cells=counts["cells"],
+        unet_evals=counts["unet_evals"],
+        runs=timings["run"].all,
+        unet={
+            batch: timings[f"unet {batch}"].median / way.rows(batch) * counts["unet_evals"]
+            for batch in batches
+        },
+        vae=timings["vae"].median,
+        scorers=timings["scorers"].median,
+    )
+
+
+def _run(made: Plan, denoiser: StableDiffusion, scorers: Sequence[Scorer]) -> None:
+    """All waves, scored and written, with networks that are loaded."""
+    engine = made.config.engine
+    with TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        store.prepare()
+        maker = Maker(
+            store=store,
+            denoiser=denoiser,
+            scorers=scorers,
+            config=made.config,
+            batching=Batching(micro=engine.micro_batch_size or Batching.micro, wave_rows=engine.wave_rows),
+            worker="0",
+            device="",
+            versions="",
+            on_evaluations=lambda count: None,
+        )
+        _exhaust(maker.make(made.waves))
+
+
+def _decode(made: Plan, denoiser: StableDiffusion) -> None:
+    shape = denoiser.latent_shape(made.cells[0].height, made.cells[0].width)
+    latents_NCHW = torch.randn(len(made.cells), *shape, dtype=denoiser.latent_dtype, device=denoiser.device)
+    _exhaust(decode(denoiser, latents_NCHW, Batching()))
+
+
+def _features(made: Plan, scorers: Sequence[Scorer]) -> None:
+    """Every image once through every scorer's networks, on one thread as in a run."""
+    size, threads = made.config.scores.batch_size, torch.get_num_threads()
+    image_BHW3 = torch.randint(
+        0, 256, (size, made.cells[0].height, made.cells[0].width, 3), dtype=torch.uint8
+    )
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        for _ in range(0, len(made.cells), size):
+            for scorer in scorers:
+                scorer.features(image_BHW3)
+    torch.set_num_threads(threads)
+
+
+def _exhaust(items: Iterable[object]) -> None:
+    for _ in items:
+        pass

@@ -1,0 +1,165 @@
+"""Which noise estimates the rows of a wave need, and where each goes.
+
+From one breakpoint to the next (a fork, a concept that begins or ceases to be needed) that stays the same, so
+it is worked out once in between, and nothing is copied to the device at a step.
+
+Shapes: R rows of latents, M edits, A of them computed now, F rows that follow one, K concept slots, E estimates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sega_bench.cell import Cell
+from sega_bench.sega.batching import encode
+from sega_bench.sega.denoiser import Conditioning, Denoiser
+from sega_bench.sega.guidance import Settings
+from sega_bench.sega.rows import Row
+from sega_bench.sega.schedule import Wave, base_texts, concept_texts, uses_momentum
+
+
+@dataclass
+class Edits:
+    """The M cells of a wave whose semantic guidance is computed: their settings and momentum."""
+
+    cells: tuple[Cell, ...]
+    has_momentum: tuple[bool, ...]
+    settings: Settings
+    nu_MCHW: Tensor
+
+    @property
+    def slots(self) -> int:
+        """K, the most concepts of a cell."""
+        return self.settings.scale_MK.shape[1]
+
+    @classmethod
+    def start(cls, cells: tuple[Cell, ...], n: int, latents_RCHW: Tensor) -> Edits:
+        """Edits before the first step, for a scheduler of ``n`` timesteps."""
+        return cls(
+            cells=cells,
+            has_momentum=tuple(uses_momentum(cell, n) for cell in cells),
+            settings=Settings.of(cells, n, latents_RCHW.dtype, latents_RCHW.device),
+            nu_MCHW=torch.zeros_like(latents_RCHW[:1]).repeat(len(cells), 1, 1, 1),
+        )
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Every distinct text of a wave, encoded once."""
+
+    position: dict[str, int]
+    conditioning_T: Conditioning
+
+    @classmethod
+    def encode(cls, denoiser: Denoiser, wave: Wave) -> Texts:
+        """The texts of all its cells."""
+        texts = list(dict.fromkeys(text for cell in wave.cells for text in cell.texts))
+        return cls({text: i for i, text in enumerate(texts)}, encode(denoiser, texts))
+
+
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """The A edits whose guidance is computed: on which row, from which estimates, and for whom.
+
+    Args:
+        edit_A, row_A: positions among the edits and among the rows.
+        slot_AK: positions of their concepts' estimates. A concept that is not needed now has none: any other
+            stands in, and is ignored.
+        settings: of these edits.
+        row_F, followed_F: rows that their guidance is added to, and positions of it among the A.
+    """
+
+    edit_A: Tensor
+    row_A: Tensor
+    slot_AK: Tensor
+    settings: Settings
+    row_F: Tensor
+    followed_F: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The estimates that are needed, and where each goes.
+
+    Args:
+        row_E, conditioning_E: what each estimate is evaluated on.
+        u_R, t_R: positions of every row's unconditional estimate and its prompt's.
+        guidance_scale_R111: of classifier-free guidance.
+        acting: None where no edit does.
+        bookings: evaluations of one step, by the key of the cell that they are booked on.
+    """
+
+    row_E: Tensor
+    conditioning_E: Conditioning
+    u_R: Tensor
+    t_R: Tensor
+    guidance_scale_R111: Tensor
+    acting: Acting | None
+    bookings: Counter[str]
+
+    @classmethod
+    def at(cls, step: int, rows: Sequence[Row], edits: Edits, texts: Texts, n: int) -> Routes:
+        """The routes from a breakpoint on."""
+        device, dtype = edits.nu_MCHW.device, edits.nu_MCHW.dtype
+        wanted = _list_estimates(rows, edits, step, n)
+        base = [base_texts(row.cell) for row in rows]
+        text_E = torch.tensor([texts.position[text] for _, text in wanted], device=device)
+        scale_R = torch.tensor([row.cell.guidance_scale for row in rows], dtype=dtype, device=device)
+        return cls(
+            row_E=torch.tensor([row for row, _ in wanted], device=device),
+            conditioning_E={name: value[text_E] for name, value in texts.conditioning_T.items()},
+            u_R=torch.tensor([wanted[r, of_row[0]] for r, of_row in enumerate(base)], device=device),
+            t_R=torch.tensor([wanted[r, of_row[-1]] for r, of_row in enumerate(base)], device=device),
+            guidance_scale_R111=scale_R[:, None, None, None],
+            acting=_act(rows, edits, wanted),
+            bookings=Counter(rows[row].pays for row, _ in wanted),
+        )
+
+
+Estimates = dict[tuple[int, str], int]
+"""The estimates of one step: (row, text) -> position among them."""
+
+
+def _list_estimates(rows: Sequence[Row], edits: Edits, step: int, n: int) -> Estimates:
+    """What the rows need at this step, each once: cells that ride on one trunk share a concept's estimate."""
+    wanted: Estimates = {}
+    for position, row in enumerate(rows):
+        texts = [*base_texts(row.cell)]
+        for m in row.computes:
+            texts += concept_texts(edits.cells[m], step, n)
+        for text in texts:
+            wanted.setdefault((position, text), len(wanted))
+    return wanted
+
+
+def _act(rows: Sequence[Row], edits: Edits, wanted: Estimates) -> Acting | None:
+    device = edits.nu_MCHW.device
+    followed = {row.edit for row in rows}
+    active = [
+        (m, r) for r, row in enumerate(rows) for m in row.computes if edits.has_momentum[m] or m in followed
+    ]
+    if not active:
+        return None
+    edit_A = torch.tensor([m for m, _ in active], device=device)
+    place = {m: a for a, (m, _) in enumerate(active)}
+    following = [(r, place[row.edit]) for r, row in enumerate(rows) if row.edit in place]
+    return Acting(
+        edit_A=edit_A,
+        row_A=torch.tensor([r for _, r in active], device=device),
+        slot_AK=torch.tensor(
+            [_slots(edits.cells[m], r, wanted, edits.slots) for m, r in active], device=device
+        ),
+        settings=edits.settings.take(edit_A),
+        row_F=torch.tensor([r for r, _ in following], dtype=torch.long, device=device),
+        followed_F=torch.tensor([a for _, a in following], dtype=torch.long, device=device),
+    )
+
+
+def _slots(cell: Cell, row: int, wanted: Estimates, slots: int) -> list[int]:
+    positions = [wanted.get((row, edit.concept), 0) for edit in cell.edits]
+    return positions + [0] * (slots - len(positions))
