@@ -3,7 +3,7 @@
 From one breakpoint to the next (a fork, a concept that begins or ceases to be needed) that stays the same, so
 it is worked out once in between, and nothing is copied to the device at a step.
 
-Shapes: R rows of latents, M edits, A of them computed now, F rows that follow one, K concept slots, E estimates.
+Shapes: R rows of latents, M edits, A of them computed now, F rows that follow one, K concepts, E estimates.
 """
 
 from __future__ import annotations
