@@ -57,7 +57,7 @@ def _empty_like(slice: Any) -> Tensor:
 
 def shown_file(path: Path) -> str:
     """A file of a checkpoint as an error message names it."""
-    return f"{path.parent.name}/{path.name}"
+    return "/".join(path.parts[-2:])
 
 
 def empty_network(kind: str, config: Mapping[str, Any], where: str) -> torch.nn.Module:
