@@ -326,6 +326,11 @@ def test_a_scheduler_that_cannot_be_forked_is_named() -> None:
     assert all(known in str(error.value) for known in schedulers._ROW_STATE)
 
 
+def test_the_face_model_by_its_name() -> None:
+    pipe = SemanticStableDiffusionPipeline.from_pretrained("embedded")
+    assert pipe(FACE, num_inference_steps=1, **ONE | {"edit_warmup_steps": 0}).images[0].size == (64, 64)
+
+
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="use_safetensors"):
         SemanticStableDiffusionPipeline.from_pretrained(tiny_sd.folder(), use_safetensors=False)

@@ -25,6 +25,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from sega_bench import faces
 from sega_bench.cell import Cell, Edit, canonical_json, per_concept
 from sega_bench.errors import UserError
 from sega_bench.sega import schedulers
@@ -89,14 +90,16 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
 
     @classmethod
     def from_pretrained(cls, path: Any, **settings: Any) -> SemanticStableDiffusionPipeline:
-        """As in diffusers, but weights are read from safetensors only.
+        """As in diffusers, but weights are read from safetensors only; ``embedded`` is the face model.
 
         Raises:
             ValueError: ``use_safetensors=False``.
         """
         if settings.setdefault("use_safetensors", True) is not True:
             raise ValueError("use_safetensors is not True, but other weights can run any code: convert them")
-        pipeline: SemanticStableDiffusionPipeline = super().from_pretrained(path, **settings)
+        pipeline: SemanticStableDiffusionPipeline = super().from_pretrained(
+            faces.PIPELINE_DIR if path == "embedded" else path, **settings
+        )
         return pipeline
 
     @torch.no_grad()
