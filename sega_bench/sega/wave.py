@@ -3,9 +3,9 @@
 At every step the estimates that the rows need are evaluated once each, in micro-batches of one fixed size,
 and combined with each cell's own settings. Nothing is read back from the device before the last step.
 
-A cell rides on its trunk, where only its momentum is its own, until it departs; then its row is forked: latents,
-scheduler state, generator. A row that replays another prompt's edit takes the guidance that is computed on its
-source's row.
+A cell rides on its trunk, where only its momentum is its own, until it departs; then its row is forked:
+latents, scheduler state, generator. A row that replays another prompt's edit takes the guidance that is
+computed on its source's row.
 
 Shapes: R rows of latents, M edits, A of them computed now, E estimates of a step.
 """
