@@ -27,5 +27,6 @@ class LatentDecoder:
 def engine_latents(model: StableDiffusion, cell: Cell) -> torch.Tensor:
     """The cell's latents, made beside its reference so that it forks."""
     decoder = LatentDecoder(model)
-    list(generate(decoder, [cell.reference(), cell] if cell.edits else [cell], Batching(micro=4, decode=1)))
-    return decoder.latents[-1]
+    list(generate(decoder, [cell.reference(), cell] if cell.edits else [cell], Batching(micro=4, decode=4)))
+    (latents_BCHW,) = decoder.latents
+    return latents_BCHW[-1:]  # the cell's row is the last, and is repeated to fill the batch

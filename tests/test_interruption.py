@@ -164,9 +164,9 @@ def test_an_interruption_that_python_ignores_is_not_lost(
 
     load = runner.load
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
         Dying()
-        return load(*arguments)
+        return load(*arguments, **options)
 
     monkeypatch.setattr(runner, "load", interrupted)
     assert sweep() == 130

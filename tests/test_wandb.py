@@ -137,7 +137,7 @@ def test_an_offline_run_holds_the_sweep(tmp_path: Path, capfd: pytest.CaptureFix
     assert {name for name in summary if name.endswith("._type") and name.startswith("grids/")} == {
         f"grids/{path.stem}._type" for path in store.grids_dir.iterdir()
     }
-    for name in ("overview", "001-smiling-smile-seed-0"):
+    for name in ("overview", "002-seed-1"):
         logged = folder / "files" / summary[f"grids/{name}.path"]
         assert logged.read_bytes() == (store.grids_dir / f"{name}.png").read_bytes()
     artifacts = [record["artifact"] for record in records if record["type"] == "artifact"]
@@ -273,7 +273,7 @@ def test_an_online_run_is_sent_and_says_where(
     store = finished(tmp_path / "sweep")
     address = report(store, mode=resolve_mode("auto"))
     assert address is not None
-    assert re.fullmatch(rf"http://127.0.0.1:{server.server_port}/me/sega-bench/runs/[0-9a-f]{{8}}", address)
+    assert re.fullmatch(rf"http://127.0.0.1:{server.server_port}/me/sega_bench/runs/[0-9a-f]{{8}}", address)
     sheets = {path.stem: path.read_bytes() for path in store.grids_dir.iterdir()}
     sent = {name: data for name, data in Backend.uploads.items() if name.startswith("media/images/grids/")}
     assert sorted(sent.values()) == sorted(sheets.values())
