@@ -144,7 +144,8 @@ def test_edited_it_is_the_plain_loop(edits: tuple[Edit, ...]) -> None:
     cell = tiny_xl.cell(edits=edits, edit_momentum_scale=0.3, edit_mom_beta=0.6)
     model = tiny_xl.loaded("float64")
     ours, theirs = engine_latents(model, cell), plain_sega(cell)
-    assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max()
+    # Diffusers' Euler takes its steps in float32, where the batch's size may move the last bit.
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
     assert (ours - engine_latents(model, cell.reference())).abs().max() > 0.01
 
 
