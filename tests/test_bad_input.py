@@ -206,7 +206,7 @@ def engine(rng: Random, folder: Path) -> Mistake:
     key, values = rng.choice(
         [
             ("engine.micro_batch_size", sizes),
-            ("engine.decode_batch_size", [*sizes, "null"]),
+            ("engine.decode_batch_size", sizes),
             ("engine.wave_rows", [*sizes, "null"]),
             ("engine.threads", sizes),
             ("engine.device", ["gpu", "cuda:99", "''", "[cpu]", "cpu:x", "'cpu\0'", "x" * 300]),
@@ -224,6 +224,22 @@ def engine(rng: Random, folder: Path) -> Mistake:
             ("fail_fast", ["''", "null", "{a: 1}"]),
             ("output_dir", ["null", "[a]", quoted("a\0"), quoted("~nobody-x/a"), quoted("\ud800")]),
             ("model.path", ["null", "/no/such", "[a]", "''", quoted("a\0b")]),
+            (
+                "model.lora",
+                [
+                    "3",
+                    "null",
+                    "abc",
+                    "[3]",
+                    "[null]",
+                    "[{path: 3}]",
+                    "[{scale: 1}]",
+                    "[/no/such.safetensors]",
+                ],
+            ),
+            ("model.safety_checker", ["maybe", "null", "true", "[true]"]),
+            ("model.config", ["sd15", "[sd15]", quoted("a\0b")]),
+            ("replay", ["[]", "true", "3", "[a,3]", "[true]", "{a: b}", quoted("a\0"), "[[a]]"]),
             ("prompt_file.limit", ["0", "-1", "abc", "1.5", "[1]"]),
             ("prompt_file.column", ["null", "[a]"]),
         ]
