@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import sweeps
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sega_bench.cell import Cell, Edit
 from sega_bench.errors import UserError
@@ -18,10 +16,10 @@ from sega_bench.store import Record, Store
 from sega_bench.views.advice import next_steps
 from sega_bench.views.tables import (
     ALL,
-    interval,
-    knee,
+    GAIN,
+    areas,
     load,
-    pareto,
+    reduced,
     summarise,
     to_frame,
     trends,
@@ -183,67 +181,55 @@ def test_null_is_a_value_of_an_axis() -> None:
     assert summary["edit_cooldown_steps"].dtype == "Int64"
 
 
-# --- intervals ---
+# --- trade-offs ---
 
 
-def test_the_interval_of_independent_values_is_the_normal_one() -> None:
-    values = np.random.default_rng(1).normal(5.0, 2.0, 400)
-    low, high = interval(values, np.arange(400))
-    half = 1.96 * values.std() / math.sqrt(400)
-    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
-    assert interval(values, np.arange(400)) == (low, high)
+def test_areas_are_of_a_setting_alone_and_of_the_front() -> None:
+    rows = [
+        {"threshold": 0.5, "seed": 0, "clip_concept_delta": 0.4, "lpips": 0.5},
+        {"threshold": 0.5, "seed": 1, "clip_concept_delta": 0.6, "lpips": 0.5},
+        {"threshold": 0.9, "seed": 0, "clip_concept_delta": 0.2, "lpips": 0.0},
+        {"threshold": 0.99, "seed": 0, "clip_concept_delta": 0.1, "lpips": 0.3},
+    ]
+    summary = pooled(summarise(frame_of(rows), ["edit_threshold"]))
+    assert summary["area"].tolist() == pytest.approx([0.5 * 0.5, 0.2, 0.1 * 0.7])
+    assert summary["front_area"].tolist() == pytest.approx([0.2 + 0.3 * 0.5] * 3)
+    assert summary["pareto"].tolist() == [True, True, False]
 
 
-def test_repeating_a_seeds_value_does_not_narrow_the_interval() -> None:
-    values = np.random.default_rng(2).normal(size=20)
-    once = interval(values, np.arange(20))
-    often = interval(np.repeat(values, 10), np.repeat(np.arange(20), 10))
-    np.testing.assert_allclose(once, often)
+def test_areas_compare_the_values_of_an_axis_over_the_others(sweep: Store) -> None:
+    summary = summarise(load(sweep.root), AXES)
+    found = areas(summary, "edit_threshold")
+    assert len(found) == 3 * 4
+    assert set(found["settings"]) == {3}
+    for _, row in found.iterrows():
+        part = summary[summary["concepts"] == row["concepts"]]
+        own = part[part["edit_threshold"] == row["edit_threshold"]]
+        assert own["area"].max() <= row["area"] <= part["front_area"].iloc[0]
 
 
-@pytest.mark.parametrize("values", [[], [1.0], [1.0, 2.0]])
-def test_one_cluster_tells_nothing(values: list[float]) -> None:
-    assert all(map(math.isnan, interval(np.array(values), np.zeros(len(values)))))
+def test_other_scores_are_reduced_where_they_were_taken() -> None:
+    cells = [Cell("p", seed, (Edit("a"),)) for seed in range(3)]
+    taken = [
+        {"success": float(seed > 0), "nsfw": 0.0, "clip_concept_1": 0.1, "novel": math.nan}
+        for seed in range(3)
+    ]
+    frame = to_frame([Record(cell, "done", scores=one).row() for cell, one in zip(cells, taken, strict=True)])
+    assert set(reduced(frame)) - set(reduced(frame.iloc[:0])) == {"success", "nsfw"}
+    summary = summarise(frame, [])
+    assert summary["success_mean"].tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert summary["success_n"].tolist() == [3, 3]
+    assert summary[f"{GAIN}_n"].tolist() == [0, 0]
+    assert "clip_concept_1_mean" not in summary
 
 
-# --- the best trade-off ---
-
-points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12)
-
-
-@given(points)
-def test_the_front_is_what_brute_force_finds(found: list[tuple[int, int]]) -> None:
-    def beaten(gain: int, cost: int) -> bool:
-        return any(g >= gain and c <= cost and (g, c) != (gain, cost) for g, c in found)
-
-    gain, cost = np.array(found, dtype=float).T
-    assert pareto(gain, cost).tolist() == [not beaten(*point) for point in found]
-
-
-@given(points)
-def test_the_knee_is_on_the_front(found: list[tuple[int, int]]) -> None:
-    gain, cost = np.array(found, dtype=float).T
-    front = pareto(gain, cost)
-    best = knee(gain, cost, front)
-    assert best is not None
-    assert front[best]
-
-
-def test_a_nan_is_never_on_the_front_nor_keeps_another_off() -> None:
-    gain, cost = np.array([math.nan, 1.0, 5.0]), np.array([0.0, 1.0, math.nan])
-    assert pareto(gain, cost).tolist() == [False, True, False]
-    assert knee(gain, cost, np.zeros(3, dtype=bool)) is None
-
-
-def test_the_knee_is_where_more_gain_begins_to_cost() -> None:
-    gain, cost = np.array([0.0, 0.8, 0.9, 1.0]), np.array([0.0, 0.1, 0.5, 1.0])
-    assert knee(gain, cost, pareto(gain, cost)) == 1
-
-
-def test_of_equal_trade_offs_the_one_with_most_gain_is_best() -> None:
-    gain = cost = np.array([0.1, 0.2, 0.3])
-    assert knee(gain, cost, pareto(gain, cost)) == 2
+def test_intervals_are_over_prompts_and_seeds_not_over_cells() -> None:
+    """Ten concepts on two images say as little as one: only the images are independent of each other."""
+    cells = [Cell("p", seed, (Edit(f"c{k}"),)) for seed in range(2) for k in range(10)]
+    frame = to_frame([Record(c, "done", scores={GAIN: float(c.seed)}).row() for c in cells])
+    row = summarise(frame, []).iloc[0]
+    assert (row[f"{GAIN}_low"], row[f"{GAIN}_mean"], row[f"{GAIN}_high"]) == (0.0, 0.5, 1.0)
+    assert row[f"{GAIN}_n"] == 20
 
 
 # --- trends and advice ---

@@ -1,0 +1,121 @@
+"""The sweep's folder as a data frame, one row for each cell, and the tables' files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sega_bench.cell import EDIT_SETTINGS
+from sega_bench.errors import UserError
+from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS, Store, columns
+
+_DTYPES = {"is_reference": "bool", "reverse_editing_direction": "boolean"}
+_DTYPES |= dict.fromkeys(["seed", "num_inference_steps", "height", "width", "unet_evals"], "Int64")
+_DTYPES |= dict.fromkeys(["edit_warmup_steps", "edit_cooldown_steps"], "Int64")
+_DTYPES |= dict.fromkeys(["key", "reference_key", "model", "prompt", "negative_prompt", "scheduler"], "str")
+_DTYPES |= dict.fromkeys(["replay", *OUTCOME_COLUMNS, "worker", "device", "dtype", "versions"], "str")
+"""Every other column is float64."""
+
+
+def load(folder: str | Path) -> pd.DataFrame:
+    """The rows of the present plan's cells, in the plan's order; cells that were never run are absent.
+
+    A setting that each concept has for itself is a plain value where every row's concepts agree. If any row
+    needs a list, the whole column is JSON text; ``concepts`` is JSON text always. ``attrs`` holds the sweep's
+    ``name`` and where its ``scores`` come from.
+
+    Raises:
+        UserError: the folder holds no sweep, or one of another version.
+    """
+    plan, rows = _read(Store(Path(folder)))
+    frame = to_frame(rows)
+    frame.attrs = {"name": plan["name"], "scores": plan["scores"]}
+    return frame
+
+
+def _read(store: Store) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The plan, and the present rows of its cells."""
+    plan = store.read_plan()
+    if plan is None:
+        raise UserError(
+            f"{store.root} holds no sweep (no plan.json): name a folder such as outputs/thresholds"
+        )
+    rows = {row["key"]: row for row in store.rows()[0]}
+    return plan, [rows[key] for key in plan["keys"] if key in rows]
+
+
+def digest(store: Store) -> str:
+    """What a folder's views are made of, the plan and its cells' rows, as 64 hex digits.
+
+    A view that carries the digest of its folder, shows it as it is.
+
+    Raises:
+        UserError: the folder holds no sweep, or one of another version.
+    """
+    return hashlib.sha256(json.dumps(_read(store)).encode()).hexdigest()
+
+
+def shown(store: Store) -> str | None:
+    """The digest that the folder's tables carry; None if one of them is not there."""
+    if not (store.results_csv.exists() and store.summary_csv.exists()):
+        return None
+    try:
+        carried = pd.read_parquet(store.results_parquet, columns=["key"]).attrs.get("digest")
+    except (OSError, ValueError):  # it is not there, or is no table
+        return None
+    return None if carried is None else str(carried)
+
+
+def to_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The store's rows as a table with the contract's columns, one dtype each."""
+    known = {*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS}
+    scores = [name for row in rows for name in row if name not in known]
+    return pd.DataFrame({name: _column(name, [row.get(name) for row in rows]) for name in columns(scores)})
+
+
+def _column(name: str, values: list[Any]) -> pd.Series[Any]:
+    if name in EDIT_SETTINGS:
+        values = [_agreed(value) for value in values]
+    dtype = _DTYPES.get(name, "float64")
+    if name == "concepts" or any(isinstance(value, list) for value in values):
+        values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+        dtype = "str"
+    if dtype == "str":
+        # A lone surrogate (a mangled command line) has no UTF-8, and Parquet would refuse the table for it.
+        values = [value and value.encode("utf-8", "replace").decode() for value in values]
+    return pd.Series(values, dtype=dtype)
+
+
+def _agreed(value: Any) -> Any:
+    """One value for all concepts where they agree, else their list."""
+    if isinstance(value, list) and all(item == value[0] for item in value):
+        return value[0]
+    return value
+
+
+def write_results(
+    store: Store, frame: pd.DataFrame, summary: pd.DataFrame, digest: str | None = None
+) -> None:
+    """Write results.csv, summary.csv and results.parquet (``attrs`` in its schema's metadata).
+
+    Args:
+        store: the folder.
+        frame: as :func:`load` gives it.
+        summary: as :func:`sega_bench.views.tables.summarise` gives it.
+        digest: of what they show, for :func:`shown`; the last file that is written carries it.
+    """
+    for path, table in ((store.results_csv, frame), (store.summary_csv, summary)):
+        # Quoted texts, because a bare carriage return in a prompt would end a CSV row.
+        store.write_text(path, table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
+    carrier = frame.copy(deep=False)
+    carrier.attrs = frame.attrs | ({"digest": digest} if digest else {})
+    parquet = io.BytesIO()
+    carrier.to_parquet(parquet, index=False)
+    store.write_bytes(store.results_parquet, parquet.getvalue())
