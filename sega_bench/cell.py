@@ -62,9 +62,28 @@ class Edit:
         """Whether the edit can change anything at all, whatever the step."""
         return self.edit_guidance_scale != 0.0 and self.edit_weights != 0.0
 
+    def is_live(self, step: int) -> bool:
+        """Whether the edit is warm at a step and has not cooled down."""
+        cooldown = self.edit_cooldown_steps
+        return self.edit_warmup_steps <= step and (cooldown is None or step < cooldown)
+
 
 EDIT_SETTINGS: tuple[str, ...] = tuple(f.name for f in fields(Edit) if f.name != "concept")
 """The settings that belong to one concept of a cell."""
+
+_ALWAYS_READ = ("edit_warmup_steps", "edit_cooldown_steps", "reverse_editing_direction")
+READS: dict[str, tuple[str, ...]] = {
+    "sega": (*EDIT_SETTINGS, "edit_momentum_scale", "edit_mom_beta"),
+    "composable": ("edit_guidance_scale", "edit_weights", *_ALWAYS_READ),
+    "prompt": _ALWAYS_READ,
+    "negative": _ALWAYS_READ,
+}
+"""The methods, each with the edit settings that it has a use for; of the others every value is one cell."""
+
+TEXT_METHODS = ("prompt", "negative")
+"""The methods that change what the model reads, and leave the guidance as it is."""
+
+_NEUTRAL = {"edit_guidance_scale": 1.0, "edit_threshold": 0.0, "edit_weights": 1.0}
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,9 @@ class Cell:
         dtype: precision of the networks.
         replay: the prompt on which the edit's guidance is computed, step by step, while ``prompt`` is drawn;
             None, or the prompt itself, is the usual edit. See :meth:`source`.
+        method: how the concepts steer. ``sega``; ``composable``, Composable Diffusion's sum of guidances (Liu
+            et al. 2022), scale times weight of each warm concept, all of it, no momentum; ``prompt``, they
+            are appended to the prompt; ``negative``, to the negative prompt. See :meth:`reads`.
 
     Raises:
         ValueError: a value outside its range; the message begins with the setting's name.
@@ -106,10 +128,12 @@ class Cell:
     model: str = ""
     dtype: str = "float32"
     replay: str | None = None
+    method: str = "sega"
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
             _text(self, name)
+        self._check_method()
         self._check_replay()
         _integer(self, "seed", low=0, high=2**63 - 1)
         _integer(self, "num_inference_steps", low=1)
@@ -119,14 +143,34 @@ class Cell:
             _integer(self, name, low=8, high=_LARGEST_SIDE)
         _real(self, "edit_momentum_scale")
         _real(self, "edit_mom_beta", high=1)
-        if not self.edits:  # momentum means nothing without an edit, and must not split the references
+        if not self.edits or self.method != "sega":  # momentum means nothing there, and must not split cells
             _set(self, "edit_momentum_scale", 0.0)
             _set(self, "edit_mom_beta", 0.0)
-        elif self.guidance_scale <= 1.0:
+        if self.edits and self.method != "prompt" and self.guidance_scale <= 1.0:
+            who = "SEGA" if self.method == "sega" else f"method={self.method}"
             raise ValueError(
-                f"guidance_scale is {self.guidance_scale}, but SEGA needs classifier-free guidance: "
+                f"guidance_scale is {self.guidance_scale}, but {who} needs classifier-free guidance: "
                 "use a value above 1, or no concepts"
             )
+
+    def _check_method(self) -> None:
+        check_method(self.method)
+        if not self.edits:
+            _set(self, "method", "sega")
+            return
+        is_reversed = [edit.reverse_editing_direction for edit in self.edits]
+        if self.method == "prompt" and any(is_reversed):
+            raise ValueError(
+                "method is 'prompt', but what is appended to the prompt is added: for a concept with "
+                "reverse_editing_direction use negative, composable or sega"
+            )
+        if self.method == "negative" and not all(is_reversed):
+            raise ValueError(
+                "method is 'negative', but what a negative prompt names is removed: give the concept "
+                "reverse_editing_direction=true, or use prompt, composable or sega"
+            )
+        unread = {name: value for name, value in _NEUTRAL.items() if name not in READS[self.method]}
+        _set(self, "edits", tuple(replace(edit, **unread) for edit in self.edits))  # type: ignore[arg-type]
 
     def _check_replay(self) -> None:
         if self.replay is None:
@@ -135,6 +179,11 @@ class Cell:
         if not self.edits:
             raise ValueError(
                 f"replay is {shown(self.replay)}, but there is no edit to replay: give concepts, or no replay"
+            )
+        if self.method in TEXT_METHODS:
+            raise ValueError(
+                f"replay is {shown(self.replay)}, but method={self.method} has no guidance to replay: "
+                "use sega or composable"
             )
         if self.replay == self.prompt:
             _set(self, "replay", None)
@@ -150,8 +199,9 @@ class Cell:
             {field.name: getattr(edit, field.name) for field in fields(edit)} for edit in self.edits
         ]
         identity["model"] = self.model.rpartition("@")[2]
-        if self.replay is None:  # the field is younger than the keys of cells that have no use for it
-            del identity["replay"]
+        for name, unused in (("replay", None), ("method", "sega")):
+            if identity[name] == unused:  # the field is younger than the keys of cells that do not use it
+                del identity[name]
         identity["key_version"] = KEY_VERSION
         return identity
 
@@ -168,9 +218,31 @@ class Cell:
         """The cell whose guidance this one is given: itself, or the same edit of the prompt it replays."""
         return self if self.replay is None else replace(self, prompt=self.replay, replay=None)
 
+    def reads(self, step: int) -> tuple[str, str]:
+        """The negative prompt and the prompt that the model reads at a step, an index into the timesteps.
+
+        They are the cell's own, except that ``negative`` and ``prompt`` append every concept to one of them
+        from its warm-up until it cools down, separated by commas. With a warm-up the text is exchanged while
+        the image is drawn; without one it is the same from the first step to the last.
+        """
+        if self.method not in TEXT_METHODS:
+            return self.negative_prompt, self.prompt
+        live = [edit.concept for edit in self.edits if edit.is_live(step)]
+        texts = {"negative": self.negative_prompt, "prompt": self.prompt}
+        texts[self.method] = ", ".join(text for text in (texts[self.method], *live) if text)
+        return texts["negative"], texts["prompt"]
+
     @property
     def texts(self) -> tuple[str, ...]:
-        """Every text the model reads for this cell: negative prompt, prompt, concepts, replayed prompt."""
+        """Every text the model reads for this cell: negative prompt, prompt, concepts, replayed prompt.
+
+        Of a method that appends concepts to a prompt, the concepts as they are read: each such text.
+        """
+        if self.method in TEXT_METHODS:
+            steps = {edit.edit_warmup_steps for edit in self.edits}
+            steps |= {edit.edit_cooldown_steps or 0 for edit in self.edits}
+            read = [text for step in sorted(steps) for text in self.reads(step)]
+            return tuple(dict.fromkeys((self.negative_prompt, self.prompt, *read)))
         replayed = () if self.replay is None else (self.replay,)
         return (self.negative_prompt, self.prompt, *(edit.concept for edit in self.edits), *replayed)
 
@@ -190,6 +262,16 @@ def per_concept(value: Any, concepts: Sequence[str], name: str) -> list[Any]:
             "give one value for each concept, or a single one for all"
         )
     return value[: len(concepts)]
+
+
+def check_method(value: object) -> None:
+    """Refuse what is no method.
+
+    Raises:
+        ValueError: the message begins with ``method``.
+    """
+    if not isinstance(value, str) or value not in READS:
+        raise ValueError(f"method is {shown(value)}, but it must be one of {', '.join(READS)}")
 
 
 def canonical_json(value: object) -> str:

@@ -141,6 +141,7 @@ class Config:
     negative_prompt: Any = ""
     seeds: Any = 1
     concepts: Any = field(default_factory=list)
+    method: Any = "sega"
     replay: Any = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     edit: EditConfig = field(default_factory=EditConfig)

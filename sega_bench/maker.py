@@ -18,7 +18,8 @@ from sega_bench.resume import NOT_SCORED, REFERENCE_FAILED
 from sega_bench.scores.scoring import Scorer, score
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Denoiser
-from sega_bench.sega.schedule import Wave, image_owner, wave_of
+from sega_bench.sega.schedule import Wave, wave_of
+from sega_bench.sega.steps import image_owner
 from sega_bench.sega.wave import Outcome, count_timesteps, run_wave
 from sega_bench.store import Record, Store
 

@@ -15,7 +15,7 @@ from sega_bench.errors import UserError
 from sega_bench.planner import Plan
 from sega_bench.store import PLAN_VERSION
 
-_MAY_GROW = ("prompts", "prompt_file", "concepts", "seeds", "replay", "axes", "zip")
+_MAY_GROW = ("prompts", "prompt_file", "concepts", "seeds", "method", "replay", "axes", "zip")
 _OPERATIONAL = (
     "name",
     "description",
@@ -87,7 +87,8 @@ def versions() -> dict[str, str]:
 
 
 def check_same_sweep(made: Plan, stored: Mapping[str, Any]) -> None:
-    """Refuse to mix two sweeps in one folder; prompts, concepts, seeds, replay, axes and zip may change.
+    """Refuse to mix two sweeps in one folder; prompts, concepts, seeds, method, replay, axes and zip may
+    change.
 
     Raises:
         UserError: what differs from the stored plan, and how to go on.

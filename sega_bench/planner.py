@@ -19,11 +19,12 @@ from sega_bench.resolver import MOMENTUM_SETTINGS, SAMPLING_SETTINGS, Concept, C
 from sega_bench.scores import ScoreSettings
 from sega_bench.sega.checkpoints.finding import Model, describe
 from sega_bench.sega.checkpoints.settings import ModelSettings
-from sega_bench.sega.schedule import Wave, departs, form_waves
+from sega_bench.sega.schedule import Wave, form_waves
+from sega_bench.sega.steps import computes_guidance, departs
 from sega_bench.sega.wave import count_timesteps
 
 NO_AXES = ("model", "prompt", "concept", "seed", "replay")
-AXES = (*EDIT_SETTINGS, *MOMENTUM_SETTINGS, *SAMPLING_SETTINGS)
+AXES = (*EDIT_SETTINGS, *MOMENTUM_SETTINGS, *SAMPLING_SETTINGS, "method")
 
 _MOST_CELLS = 1_000_000
 
@@ -85,10 +86,13 @@ class Plan:
 
 
 def _diffusers_evaluations(cells: Iterable[Cell]) -> int:
-    """Cell by cell, all concepts at every step; a replay takes its source's guidance as it was stored."""
+    """Cell by cell, all concepts at every step; a replay takes its source's guidance as it was stored.
+
+    A method whose concepts are in a prompt takes what its plain pipeline takes.
+    """
 
     def evaluations(cell: Cell) -> int:
-        concepts = len(cell.edits) if cell.replay is None else 0
+        concepts = len(cell.edits) if computes_guidance(cell) else 0
         return count_timesteps(cell) * (2 + concepts if cell.guidance_scale > 1 else 1)
 
     return sum(evaluations(one) for one in {one for cell in cells for one in (cell, cell.source())})
@@ -106,6 +110,8 @@ def plan(config: Config) -> Plan:
     prompts = read_prompts(config.prompts, config.prompt_file)
     seeds = _seeds(config.seeds)
     concepts = tuple(_concept_set(entry, f"concepts[{i}]") for i, entry in enumerate(_concepts(config)))
+    if config.method != "sega" and not concepts:
+        raise UserError(f"method is {shown(config.method)}, but there are no concepts: concepts=['a smile']")
     axes = _axes(config.axes, "axes", has_edits=bool(concepts))
     zipped = _axes(config.zip, "zip", has_edits=bool(concepts))
     replays = read_replays(config.replay)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, per_concept
+from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, check_method, per_concept
 from sega_bench.config import Config, SamplingConfig
 from sega_bench.errors import UserError
 from sega_bench.prompts import Prompt, as_text
@@ -56,8 +56,8 @@ class _Source:
         for written in (self.point, self.prompt.own):
             if name in written:
                 return written[name]
-        if name == "negative_prompt":
-            return self.config.negative_prompt
+        if name in ("negative_prompt", "method"):
+            return getattr(self.config, name)
         return getattr(self.config.sampling if name in SAMPLING_SETTINGS else self.config.edit, name)
 
     def key(self, name: str) -> str:
@@ -118,6 +118,7 @@ class Resolver:
         source = _Source(self.config, Prompt(""), {})
         try:
             Cell("", 0, **self._sampling(source), **self._momentum(source))
+            check_method(self.config.method)
             for name in EDIT_SETTINGS:
                 value = source.value(name)
                 for one in value if isinstance(value, list) else [value]:
@@ -136,6 +137,7 @@ class Resolver:
                 model=self.model.id,
                 dtype=self._dtype,
                 replay=replay,
+                method=source.value("method"),
                 **settings,
             )
             n = count_timesteps(cell)

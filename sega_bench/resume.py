@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sega_bench.cell import Cell
-from sega_bench.sega.schedule import image_owner
+from sega_bench.sega.steps import image_owner
 from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import Record, Store
 

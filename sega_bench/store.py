@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sega_bench import atomic
-from sega_bench.cell import Cell
+from sega_bench.cell import READS, Cell
 from sega_bench.errors import UserError
 
 PLAN_VERSION = 1
@@ -94,10 +94,11 @@ class Record:
 
 
 def settings(cell: Cell) -> dict[str, Any]:
-    """A cell's settings under their column names: a list where each concept has its own."""
+    """A cell's settings under their column names: a list where each concept has its own, None if unread."""
+    has_momentum = bool(cell.edits) and "edit_momentum_scale" in READS[cell.method]
 
     def each(name: str) -> list[Any] | None:
-        return [getattr(edit, name) for edit in cell.edits] or None
+        return [getattr(edit, name) for edit in cell.edits] or None if name in READS[cell.method] else None
 
     return {
         "key": cell.key,
@@ -118,11 +119,12 @@ def settings(cell: Cell) -> dict[str, Any]:
         "edit_threshold": each("edit_threshold"),
         "edit_warmup_steps": each("edit_warmup_steps"),
         "edit_cooldown_steps": each("edit_cooldown_steps"),
-        "edit_momentum_scale": cell.edit_momentum_scale if cell.edits else None,
-        "edit_mom_beta": cell.edit_mom_beta if cell.edits else None,
+        "edit_momentum_scale": cell.edit_momentum_scale if has_momentum else None,
+        "edit_mom_beta": cell.edit_mom_beta if has_momentum else None,
         "edit_weights": each("edit_weights"),
         "eta": cell.eta,
         "replay": cell.replay,
+        "method": cell.method if cell.edits else None,
     }
 
 

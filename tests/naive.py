@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sega_bench.cell import Cell
+from sega_bench.cell import Cell, Edit
 from sega_bench.sega import schedulers
 from sega_bench.sega.denoiser import Denoiser
 
@@ -37,8 +37,13 @@ def _sample(denoiser: Denoiser, cell: Cell, given: Sequence[Tensor] = ()) -> tup
             conditioning = {name: value[None] for name, value in denoiser.encode(text).items()}
             return denoiser.predict(x_scaled, t, conditioning)
 
-        eps_u, eps_t = predict(cell.negative_prompt), predict(cell.prompt)
-        added, nu = _edit(cell, i, eps_u, [predict(edit.concept) for edit in cell.edits], nu)
+        negative_prompt, prompt = texts_at(cell, i)
+        eps_u, eps_t = predict(negative_prompt), predict(prompt)
+        eps_c = [predict(edit.concept) for edit in cell.edits]
+        if cell.method == "sega":
+            added, nu = _edit(cell, i, eps_u, eps_c, nu)
+        else:
+            added = _composed(cell, i, eps_u, eps_c)
         applied.append(given[i] if given else added)
         eps = eps_u + cell.guidance_scale * (eps_t - eps_u) + applied[-1]
         arguments = schedulers.step_arguments(scheduler, cell.eta, [generator])
@@ -67,3 +72,29 @@ def _edit(cell: Cell, i: int, eps_u: Tensor, eps_c: Sequence[Tensor], nu: Tensor
     v = sum((w * e for w, e in zip(weights, edits, strict=True)), zero) + cell.edit_momentum_scale * nu
     nu = cell.edit_mom_beta * nu + (1 - cell.edit_mom_beta) * v
     return (v if warm and all(warm) else added), nu
+
+
+def texts_at(cell: Cell, i: int) -> tuple[str, str]:
+    """What the model reads at step i: with two of the methods, concepts behind a prompt while they act."""
+    negative_prompt, prompt = cell.negative_prompt, cell.prompt
+    for edit in cell.edits:
+        if is_live(edit, i) and cell.method == "prompt":
+            prompt = f"{prompt}, {edit.concept}" if prompt else edit.concept
+        if is_live(edit, i) and cell.method == "negative":
+            negative_prompt = f"{negative_prompt}, {edit.concept}" if negative_prompt else edit.concept
+    return negative_prompt, prompt
+
+
+def _composed(cell: Cell, i: int, eps_u: Tensor, eps_c: Sequence[Tensor]) -> Tensor:
+    """Composable Diffusion's sum over the concepts that act at step i; nothing for the other methods."""
+    added = torch.zeros_like(eps_u)
+    for edit, eps in zip(cell.edits, eps_c, strict=True):
+        if is_live(edit, i) and cell.method == "composable":
+            weight = edit.edit_weights * edit.edit_guidance_scale
+            added = added + (-weight if edit.reverse_editing_direction else weight) * (eps - eps_u)
+    return added
+
+
+def is_live(edit: Edit, i: int) -> bool:
+    cooldown = edit.edit_cooldown_steps
+    return i >= edit.edit_warmup_steps and (cooldown is None or i < cooldown)

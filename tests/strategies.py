@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from sega_bench.cell import Cell, Edit
 
 STEPS = 7
+METHODS = ("sega", "composable", "prompt", "negative")
 CONCEPTS = ("glasses", "smile", "beard", "curls")
 
 # Thresholds k/(n-1) are a step's edge, where rounding decides; exactly 0 and 1 are not.
@@ -44,6 +47,7 @@ def cells(**fixed: object) -> st.SearchStrategy[Cell]:
         "edit_momentum_scale": st.sampled_from([0.0, 0.1, 0.5]),
         "edit_mom_beta": st.sampled_from([0.0, 0.4, 0.9, 1.0]),
         "replay": st.sampled_from([None, None, "a face", "glasses", "a cat"]),
+        "method": st.just("sega"),
     }
     chosen = {
         name: value if isinstance(value, st.SearchStrategy) else st.just(value)
@@ -52,5 +56,13 @@ def cells(**fixed: object) -> st.SearchStrategy[Cell]:
     return st.builds(_cell, **{**fields, **chosen})
 
 
-def _cell(replay: str | None, **settings: object) -> Cell:
-    return Cell(**settings, replay=replay if settings["edits"] else None)  # type: ignore[arg-type]
+def with_method(cell: Cell, method: str) -> Cell:
+    """The same with another method, its edits turned round where it can only add or only remove."""
+    if not cell.edits or method in ("sega", "composable"):
+        return replace(cell, method=method)
+    edits = tuple(replace(edit, reverse_editing_direction=method == "negative") for edit in cell.edits)
+    return replace(cell, edits=edits, replay=None, method=method)
+
+
+def _cell(replay: str | None, method: str, **settings: object) -> Cell:
+    return with_method(Cell(**settings, replay=replay if settings["edits"] else None), method)  # type: ignore[arg-type]

@@ -240,6 +240,7 @@ def engine(rng: Random, folder: Path) -> Mistake:
             ("model.safety_checker", ["maybe", "null", "true", "[true]"]),
             ("model.config", ["sd15", "[sd15]", quoted("a\0b")]),
             ("replay", ["[]", "true", "3", "[a,3]", "[true]", "{a: b}", quoted("a\0"), "[[a]]"]),
+            ("method", ["promt", "null", "3", "[sega]", "true", "{a: b}", quoted("a\0"), "negative"]),
             ("prompt_file.limit", ["0", "-1", "abc", "1.5", "[1]"]),
             ("prompt_file.column", ["null", "[a]"]),
         ]

@@ -8,12 +8,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import naive
 import pytest
 import tiny_sd
 from fakes import FakeDenoiser
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import STEPS
+from strategies import METHODS, STEPS, with_method
 
 from sega_bench.cell import Cell, Edit
 from sega_bench.config import compose, options
@@ -30,6 +31,8 @@ def acts(edit: Edit, i: int) -> bool:
 
 def adding(cell: Cell, n: int) -> list[int]:
     """The steps at which the algorithm adds anything, followed by whether its terms are zero."""
+    if cell.method != "sega":
+        return [i for i in range(n) if deviates(cell, i)]
     nu, steps = False, []
     for i in range(n):
         warm = [i >= edit.edit_warmup_steps for edit in cell.edits]
@@ -41,7 +44,16 @@ def adding(cell: Cell, n: int) -> list[int]:
     return steps
 
 
+def deviates(cell: Cell, i: int) -> bool:
+    """Whether another method than SEGA differs from the reference at a step: by a term, or a text."""
+    if cell.method == "composable":
+        return any(acts(edit, i) and i >= edit.edit_warmup_steps for edit in cell.edits)
+    return naive.texts_at(cell, i) != (cell.negative_prompt, cell.prompt)
+
+
 def needed(edit: Edit, cell: Cell, i: int, n: int) -> bool:
+    if cell.method in ("prompt", "negative"):
+        return False
     last_warm = max(one.edit_warmup_steps for one in cell.edits)
     builds = cell.edit_momentum_scale != 0 and cell.edit_mom_beta < 1 and last_warm < n
     return acts(edit, i) and (i >= edit.edit_warmup_steps or builds)
@@ -64,7 +76,8 @@ def run(cell: Cell, n: int, steps: Sequence[int], needed_at: range) -> Iterator[
     """Latents, step and text of each evaluation that one cell needs."""
     for i in needed_at:
         latents = cell.key if steps and i >= steps[0] else cell.reference().key
-        texts = {cell.prompt} | ({cell.negative_prompt} if cell.guidance_scale > 1 else set())
+        negative_prompt, prompt = naive.texts_at(cell, i)
+        texts = {prompt} | ({negative_prompt} if cell.guidance_scale > 1 else set())
         if steps and cell.replay is None:
             texts |= {edit.concept for edit in cell.edits if needed(edit, cell, i, n)}
         yield from ((latents, i, text) for text in texts)
@@ -119,11 +132,17 @@ def sweeps(draw: st.DrawFn) -> list[Cell]:
         draw(st.lists(st.lists(edits, max_size=3).map(tuple), min_size=1, max_size=4)),
         draw(st.lists(momenta, min_size=1, max_size=2)),
         draw(st.lists(st.sampled_from([None, "a face", "a house"]), min_size=1, max_size=2, unique=True)),
+        draw(st.lists(st.sampled_from(METHODS), min_size=1, max_size=3, unique=True)),
     )
     common = {"num_inference_steps": STEPS, "height": 32, "width": 32}
     cells = [
-        Cell(prompt, seed, together, replay=replay if together else None, **common, **sampling, **momentum)
-        for prompt, seed, sampling, together, momentum, replay in crossed
+        with_method(
+            Cell(
+                prompt, seed, together, replay=replay if together else None, **common, **sampling, **momentum
+            ),
+            method,
+        )
+        for prompt, seed, sampling, together, momentum, replay, method in crossed
     ]
     with_references = draw(st.booleans())
     asked = [one for cell in cells for one in ((cell.reference(), cell) if with_references else (cell,))]

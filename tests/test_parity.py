@@ -22,7 +22,8 @@ from sega_bench.cell import Cell, Edit, canonical_json
 from sega_bench.sega import oracle
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.models import load
-from sega_bench.sega.schedule import image_owner, wave_of
+from sega_bench.sega.schedule import wave_of
+from sega_bench.sega.steps import image_owner
 from sega_bench.sega.wave import count_timesteps, denoise, generate
 
 A, B, C, D = "glasses", "smile", "beard", "curly hair"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from strategies import STEPS, cells
 
 from sega_bench.cell import Cell, Edit
-from sega_bench.sega import schedule
+from sega_bench.sega import schedule, steps
 from sega_bench.sega.schedule import Trunk
 
 
@@ -61,7 +61,7 @@ def count_by_steps(made: list[Cell], n: int) -> int:
                 if one != cell and not any(changed[cell][i:]):
                     continue  # what is replayed has ended
                 row = one if any(changed[cell][: i + 1]) else one.reference()
-                wanted |= {(row, text) for text in schedule.base_texts(one)}
+                wanted |= {(row, text) for text in steps.base_texts(one, i)}
                 if one.replay is None and any(changed[cell]):
                     wanted |= {(row, edit.concept) for edit in one.edits if needs(edit, one, i, n)}
         total += len(wanted)
@@ -73,7 +73,7 @@ def count_by_steps(made: list[Cell], n: int) -> int:
 def test_a_cell_departs_at_the_first_step_that_sega_changes(cell: Cell) -> None:
     changed = changes_guidance(cell, STEPS)
     expected = changed.index(True) if any(changed) else STEPS
-    assert schedule.departs(cell, STEPS) == expected
+    assert steps.departs(cell, STEPS) == expected
 
 
 @given(cells())
@@ -81,7 +81,7 @@ def test_a_cell_departs_at_the_first_step_that_sega_changes(cell: Cell) -> None:
 def test_intervals_are_the_condition(cell: Cell) -> None:
     for i in range(STEPS):
         expected = tuple(edit.concept for edit in cell.edits if needs(edit, cell, i, STEPS))
-        assert schedule.concept_texts(cell, i, STEPS) == expected
+        assert steps.concept_texts(cell, i, STEPS) == expected
 
 
 @given(cells())
@@ -89,7 +89,7 @@ def test_intervals_are_the_condition(cell: Cell) -> None:
 def test_guidance_quiets_after_the_last_step_that_sega_changes(cell: Cell) -> None:
     changed = changes_guidance(cell, STEPS)
     if any(changed):
-        assert schedule.quiets(cell, STEPS) == STEPS - changed[::-1].index(True)
+        assert steps.quiets(cell, STEPS) == STEPS - changed[::-1].index(True)
 
 
 @given(st.lists(cells(guidance_scale=3.0), min_size=1, max_size=6, unique=True))

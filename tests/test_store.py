@@ -26,7 +26,8 @@ from sega_bench.store import PLAN_VERSION, SCORE_COLUMNS, Record, Store, columns
 DESIGN = """
 key reference_key is_reference model prompt negative_prompt seed scheduler guidance_scale num_inference_steps
 height width concepts reverse_editing_direction edit_guidance_scale edit_threshold edit_warmup_steps
-edit_cooldown_steps edit_momentum_scale edit_mom_beta edit_weights eta replay image image_sha256 status error
+edit_cooldown_steps edit_momentum_scale edit_mom_beta edit_weights eta replay method image image_sha256 status
+error
 clip_prompt clip_concept clip_concept_delta clip_directional clip_image lpips ssim psnr mse changed_fraction
 nsfw
 unet_evals seconds worker device dtype versions

@@ -10,7 +10,7 @@ import torch
 from fakes import FakeDenoiser
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import cells
+from strategies import METHODS, cells
 
 from sega_bench.cell import Cell, Edit
 from sega_bench.sega import schedulers
@@ -28,6 +28,7 @@ ROUND_TO_FLOAT32 = (
     "KDPM2DiscreteScheduler",
     "HeunDiscreteScheduler",
 )
+methods = st.sampled_from(METHODS)
 STOCHASTIC = ("EulerAncestralDiscreteScheduler", "DDPMScheduler", "LCMScheduler")
 
 
@@ -45,7 +46,9 @@ def tiny_cell(prompt: str, seed: int = 0) -> Cell:
 
 
 @given(
-    st.lists(cells(scheduler=st.sampled_from(SCHEDULERS)), min_size=1, max_size=7, unique=True),
+    st.lists(
+        cells(scheduler=st.sampled_from(SCHEDULERS), method=methods), min_size=1, max_size=7, unique=True
+    ),
     st.integers(2, 8),
 )
 @settings(max_examples=200, deadline=None)
@@ -60,7 +63,11 @@ def test_what_is_executed_is_what_was_planned(wanted: list[Cell], rows: int) -> 
     assert set(denoiser.batches) <= {5}  # padded: every pass has the same size
 
 
-@given(st.lists(cells(scheduler=st.sampled_from(SCHEDULERS)), min_size=2, max_size=6, unique=True))
+@given(
+    st.lists(
+        cells(scheduler=st.sampled_from(SCHEDULERS), method=methods), min_size=2, max_size=6, unique=True
+    )
+)
 @settings(max_examples=60, deadline=None)
 def test_an_image_does_not_depend_on_its_company(wanted: list[Cell]) -> None:
     together = make(wanted, micro=4)
@@ -76,7 +83,7 @@ def test_an_image_does_not_depend_on_its_company(wanted: list[Cell]) -> None:
 def test_shared_and_forked_is_sega_as_one_writes_it_down(scheduler: str, data: st.DataObject) -> None:
     """With Heun and KDPM2 too, whose 2n-1 steps are more than diffusers' pipeline has room for."""
     eta = data.draw(st.sampled_from([0.0, 0.7])) if scheduler == "DDIMScheduler" else 0.0
-    one = cells(scheduler=scheduler, eta=eta, scheduler_config='{"num_train_timesteps":250}')
+    one = cells(scheduler=scheduler, eta=eta, method=methods, scheduler_config='{"num_train_timesteps":250}')
     wanted = data.draw(st.lists(one, min_size=2, max_size=4, unique=True))
     denoiser = FakeDenoiser()
     latents, _ = denoise(denoiser, wave_of(wanted, count_timesteps(wanted[0])), Batching(micro=4))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sega_bench.cell import Cell, Edit
-from sega_bench.sega.schedule import needed
+from sega_bench.sega.steps import needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Settings:
         warmup_MK, cooldown_MK: first step at which a concept is warm, and is cool again.
         start_MK, stop_MK: steps at which its estimate is needed (:func:`sega_bench.sega.schedule.needed`).
         momentum_scale_M, mom_beta_M: momentum of the whole edit.
+        is_sega_M: else the guidance is Composable Diffusion's sum.
     """
 
     scale_MK: Tensor
@@ -40,6 +41,7 @@ class Settings:
     stop_MK: Tensor
     momentum_scale_M: Tensor
     mom_beta_M: Tensor
+    is_sega_M: Tensor
 
     @classmethod
     def of(cls, cells: Sequence[Cell], n: int, dtype: torch.dtype, device: torch.device) -> Settings:
@@ -62,6 +64,7 @@ class Settings:
             stop_MK=table(torch.int64, 0, [[stop for _, stop in row] for row in spans]),
             momentum_scale_M=torch.tensor([c.edit_momentum_scale for c in cells], dtype=dtype, device=device),
             mom_beta_M=torch.tensor([c.edit_mom_beta for c in cells], dtype=dtype, device=device),
+            is_sega_M=torch.tensor([c.method == "sega" for c in cells], dtype=torch.bool, device=device),
         )
 
     def take(self, index: Tensor) -> Settings:
@@ -73,6 +76,9 @@ def semantic_guidance(
     eps_u_MCHW: Tensor, eps_c_MKCHW: Tensor, nu_MCHW: Tensor, settings: Settings, step: int
 ) -> tuple[Tensor, Tensor]:
     """SEGA's addition to classifier-free guidance at one step (equations 5 to 9), and the momentum after it.
+
+    The weighted sum of Composable Diffusion (Liu et al. 2022, equation 11) is the same without thresholds and
+    momentum, and with weights that are never normalised.
 
     Args:
         eps_u_MCHW: unconditional estimates.
@@ -91,11 +97,13 @@ def semantic_guidance(
 
     direction_MKCHW = _over_chw(s.scale_MK) * (eps_c_MKCHW - eps_u_MCHW[:, None])
     edit_MKCHW = keep_above_quantile(direction_MKCHW, s.threshold_MK)
+    # A threshold of 0 would not do for a sum: as a float32, the smallest magnitude may lie above itself.
+    edit_MKCHW = torch.where(_over_chw(s.is_sega_M[:, None]), edit_MKCHW, direction_MKCHW)
     edit_MKCHW = torch.where(_over_chw(is_needed_MK), edit_MKCHW, 0.0)
 
-    # While only some concepts are warm they share a total weight of one and momentum is not added.
+    # While only some concepts are warm, SEGA's share a total weight of one and momentum is not added.
     warm_weight_MK = torch.where(is_warm_MK & is_live_MK, s.weight_MK, 0.0)
-    total_M1 = warm_weight_MK.sum(dim=1, keepdim=True)
+    total_M1 = torch.where(s.is_sega_M[:, None], warm_weight_MK.sum(dim=1, keepdim=True), 1.0)
     share_MK = torch.where(total_M1 > 0, warm_weight_MK / total_M1, 0.0)
     some_warm_MCHW = (_over_chw(share_MK) * edit_MKCHW).sum(dim=1)
 

@@ -33,7 +33,8 @@ from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Conditioning
 from sega_bench.sega.models import StableDiffusion
 from sega_bench.sega.rows import Generators, Noise
-from sega_bench.sega.schedule import base_texts, image_owner, wave_of
+from sega_bench.sega.schedule import wave_of
+from sega_bench.sega.steps import base_texts, image_owner
 from sega_bench.sega.wave import Step, count_timesteps, denoise
 
 MOST_AT_ONCE = 16
@@ -228,7 +229,7 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
             final, _ = denoise(
                 networks,
                 wave_of(cells, n),
-                Batching(micro=_even_share(len(cells) * (len(base_texts(first)) + len(first.edits)))),
+                Batching(micro=_even_share(len(cells) * (len(base_texts(first, 0)) + len(first.edits)))),
                 noise=noise,
                 sem_guidance=sem_guidance,
                 on_step=on_step,

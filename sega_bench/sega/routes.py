@@ -20,7 +20,8 @@ from sega_bench.sega.batching import encode
 from sega_bench.sega.denoiser import Conditioning, Denoiser
 from sega_bench.sega.guidance import Settings
 from sega_bench.sega.rows import Row
-from sega_bench.sega.schedule import Wave, base_texts, concept_texts, uses_momentum
+from sega_bench.sega.schedule import Wave
+from sega_bench.sega.steps import base_texts, concept_texts, uses_momentum
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Routes:
         """The routes from a breakpoint on."""
         device, dtype = edits.nu_MCHW.device, edits.nu_MCHW.dtype
         wanted = _list_estimates(rows, edits, step, n)
-        base = [base_texts(row.cell) for row in rows]
+        base = [base_texts(row.cell, step) for row in rows]
         text_E = torch.tensor([texts.position[text] for _, text in wanted], device=device)
         scale_R = torch.tensor([row.cell.guidance_scale for row in rows], dtype=dtype, device=device)
         return cls(
@@ -129,7 +130,7 @@ def _list_estimates(rows: Sequence[Row], edits: Edits, step: int, n: int) -> Est
     """What the rows need at this step, each once: cells that ride on one trunk share a concept's estimate."""
     wanted: Estimates = {}
     for position, row in enumerate(rows):
-        texts = [*base_texts(row.cell)]
+        texts = [*base_texts(row.cell, step)]
         for m in row.computes:
             texts += concept_texts(edits.cells[m], step, n)
         for text in texts:

@@ -15,6 +15,7 @@ from torch import Tensor
 from sega_bench.cell import Cell
 from sega_bench.sega import schedulers
 from sega_bench.sega.schedule import Wave, branches, ends, pays_for_trunk
+from sega_bench.sega.steps import computes_guidance
 
 Generators = list[torch.Generator] | torch.Generator | None
 """A list has one for each row; anything else draws for all rows at once (None: torch's default generator)."""
@@ -29,7 +30,8 @@ class Row:
         pays: key of the cell that the row's evaluations are booked on.
         ends: the step at which the row is no longer needed.
         leaves: the step at which it forks from its trunk; 0 for a trunk.
-        edit: position of the edit whose guidance is added to this row; None for a trunk.
+        edit: position of the edit whose guidance is added to this row; None for a trunk, and for a branch
+            that differs from its trunk in what the model reads.
         branches: the rows that have still to fork from this one.
     """
 
@@ -50,11 +52,11 @@ class Row:
 def trunk_rows(wave: Wave) -> tuple[list[Row], tuple[Cell, ...]]:
     """A wave's rows before its first step, and its edits."""
     forks = [branches(trunk, wave.n) for trunk in wave.trunks]
-    edits = tuple(fork.cell for trunk in forks for fork in trunk if fork.cell.replay is None)
+    edits = tuple(fork.cell for trunk in forks for fork in trunk if computes_guidance(fork.cell))
     position = {cell: m for m, cell in enumerate(edits)}
     rows = []
     for trunk, leaving in zip(wave.trunks, forks, strict=True):
-        own = [Row(b.cell, b.pays, b.ends, b.leaves, position[b.cell.source()]) for b in leaving]
+        own = [Row(b.cell, b.pays, b.ends, b.leaves, position.get(b.cell.source())) for b in leaving]
         pays, last = pays_for_trunk(trunk, wave.n), ends(trunk, wave.n)
         rows.append(Row(trunk.reference, pays, last, branches=tuple(own)))
     return rows, edits

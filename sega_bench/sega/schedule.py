@@ -15,13 +15,21 @@ classifier-free guidance, and nothing is stored. A source that is not asked for 
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sega_bench.cell import Cell, Edit
-
-Interval = tuple[int, int]
+from sega_bench.cell import Cell
+from sega_bench.sega.steps import (
+    Interval,
+    base_texts,
+    breakpoints,
+    computes_guidance,
+    departs,
+    needed,
+    quiets,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,81 +77,11 @@ class Branch:
     pays: str
 
 
-def uses_momentum(cell: Cell, n: int) -> bool:
-    """Whether momentum built during warm-up is ever added: only once every concept is warm."""
-    return (
-        bool(cell.edits)
-        and cell.edit_momentum_scale != 0.0
-        and cell.edit_mom_beta < 1.0
-        and max(edit.edit_warmup_steps for edit in cell.edits) < n
-    )
-
-
-def needed(edit: Edit, cell: Cell, n: int) -> Interval:
-    """Steps ``[start, stop)`` at which the estimate of this edit's concept is needed; empty is ``(0, 0)``.
-
-    From its warm-up, or from the first step if momentum is built from it, until it cools down.
-    """
-    if not edit.acts:
-        return (0, 0)
-    start = 0 if uses_momentum(cell, n) else edit.edit_warmup_steps
-    stop = min(n, n if edit.edit_cooldown_steps is None else edit.edit_cooldown_steps)
-    return (start, stop) if start < stop else (0, 0)
-
-
-def departs(cell: Cell, n: int) -> int:
-    """The first step at which the cell's guidance can differ from its reference's; ``n`` if it never does.
-
-    That is the first warm step of a concept that acts and has not cooled down. Momentum alone can move a cell
-    too: concepts may cool down before all are warm, and what they left is added from then on.
-    """
-    first = n
-    for edit in cell.edits:
-        _, stop = needed(edit, cell, n)
-        if edit.edit_warmup_steps < stop:
-            first = min(first, edit.edit_warmup_steps)
-    if uses_momentum(cell, n):
-        last_warm = max(edit.edit_warmup_steps for edit in cell.edits)
-        if last_warm > 0 and any(needed(edit, cell, n) != (0, 0) for edit in cell.edits):
-            first = min(first, last_warm)
-    return first
-
-
-def quiets(cell: Cell, n: int) -> int:
-    """The step from which an edited cell's guidance is zero for good; momentum never dies away."""
-    if uses_momentum(cell, n):
-        return n
-    return max(needed(edit, cell, n)[1] for edit in cell.edits)
-
-
-def image_owner(cell: Cell, n: int) -> Cell:
-    """The cell whose image this one has: its reference if no setting changes anything, else itself."""
-    return cell if departs(cell, n) < n else cell.reference()
-
-
 def branches(trunk: Trunk, n: int) -> tuple[Branch, ...]:
     """The rows that fork from a trunk, in order of its cells and sources."""
     made = [Branch(cell, departs(cell, n), n, cell.key) for cell in trunk.cells if not cell.is_reference]
     lent = [Branch(s.cell, departs(s.cell, n), quiets(s.cell, n), s.pays) for s in trunk.sources]
     return tuple(branch for branch in (*made, *lent) if branch.leaves < n)
-
-
-def base_texts(cell: Cell) -> tuple[str, ...]:
-    """The texts whose estimates every step needs: prompt alone without classifier-free guidance."""
-    return (cell.negative_prompt, cell.prompt) if cell.guidance_scale > 1.0 else (cell.prompt,)
-
-
-def concept_texts(cell: Cell, step: int, n: int) -> tuple[str, ...]:
-    """The concepts whose estimates the cell's guidance needs at one step, on its source's row."""
-    return tuple(edit.concept for edit in cell.edits if (span := needed(edit, cell, n))[0] <= step < span[1])
-
-
-def breakpoints(cells: Iterable[Cell], n: int) -> set[int]:
-    """The first step, and those at which one of the cells begins or ceases to need a concept.
-
-    From one to the next, rows that stay the same need the same estimates.
-    """
-    return {0, *(step for cell in cells for edit in cell.edits for step in needed(edit, cell, n))}
 
 
 def count_evaluations(trunk: Trunk, n: int) -> dict[str, int]:
@@ -155,13 +93,21 @@ def count_evaluations(trunk: Trunk, n: int) -> dict[str, int]:
     """
     bookings = Counter({cell.key: 0 for cell in trunk.cells})
     forks = branches(trunk, n)
-    base = set(base_texts(trunk.reference))
+    base = set(base_texts(trunk.reference, 0))
     for branch in forks:
-        own = _concept_spans([(branch.cell, (branch.leaves, branch.ends))], n, base)
-        bookings[branch.pays] += len(base) * (branch.ends - branch.leaves) + own
+        window = (branch.leaves, branch.ends)
+        own = _concept_spans([(branch.cell, window)], n, base)
+        bookings[branch.pays] += _base_evaluations(branch.cell, window, n) + own
     riding = [(branch.cell, (0, branch.leaves)) for branch in forks]
     bookings[pays_for_trunk(trunk, n)] += len(base) * ends(trunk, n) + _concept_spans(riding, n, base)
     return dict(bookings)
+
+
+def _base_evaluations(cell: Cell, window: Interval, n: int) -> int:
+    """Evaluations of the prompts that a row reads within a window of steps."""
+    low, high = window
+    edges = [low, *sorted(step for step in breakpoints([cell], n) if low < step < high), high]
+    return sum(len(set(base_texts(cell, a))) * (b - a) for a, b in itertools.pairwise(edges))
 
 
 def ends(trunk: Trunk, n: int) -> int:
@@ -329,7 +275,7 @@ def _concept_spans(windows: Iterable[tuple[Cell, Interval]], n: int, base: set[s
     """Evaluations of concepts within each cell's window, every text once a step, base texts excepted."""
     spans: dict[str, list[Interval]] = {}
     for cell, (low, high) in windows:
-        for edit in cell.edits if cell.replay is None else ():
+        for edit in cell.edits if computes_guidance(cell) else ():
             start, stop = needed(edit, cell, n)
             if edit.concept not in base and max(start, low) < min(stop, high):
                 spans.setdefault(edit.concept, []).append((max(start, low), min(stop, high)))

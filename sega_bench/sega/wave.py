@@ -28,7 +28,8 @@ from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.guidance import semantic_guidance
 from sega_bench.sega.routes import Edits, Routes, Texts
 from sega_bench.sega.rows import Noise, Rows, trunk_rows
-from sega_bench.sega.schedule import Wave, breakpoints, form_waves, image_owner
+from sega_bench.sega.schedule import Wave, form_waves
+from sega_bench.sega.steps import breakpoints, image_owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def denoise(
     evaluations = Counter(dict.fromkeys((cell.key for cell in wave.cells), 0))
     # The scheduler reads its timesteps one by one on the CPU; the UNet reads them on its device.
     timesteps_on_device = state.scheduler.timesteps.to(denoiser.device)
-    changes = breakpoints(edits.cells, wave.n)
+    changes = breakpoints((branch.cell for row in rows for branch in row.branches), wave.n)
     for step, timestep in enumerate(state.scheduler.timesteps):
         if state.fork(step) or step in changes:
             routes = Routes.at(step, state.rows, edits, texts, wave.n)

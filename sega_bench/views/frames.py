@@ -20,7 +20,9 @@ _DTYPES = {"is_reference": "bool", "reverse_editing_direction": "boolean"}
 _DTYPES |= dict.fromkeys(["seed", "num_inference_steps", "height", "width", "unet_evals"], "Int64")
 _DTYPES |= dict.fromkeys(["edit_warmup_steps", "edit_cooldown_steps"], "Int64")
 _DTYPES |= dict.fromkeys(["key", "reference_key", "model", "prompt", "negative_prompt", "scheduler"], "str")
-_DTYPES |= dict.fromkeys(["replay", *OUTCOME_COLUMNS, "worker", "device", "dtype", "versions"], "str")
+_DTYPES |= dict.fromkeys(
+    ["replay", "method", *OUTCOME_COLUMNS, "worker", "device", "dtype", "versions"], "str"
+)
 """Every other column is float64."""
 
 
@@ -77,7 +79,9 @@ def to_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The store's rows as a table with the contract's columns, one dtype each."""
     known = {*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS}
     scores = [name for row in rows for name in row if name not in known]
-    return pd.DataFrame({name: _column(name, [row.get(name) for row in rows]) for name in columns(scores)})
+    frame = pd.DataFrame({name: _column(name, [row.get(name) for row in rows]) for name in columns(scores)})
+    frame.loc[~frame["is_reference"] & frame["method"].isna(), "method"] = "sega"  # the column is the younger
+    return frame
 
 
 def _column(name: str, values: list[Any]) -> pd.Series[Any]:
