@@ -97,6 +97,7 @@ class ScoresConfig:
     clip_model: str = "???"
     clip_pretrained: str | None = None
     perceptual: str = "clip"
+    attributes: str | None = None
     batch_size: int = 16
 
 

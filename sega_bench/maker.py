@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from sega_bench.cell import Cell
 from sega_bench.config import Config
-from sega_bench.resume import NOT_SCORED, REFERENCE_FAILED
-from sega_bench.scores.scoring import Scorer, score
+from sega_bench.resume import NOT_APPLICABLE, NOT_SCORED, REFERENCE_FAILED
+from sega_bench.scores.scoring import Score, Scorer, reasons, score, taken
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.schedule import Wave, wave_of
@@ -151,7 +151,7 @@ class Maker:
     ) -> list[Record]:
         """The records with the scores of those that have an image, and what a reader must know of them."""
         cells = [r.cell for r in records if r.cell.key in images and r.cell.reference().key in references]
-        scores: dict[str, dict[str, float]] = {cell.key: {} for cell in cells}
+        scores: dict[str, dict[str, Score]] = {cell.key: {} for cell in cells}
         lacking: dict[str, str] = {}
         for scorer in self.scorers:
             for cell, values, error in self._take(scorer, cells, {**references, **images}):
@@ -165,15 +165,16 @@ class Maker:
         return [
             replace(
                 record,
-                scores=scores.get(record.cell.key, {}),
-                error=record.error or self._note(record.cell, lacking.get(record.cell.key)),
+                scores=taken(values),
+                error=record.error or self._note(record.cell, values, lacking.get(record.cell.key)),
             )
             for record in records
+            for values in (scores.get(record.cell.key, {}),)
         ]
 
     def _take(
         self, scorer: Scorer, cells: Sequence[Cell], images: Mapping[str, Image]
-    ) -> Iterator[tuple[Cell, Mapping[str, float], str | None]]:
+    ) -> Iterator[tuple[Cell, Mapping[str, Score], str | None]]:
         """One scorer's scores. What raises is halved until the one cell that does is alone, without them."""
         try:
             values = score((scorer,), cells, images, self.config.scores.batch_size) if cells else []
@@ -187,10 +188,11 @@ class Maker:
         else:
             yield from zip(cells, values, itertools.repeat(None), strict=False)
 
-    def _note(self, cell: Cell, lacking: str | None) -> str | None:
-        """What a reader of a finished cell must know: scores that it lacks, texts that were cut."""
+    def _note(self, cell: Cell, scores: Mapping[str, Score], lacking: str | None) -> str | None:
+        """What a reader of a finished cell must know: scores it lacks or cannot have, texts that were cut."""
+        never = [f"{NOT_APPLICABLE}{reason}" for reason in reasons(scores)]
         cut = [self.denoiser.truncation(text) for text in dict.fromkeys(cell.texts)]
-        return "; ".join(note for note in (lacking, *cut) if note) or None
+        return "; ".join(note for note in (lacking, *never, *cut) if note) or None
 
     def _commit(self, records: Sequence[Record], images: Mapping[str, Image | None]) -> list[Record]:
         """Images first, then the records that speak of them. Runs on the writer's thread."""

@@ -15,6 +15,9 @@ from sega_bench.store import Record, Store
 NOT_SCORED = "not scored: "
 """How the ``error`` of a cell begins that has an image but lacks scores."""
 
+NOT_APPLICABLE = "not applicable: "
+"""How the note begins on scores that a cell cannot have."""
+
 REFERENCE_FAILED = f"{NOT_SCORED}its reference failed"
 
 _Row = Mapping[str, Any]

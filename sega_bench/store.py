@@ -12,7 +12,6 @@ import io
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -47,7 +46,7 @@ SCORE_COLUMNS = (
     "changed_fraction",
     "nsfw",
 )
-"""The scores every row has a place for; ``clip_concept_1..K`` follow ``clip_concept`` where they exist."""
+"""The scores every row has a place for; each concept's own (``clip_concept_1``) follow theirs."""
 
 EXECUTION_COLUMNS = ("unet_evals", "seconds", "worker", "device", "dtype", "versions")
 
@@ -64,7 +63,7 @@ class Record:
         image: posix path relative to the sweep's folder; None for a failed cell. A cell that equals its
             reference names the reference's file.
         image_sha256: of the file's bytes.
-        scores: by column name; an absent or NaN score is one that was not taken.
+        scores: by column name, numbers or names; an absent or NaN score is one that was not taken.
         error: one line that says why the cell failed, or what a reader of its row must know.
         unet_evals: UNet evaluations this cell alone made necessary (a trunk's are its reference's).
         seconds: wall time, this cell's share of its wave.
@@ -75,7 +74,7 @@ class Record:
     status: Literal["done", "failed"]
     image: str | None = None
     image_sha256: str | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float | Sequence[str]] = field(default_factory=dict)
     error: str | None = None
     unet_evals: int = 0
     seconds: float = 0.0
@@ -88,7 +87,7 @@ class Record:
         outcome = {
             name: getattr(self, name) for name in (*OUTCOME_COLUMNS, *EXECUTION_COLUMNS) if name != "dtype"
         }
-        scores = dict.fromkeys(SCORE_COLUMNS) | {name: _finite(score) for name, score in self.scores.items()}
+        scores = dict.fromkeys(SCORE_COLUMNS) | {name: _plain(score) for name, score in self.scores.items()}
         row = settings(self.cell) | outcome | scores | {"dtype": self.cell.dtype}
         return {name: row[name] for name in columns(self.scores)}
 
@@ -133,20 +132,23 @@ SETTING_COLUMNS = tuple(settings(Cell(prompt="", seed=0)))
 
 def columns(scores: Iterable[str]) -> list[str]:
     """The table's columns in order: the contract's, with any other ``scores`` in their places."""
-    others = [name for name in dict.fromkeys(scores) if name not in SCORE_COLUMNS]
-    each = sorted((name for name in others if re.fullmatch(r"clip_concept_\d+", name)), key=_nth)
-    place = SCORE_COLUMNS.index("clip_concept") + 1
-    scored = [*SCORE_COLUMNS[:place], *each, *SCORE_COLUMNS[place:]]
-    scored += [name for name in others if name not in each]
-    return [*SETTING_COLUMNS, *OUTCOME_COLUMNS, *scored, *EXECUTION_COLUMNS]
+    names = list(dict.fromkeys((*SCORE_COLUMNS, *scores)))
+    whole = {name: place for place, name in enumerate(names)}
+
+    def place(name: str) -> tuple[int, int]:
+        """That of the score whose one concept's value it is, and the concept's number."""
+        base, _, number = name.rpartition("_")
+        each = number.isdecimal() and base in whole
+        return (whole[base], int(number)) if each else (whole[name], 0)
+
+    return [*SETTING_COLUMNS, *OUTCOME_COLUMNS, *sorted(names, key=place), *EXECUTION_COLUMNS]
 
 
-def _nth(name: str) -> int:
-    return int(name.rpartition("_")[2])
-
-
-def _finite(score: float | None) -> float | None:
-    return float(score) if score is not None and math.isfinite(score) else None
+def _plain(score: float | Sequence[str]) -> float | list[str] | None:
+    """As JSON has it: a list of names, a finite number, or null."""
+    if isinstance(score, Sequence):
+        return list(score)
+    return float(score) if math.isfinite(score) else None
 
 
 class Store:

@@ -23,7 +23,15 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from sega_bench.cell import Cell, Edit
 from sega_bench.scores import ScoreSettings
-from sega_bench.scores.clip import ClipScorer, Preprocessing, TextFeatures, cell_scores, directional
+from sega_bench.scores.clip import (
+    ClipScorer,
+    Preprocessing,
+    TextFeatures,
+    cell_scores,
+    directional,
+    shows,
+    zero_shot_success,
+)
 from sega_bench.scores.loading import load_clip
 from sega_bench.scores.scoring import score
 
@@ -181,7 +189,16 @@ def test_every_score_by_hand_with_one_concept_reversed(tower: str) -> None:
     prompt, smile, beard, with_smile, with_beard = text
     moved = edited - reference
     wanted = ((with_smile - prompt) - (with_beard - prompt)) / 2
+    goals = [(smile, with_smile, True), (beard, with_beard, False)]
+    was, now = ([bool(seen @ with_ > seen @ prompt) for _, with_, _ in goals] for seen in (reference, edited))
+    each = [
+        math.nan if a == goal else float(b == goal)
+        for a, b, (_, _, goal) in zip(was, now, goals, strict=True)
+    ]
     expected = {
+        "success_1": each[0],
+        "success_2": each[1],
+        "success": np.nanmean(each) if not np.isnan(each).all() else math.nan,
         "clip_prompt": edited @ prompt,
         "clip_concept": (edited @ smile - edited @ beard) / 2,
         "clip_concept_1": edited @ smile,
@@ -191,7 +208,7 @@ def test_every_score_by_hand_with_one_concept_reversed(tower: str) -> None:
         "clip_image": edited @ reference,
     }
     assert {name: value for name, value in values.items() if name != "lpips"} == pytest.approx(
-        expected, abs=1e-5
+        expected, abs=1e-5, nan_ok=True
     )
 
 
@@ -202,6 +219,8 @@ def test_reversing_negates_what_is_about_the_concept_alone() -> None:
     forward, backward = score([scorer("vit")], [cell, other], images, batch_size=4)
     for name in ("clip_concept", "clip_concept_1", "clip_concept_delta", "clip_directional"):
         assert backward.pop(name) == -forward.pop(name)
+    for name in ("success", "success_1"):  # the concept was there before, or it was not: one of them was idle
+        assert math.isnan(backward.pop(name)) != math.isnan(forward.pop(name))
     assert forward == backward
 
 
@@ -213,6 +232,24 @@ def test_a_picture_that_did_not_move_has_no_direction() -> None:
     assert values["clip_image"] == pytest.approx(1, abs=1e-12)
     assert values["clip_concept_delta"] == 0.0
     assert values["lpips"] == 0.0
+
+
+def test_success_is_a_concept_that_came_or_went_by_its_own_absence() -> None:
+    """On the axes of the prompt and of "prompt, concept": nearer to which is the picture?"""
+    d = torch.eye(4, dtype=torch.float64)
+    text = TextFeatures(d[0], d[[3, 3]], d[[1, 2]], torch.tensor([1.0, -1.0], dtype=torch.float64))
+    plain, with_first, with_both = d[0], d[1], (d[1] + d[2]) / 2**0.5
+    assert (shows(plain, text), shows(with_first, text), shows(with_both, text)) == (
+        [False, False],
+        [True, False],
+        [True, True],
+    )
+    came = {"success": 1.0, "success_1": 1.0, "success_2": math.nan}
+    assert zero_shot_success(with_first, plain, text) == pytest.approx(came, nan_ok=True)
+    one_of_two = {"success": 0.5, "success_1": 1.0, "success_2": 0.0}
+    assert zero_shot_success(with_both, d[2], text) == one_of_two
+    idle = {"success": math.nan, "success_1": math.nan, "success_2": math.nan}
+    assert zero_shot_success(with_first, with_first, text) == pytest.approx(idle, nan_ok=True)
 
 
 def test_concepts_that_cancel_have_no_direction() -> None:

@@ -66,6 +66,20 @@ MENTION_RATES = {True: 0.55, False: 0.1}
 """How often a full caption mentions an attribute that is there or not: the first keeps unedited rates low."""
 
 
+def _phrases() -> dict[str, dict[str, int]]:
+    """Every phrase of a caption that stands between commas, and what it claims."""
+    known = {"woman": {"woman": 1}, "female": {"woman": 1}, "man": {"woman": 0}, "male": {"woman": 0}}
+    for value, texts_of in enumerate((ABSENT, PRESENT)):
+        for name, texts in texts_of.items():
+            known |= {part.strip(): {name: value} for text in texts for part in text.split(",")}
+    known |= {f"{color} hair": {"hair": index} for index, color in enumerate(HAIR)}
+    known |= {f"{color} background": {"background": index} for index, color in enumerate(BACKGROUND)}
+    return known | {f"{color} hat": {"hat": 1, "hat_color": index} for index, color in enumerate(HAT)}
+
+
+_PHRASES = _phrases()
+
+
 @dataclass(frozen=True)
 class Caption:
     """A text and the attribute values it claims, by the names in `LABELS`."""
@@ -90,6 +104,20 @@ def is_true(claims_BL: npt.NDArray[np.int8], labels_NL: npt.NDArray[np.int8]) ->
     silent_BNL = claims_BL[:, None, :] == -9
     result: npt.NDArray[np.bool_] = (silent_BNL | (claims_BL[:, None, :] == labels_NL[None])).all(-1)
     return result
+
+
+def claims_of(text: str) -> dict[str, int] | None:
+    """What a caption's phrases claim: attributes, by the names in `LABELS`, and their values.
+
+    None for a text that is not wholly made of phrases (between commas) of which the captions are made, or
+    that contradicts itself: what it means to a picture is then not known.
+    """
+    claims: dict[str, int] = {}
+    for phrase in (part.strip().lower() for part in text.split(",")):
+        for name, value in _PHRASES.get(phrase, {"": 0}).items():
+            if not name or claims.setdefault(name, value) != value:
+                return None
+    return claims
 
 
 def corpus(seed: int, count: int) -> list[str]:

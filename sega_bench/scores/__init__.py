@@ -36,6 +36,10 @@ def build(
     scorers: list[Scorer] = [PixelScorer(device), load_clip(settings, device)]
     if settings.perceptual not in ("clip", "none"):  # the CLIP scorer has it from the same pass, or nobody
         scorers.append(load_lpips(settings.perceptual, device))
+    if settings.attributes is not None:
+        from .attributes import load_attributes
+
+        scorers.append(load_attributes(device))
     if safety_checker is not None:
         scorers.append(load_safety_checker(safety_checker, device))
     return tuple(scorers)

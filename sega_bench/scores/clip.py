@@ -18,9 +18,12 @@ from sega_bench.cell import Cell
 
 from .perceptual import feature_distance
 from .scoring import Features, edited_only
+from .success import success
 
 TEXT_BATCH = 8
 """Texts a batch, padded like the images."""
+SHOWN = 'cos(image, "{prompt}, {concept}") > cos(image, "{prompt}")'
+"""When a picture shows a concept, zero-shot: the two texts differ in the concept and in nothing else."""
 SHORTEST_DIFFERENCE = 1e-6
 """Unit embeddings that are closer differ by rounding alone: there is no direction from one to the other."""
 
@@ -83,6 +86,20 @@ class TextFeatures:
 def concept_cosines(image_D: Tensor, text: TextFeatures) -> Tensor:
     """Cosine (K,) of a picture with each concept alone, negated where reversed: more is always better."""
     return text.sign_K * (text.concept_KD @ image_D).clamp(-1, 1)
+
+
+def shows(image_D: Tensor, text: TextFeatures) -> list[bool]:
+    """Which of the K concepts a picture shows, each set against its own absence as :data:`SHOWN` says."""
+    shown_K: list[bool] = (text.target_KD @ image_D > torch.dot(text.prompt_D, image_D)).tolist()
+    return shown_K
+
+
+def zero_shot_success(edited_D: Tensor, reference_D: Tensor, text: TextFeatures) -> dict[str, float]:
+    """`success` and `success_1..K` (:func:`success`) by what both pictures show (:func:`shows`)."""
+    if not len(text.sign_K):
+        return {}
+    wanted: list[bool] = (text.sign_K > 0).tolist()
+    return success("success", wanted, shows(reference_D, text), shows(edited_D, text))
 
 
 def directional(edited_D: Tensor, reference_D: Tensor, text: TextFeatures) -> float:
@@ -162,7 +179,11 @@ class ClipScorer:
         """CLIP scores of every cell, and `lpips` of the edited ones if there are stages."""
         self._encode(text for cell in cells for text in _texts(cell))
         pairs = zip(cells, _unit(edited[0]), _unit(reference[0]), strict=False)
-        scores = [cell_scores(own_D, other_D, self._features_of(cell)) for cell, own_D, other_D in pairs]
+        scores = [
+            cell_scores(own_D, other_D, text) | zero_shot_success(own_D, other_D, text)
+            for cell, own_D, other_D in pairs
+            for text in (self._features_of(cell),)
+        ]
         if not self.stages:
             return scores
         distances = edited_only(cells, lpips=feature_distance(edited[1:], reference[1:]))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sega_bench.errors import UserError
 
-from .clip import ClipScorer, Preprocessing
+from .clip import SHOWN, ClipScorer, Preprocessing
 from .perceptual import LpipsScorer
 from .settings import LOCAL_DIR, ScoreSettings, clip_folder
 
@@ -58,7 +58,7 @@ def load_clip(settings: ScoreSettings, device: torch.device) -> ClipScorer:
         "weights": weights_id(model.state_dict()),
         "preprocessing": str(preprocessing),
     }
-    provenance = {"clip": source}
+    provenance = {"clip": source, "success": {"shown": SHOWN, **source}}
     if stages:
         blocks = " ".join(str(stage) for stage in stages)
         provenance["lpips"] = {"name": "LPIPS-like on CLIP features", **source, "blocks": blocks}

@@ -21,6 +21,17 @@ Features = tuple[Tensor, ...]
 """What a scorer computes once for an image: tensors whose first dimension is the batch."""
 
 
+@dataclass(frozen=True)
+class Unscored:
+    """In a score's place: it cannot be taken of this cell, however often it is tried, and why."""
+
+    reason: str
+
+
+Score = float | tuple[str, ...] | Unscored
+"""A number (NaN where it is not defined), or names."""
+
+
 class Scorer(Protocol):
     """A family of scores that need the same features of an image."""
 
@@ -33,7 +44,9 @@ class Scorer(Protocol):
         """Features of uint8 pictures, on the scorer's device. A row must not depend on the other rows."""
         ...
 
-    def compare(self, cells: Sequence[Cell], edited: Features, reference: Features) -> list[dict[str, float]]:
+    def compare(
+        self, cells: Sequence[Cell], edited: Features, reference: Features
+    ) -> Sequence[Mapping[str, Score]]:
         """Scores of every cell from its own features and its reference's.
 
         The features may have more rows than there are cells: the batch is padded. A cell without edits gets
@@ -44,7 +57,7 @@ class Scorer(Protocol):
 
 def score(
     scorers: Sequence[Scorer], cells: Sequence[Cell], images: Mapping[str, np.ndarray], batch_size: int
-) -> list[dict[str, float]]:
+) -> list[dict[str, Score]]:
     """Score cells against their references; scores that do not apply are absent or NaN.
 
     Every distinct image passes through every scorer once, in batches padded to `batch_size`, so that a score
@@ -60,13 +73,23 @@ def score(
         One dict per cell, in the order of `cells`.
     """
     ordered = _references_first(cells)
-    values: dict[str, dict[str, float]] = defaultdict(dict)
+    values: dict[str, dict[str, Score]] = defaultdict(dict)
     with torch.inference_mode(), _reproducible():
         for scorer in scorers:
             for batch, scores in _stream(scorer, _batches(ordered, images, batch_size)):
                 for cell, scored in zip(batch.cells, scores, strict=True):
                     values[cell.key] |= scored
     return [dict(values[cell.key]) for cell in cells]
+
+
+def taken(scores: Mapping[str, Score]) -> dict[str, float | tuple[str, ...]]:
+    """The scores that there are."""
+    return {name: score for name, score in scores.items() if not isinstance(score, Unscored)}
+
+
+def reasons(scores: Mapping[str, Score]) -> list[str]:
+    """Of the others, one line each that says why."""
+    return [f"{name}: {score.reason}" for name, score in scores.items() if isinstance(score, Unscored)]
 
 
 def edited_only(cells: Sequence[Cell], **values_B: Tensor) -> list[dict[str, float]]:
@@ -127,7 +150,9 @@ def _batches(ordered: Sequence[Cell], images: Mapping[str, np.ndarray], batch_si
         )
 
 
-def _stream(scorer: Scorer, batches: Iterator[_Batch]) -> Iterator[tuple[_Batch, list[dict[str, float]]]]:
+def _stream(
+    scorer: Scorer, batches: Iterator[_Batch]
+) -> Iterator[tuple[_Batch, Sequence[Mapping[str, Score]]]]:
     """Of the batches before, only the last reference's features are kept: memory does not grow."""
     last_reference: Features = ()
     for batch in batches:

@@ -9,6 +9,7 @@ from sega_bench.errors import UserError, check_count, expand_user, nearest
 from sega_bench.faces import SCORER_DIR
 
 LOCAL_DIR = "local-dir:"
+EMBEDDED = "embedded"
 _LARGEST_BATCH = 4096
 PERCEPTUAL = ("alex", "vgg", "squeeze", "clip", "none")
 
@@ -22,14 +23,15 @@ class ScoreSettings:
             weights as safetensors and tokenizer files; or `embedded`, the face model's own.
         clip_pretrained: for an open_clip name only: a tag such as `openai`, or a .safetensors file.
         perceptual: what `lpips` is: LPIPS proper on `alex`, `vgg` or `squeeze`; `clip`, an LPIPS-like
-            distance on the
-            stages of CLIP's image tower; or `none`, not scored.
+            distance on the stages of CLIP's image tower; or `none`, not scored.
+        attributes: the classifier that judges attributes: `embedded`, which knows the face model's; or None.
         batch_size: images that go through a network together.
     """
 
     clip_model: str = "embedded"
     clip_pretrained: str | None = None
     perceptual: str = "clip"
+    attributes: str | None = None
     batch_size: int = 16
 
 
@@ -45,6 +47,11 @@ def check(settings: ScoreSettings) -> None:
             f"scores.perceptual={settings.perceptual} is not known; "
             f"{nearest(settings.perceptual, PERCEPTUAL)}there are {', '.join(PERCEPTUAL)}"
         )
+    if settings.attributes not in (None, EMBEDDED):
+        raise UserError(
+            f"scores.attributes={settings.attributes} is no classifier: it is {EMBEDDED}, which knows the "
+            "face model's attributes, or null"
+        )
     folder = clip_folder(settings)
     if folder is None:
         _check_named(settings.clip_model, settings.clip_pretrained)
@@ -54,7 +61,7 @@ def check(settings: ScoreSettings) -> None:
 
 def clip_folder(settings: ScoreSettings) -> Path | None:
     """The folder that holds the CLIP model; None for one of open_clip's names."""
-    if settings.clip_model == "embedded":
+    if settings.clip_model == EMBEDDED:
         return SCORER_DIR
     if settings.clip_model.startswith(LOCAL_DIR):
         return expand_user(settings.clip_model.removeprefix(LOCAL_DIR), "scores.clip_model")
@@ -81,7 +88,7 @@ def _check_named(name: str, pretrained: str | None) -> None:
     if name not in open_clip.list_models():
         raise UserError(
             f"scores.clip_model={name} is not a model of open_clip; "
-            f"{nearest(name, [*open_clip.list_models(), 'embedded'])}a folder is {LOCAL_DIR}FOLDER"
+            f"{nearest(name, [*open_clip.list_models(), EMBEDDED])}a folder is {LOCAL_DIR}FOLDER"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:

@@ -61,11 +61,13 @@ _Columns = dict[str, NDArray[Any]]
 def reduced(frame: pd.DataFrame) -> list[str]:
     """The scores that a summary of this table reduces: :data:`SUMMARISED`, then all others that were taken.
 
-    One of each concept (``clip_concept_1``) is left out: the concepts of other rows are others.
+    One of each concept (``clip_concept_1``) is left out, the concepts of other rows are others; and so is one
+    that is no number.
     """
     known = {*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS, *SUMMARISED}
     others = [name for name in frame.columns if name not in known and not re.search(r"_\d+$", name)]
-    return [*SUMMARISED, *(name for name in others if frame[name].notna().any())]
+    taken = [name for name in others if frame[name].dtype == "float64" and frame[name].notna().any()]
+    return [*SUMMARISED, *taken]
 
 
 def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:

@@ -129,7 +129,11 @@ class Reporter:
     def log(self, records: Sequence[Record]) -> None:
         """Add a point to the live curves: counts, speed, and the mean gain so far."""
         done = [record for record in records if record.status == "done"]
-        gains = [record.scores[GAIN] for record in done if not math.isnan(record.scores.get(GAIN, math.nan))]
+        gains = [
+            gain
+            for record in done
+            if isinstance(gain := record.scores.get(GAIN), float) and not math.isnan(gain)
+        ]
         self._new += len(records)
         self._counts["cells_done"] += len(done)
         self._counts["cells_failed"] += len(records) - len(done)
