@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -138,15 +138,18 @@ def _run_sweeps(configs: Sequence[Config]) -> int:
     if not configs:
         return 0
     from sega_bench import planner, runner  # torch and diffusers take seconds: wrong keys are told before
+    from sega_bench.store import lock
 
     _quieten_libraries()
     plans = [planner.plan(config) for config in configs]
     _refuse_one_folder_for_two(plans)
-    jobs = [runner.prepare(made) for made in plans if not made.config.dry_run]
-    for made in plans:
-        if made.config.dry_run:
-            _print_plan(made)
-    return sum(_run_job(job) for job in jobs)
+    signals.before_leaving(lock.release_all)
+    with ExitStack() as folders:
+        jobs = [folders.enter_context(runner.locked(made)) for made in plans if not made.config.dry_run]
+        for made in plans:
+            if made.config.dry_run:
+                _print_plan(made)
+        return sum(_run_job(job) for job in jobs)
 
 
 def _refuse_one_folder_for_two(plans: Sequence[Plan]) -> None:

@@ -15,7 +15,7 @@ _STALE_SECONDS = 3600.0
 def write_bytes(path: Path, data: bytes) -> None:
     """Put a whole file in place of what was there: a reader sees the old one or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -34,7 +34,7 @@ def clear_abandoned(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _temporary(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """A name beside ``path`` that no other thread, process or machine uses, and that tells who does."""
     return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}.tmp")
 
@@ -43,14 +43,15 @@ def _is_abandoned(path: Path) -> bool:
     """Whether a temporary file's writer is gone; on another machine, where one can't ask, an hour must do."""
     ours = re.search(rf"\.{re.escape(socket.gethostname())}-(\d+)-\d+\.tmp$", path.name)
     if ours:
-        return not _runs(int(ours[1]))
+        return not is_running(int(ours[1]))
     try:
         return time.time() - path.stat().st_mtime > _STALE_SECONDS
     except FileNotFoundError:  # renamed meanwhile: its writer lives
         return False
 
 
-def _runs(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has not ended."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

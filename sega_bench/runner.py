@@ -10,7 +10,7 @@ import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from sega_bench.sega.batching import Batching
 from sega_bench.sega.models import load, resolve_device
 from sega_bench.sega.schedule import Wave, form_waves
 from sega_bench.sega.wave import count_timesteps
-from sega_bench.store import Record, Store
+from sega_bench.store import Record, Store, lock
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Job:
         threads: of torch on the CPU, likewise; None is torch's own choice.
         compile: whether the UNet is compiled, likewise.
         stored: plan.json as it was found, if there was one.
+        confirm: raises a UserError if another command has taken the folder over.
     """
 
     plan: Plan
@@ -59,6 +60,7 @@ class Job:
     threads: int | None
     compile: bool
     stored: Mapping[str, Any] | None
+    confirm: Callable[[], None] = lambda: None
 
     @property
     def is_news(self) -> bool:
@@ -76,22 +78,37 @@ class Job:
         return sum(sum(wave.count_evaluations().values()) for wave in self.waves)
 
 
-def prepare(made: Plan) -> Job:
-    """Compare a plan with its folder; nothing is loaded and nothing is written but the folder itself.
+@contextmanager
+def locked(made: Plan) -> Iterator[Job]:
+    """:func:`prepare`, in a folder that no other command works on until this is left.
 
     Raises:
-        UserError: the folder holds another sweep, cannot be written, or a scorer has no such weights.
+        UserError: what :func:`prepare` raises; this machine lacks what was asked for, the folder cannot be
+            written, or another command works on it.
     """
-    config = made.config
-    resolve_device(config.engine.device)
-    if config.engine.compile:
+    resolve_device(made.config.engine.device)
+    if made.config.engine.compile:
         compiling.check()
-    scores.check(ScoreSettings(**asdict(config.scores)))
-    store = Store(Path(config.output_dir) / made.name)
+    store = _store(made)
+    store.prepare()
+    with lock.held(store) as confirm:
+        yield replace(prepare(made), confirm=confirm)
+
+
+def _store(made: Plan) -> Store:
+    return Store(Path(made.config.output_dir) / made.name)
+
+
+def prepare(made: Plan) -> Job:
+    """Compare a plan with its folder; nothing is loaded and nothing is written.
+
+    Raises:
+        UserError: the folder holds another sweep.
+    """
+    config, store = made.config, _store(made)
     stored = store.read_plan()
     if stored is not None:
         manifest.check_same_sweep(made, stored)
-    store.prepare()
     remaining = resume.compare(made.cells, store, retry_failed=config.retry_failed)
     sizes, fitting = _sizes(config, stored), _fitting(config, made)
     batching = Batching(
@@ -133,10 +150,18 @@ def _fitting(config: Config, made: Plan) -> Batching:
 def run(config: Config) -> Iterator[Record]:
     """Plan, resume and run a sweep; yields a record for every cell newly made, once it is on disk.
 
+    Its folder is locked from the first record that is asked for until the last, or until it is closed.
+
     Raises:
         UserError: anything wrong with what was asked.
     """
-    return execute(prepare(plan(config)))
+    made = plan(config)
+
+    def records() -> Iterator[Record]:
+        with locked(made) as job:
+            yield from execute(job)
+
+    return records()
 
 
 def execute(
@@ -185,6 +210,7 @@ def execute(
                 log.warning("out of memory: %s", smaller)
                 engine = _engine(job, device)  # a resume begins with what fitted
                 job.store.write_plan(manifest.document(job.plan, engine, provenance))
+            job.confirm()
             yield record
 
 

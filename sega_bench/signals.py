@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from threading import Event
 from types import FrameType
 
@@ -11,6 +12,7 @@ INTERRUPTED = 130
 """The exit code."""
 
 _arrived = Event()
+_before_leaving: list[Callable[[], None]] = []
 
 
 def listen() -> None:
@@ -23,6 +25,11 @@ def listen() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell starts what runs in the background
         signal.signal(signal.SIGINT, _interrupt)
+
+
+def before_leaving(work: Callable[[], None]) -> None:
+    """What to do before the program ends at once, when no ``finally`` is reached."""
+    _before_leaving.append(work)
 
 
 def check() -> None:
@@ -39,4 +46,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    for work in _before_leaving:
+        work()
     os._exit(INTERRUPTED)

@@ -29,7 +29,7 @@ import wandb
 
 from sega_bench.config import WANDB_MODES, WandbConfig
 from sega_bench.errors import UserError, clean
-from sega_bench.store import Record, Store
+from sega_bench.store import Record, Store, lock
 from sega_bench.views.tables import ALL, COST, GAIN, digest, load, summarise
 
 Mode = Literal["online", "offline", "disabled"]
@@ -328,11 +328,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
     try:
         store, frame = Store(asked.folder), load(asked.folder)
-        plan = store.read_plan() or {}
-        mode = resolve_mode(asked.mode)
+        with lock.held(store):  # a sweep that still runs is at work on the same run
+            print(_again(asked, store, frame) or f"W&B: {store.wandb_dir}")
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+
+
+def _again(asked: argparse.Namespace, store: Store, frame: pd.DataFrame) -> str | None:
+    plan = store.read_plan() or {}
+    mode = resolve_mode(asked.mode)
     already = int((frame["status"] == "done").sum())
     where = asdict(WandbConfig()) | plan["settings"].get("wandb", {})
     reporter = Reporter(
@@ -344,8 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         already=already,
     )
     summary = summarise(frame, list(plan["axes"]))
-    command = reporter.finish(frame, summary, sorted(store.grids_dir.glob("*.png")))
-    print(command or f"W&B: {store.wandb_dir}")
+    return reporter.finish(frame, summary, sorted(store.grids_dir.glob("*.png")))
 
 
 if __name__ == "__main__":

@@ -169,6 +169,7 @@ class Store:
         self.grids_dir = root / "grids"
         self.wandb_dir = root / "wandb"
         self.log_path = root / "run.log"
+        self.lock_path = root / "lock"
 
     def image_path(self, key: str) -> Path:
         """Where the image of a cell belongs, whether or not it is there."""
@@ -197,11 +198,11 @@ class Store:
         Raises:
             UserError: there is no space for it.
         """
-        with self._space():
+        with self.space():
             atomic.write_bytes(path, data)
 
     @contextmanager
-    def _space(self) -> Iterator[None]:
+    def space(self) -> Iterator[None]:
         """A full disk, or a spent quota, is the user's to mend; nothing that was written before is lost."""
         try:
             yield
@@ -280,7 +281,7 @@ class Store:
             return
         lines = "".join(json.dumps(record.row(), allow_nan=False) + "\n" for record in records)
         self.records_dir.mkdir(parents=True, exist_ok=True)
-        with self._space(), open(self.records_dir / f"{worker}.jsonl", "a+b") as file:
+        with self.space(), open(self.records_dir / f"{worker}.jsonl", "a+b") as file:
             file.write(b"\n" * _is_torn(file) + lines.encode())
             file.flush()
             os.fsync(file.fileno())
