@@ -10,15 +10,13 @@ from dataclasses import replace
 
 import naive
 import pytest
-import tiny_sd
 from fakes import FakeDenoiser
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shipped import SWEEPS, expand
 from strategies import METHODS, STEPS, with_method
 
 from sega_bench.cell import Cell, Edit
-from sega_bench.config import compose, options
-from sega_bench.planner import plan
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.schedule import Wave, form_waves
 from sega_bench.sega.wave import count_timesteps, run_wave
@@ -159,7 +157,7 @@ def test_a_sweep_takes_the_fewest_evaluations(cells: list[Cell]) -> None:
     assert executed(waves) == counted(waves) == minimum(cells)
 
 
-@pytest.mark.parametrize("sweep", options("sweep"))
+@pytest.mark.parametrize("sweep", SWEEPS)
 def test_a_shipped_sweep_takes_the_fewest_evaluations(sweep: str) -> None:
-    made = plan(compose(f"+sweep={sweep}", f"model.path={tiny_sd.folder()}"))
+    made = expand(sweep)
     assert executed(made.waves) == made.counts()["unet_evals"] == minimum(made.cells)

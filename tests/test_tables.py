@@ -261,6 +261,17 @@ def test_two_values_make_no_trend_and_texts_none_either() -> None:
     assert math.isnan(found["clip_concept_delta"][0])
 
 
+def test_where_one_axis_at_a_time_is_moved_the_others_are_held() -> None:
+    """0.9 is the usual threshold, and only there the scale was moved; other thresholds would outdo it."""
+    rows = []
+    for threshold, scale, gain in ((0.9, 5, 0.5), (0.5, 5, 0.9), (0.7, 5, 0.7), (0.9, 2, 0.1), (0.9, 8, 0.6)):
+        edit = Edit("a", edit_threshold=threshold, edit_guidance_scale=scale)
+        rows.append(Record(Cell("p", 0, (edit,)), "done", scores={GAIN: gain, "lpips": gain}).row())
+    found = trends(to_frame(rows), ["edit_threshold", "edit_guidance_scale"]).set_index("axis")
+    assert found[GAIN].tolist() == [-1.0, 1.0]  # by all means at scale 5, 0.7 would be the best scale
+    assert found["values"].tolist() == [3, 3]
+
+
 def advice(gains: dict[float, float], costs: dict[float, float], seeds: int = 4, noise: float = 0.0) -> str:
     rows = [
         {"threshold": t, "seed": seed, "lpips": costs[t], "clip_concept_delta": gain + noise * (seed - 1.5)}

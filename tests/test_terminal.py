@@ -10,7 +10,7 @@ import sweeps
 from rich.console import Console
 
 from sega_bench.store import Record
-from sega_bench.views.tables import load, summarise, trends
+from sega_bench.views.tables import areas, load, summarise, trends
 from sega_bench.views.terminal import print_summary
 from sega_bench.views.words import clean, concept_labels, short
 
@@ -46,6 +46,19 @@ def test_means_and_deviations_are_the_summarys(root: Path) -> None:
 
 def test_the_price_is_named_as_the_plan_names_it(root: Path) -> None:
     assert "lpips (faces CLIP features) -1.00" in printed(root, list(sweeps.AXES))
+
+
+def test_named_axes_are_compared_by_their_areas(tmp_path: Path) -> None:
+    axes = {"scheduler": ["DDIMScheduler", "PNDMScheduler"], "edit_threshold": [0.5, 0.9]}
+    sweeps.finished(tmp_path, axes=axes, seeds=[0], size=8)
+    lines = printed(tmp_path, list(axes)).splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("Area under the front"))
+    found = areas(summarise(load(tmp_path), list(axes)), "scheduler").iloc[:2]
+    first = found.sort_values("area", ascending=False).iloc[0]
+    assert (
+        f"scheduler: {first['scheduler'].removesuffix('Scheduler')} {first['area']:.3f}, " in lines[place + 1]
+    )
+    assert "Area" not in printed(tmp_path, ["scheduler"])
 
 
 def test_trends_next_steps_and_paths_follow(root: Path) -> None:

@@ -60,8 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_SWEEPS = [name for name in options("sweep") if name != "i2p"]
+"""Those that are whole: the prompts of i2p are the user's."""
+
+
 def _counts(overrides: Sequence[str], asked: argparse.Namespace) -> dict[str, Any]:
-    counts = {name: plan(compose(f"+sweep={name}", *overrides)).counts() for name in options("sweep")}
+    counts = {name: plan(compose(f"+sweep={name}", *overrides)).counts() for name in _SWEEPS}
     _print_table(
         "UNet evaluations of the shipped sweeps",
         ("sweep", "cells", "here", "diffusers", "ratio"),

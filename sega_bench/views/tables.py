@@ -182,6 +182,9 @@ def areas(summary: pd.DataFrame, axis: str) -> pd.DataFrame:
 def trends(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """Spearman correlation of each numeric axis' values with the mean score of the edited cells at each.
 
+    Where the axes are not crossed (one at a time is moved, say), the cells are those whose other axes have
+    their most common values, if several values are left.
+
     Returns:
         One row an axis: ``axis``, ``values`` (how many different), ``peak`` (that with most mean gain), and
         :data:`TRENDS`, NaN where fewer than three values were scored (two points are always in line) or where
@@ -191,10 +194,26 @@ def trends(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     rows = []
     for axis in axes:
         if pd.api.types.is_numeric_dtype(frame[axis]) and not pd.api.types.is_bool_dtype(frame[axis]):
-            means = edited.groupby(axis)[list(TRENDS)].mean()
+            means = _comparable(edited, axis, axes).groupby(axis)[list(TRENDS)].mean()
             ranked = means[GAIN].dropna().sort_values(kind="stable")
             peak = ranked.index[-1] if len(ranked) else float("nan")
             places = means.index.to_numpy(dtype=np.float64)
             correlations = {name: spearman(places, means[name].to_numpy()) for name in TRENDS}
             rows.append({"axis": axis, "values": len(means), "peak": peak} | correlations)
     return pd.DataFrame(rows, columns=["axis", "values", "peak", *TRENDS])
+
+
+def _comparable(edited: pd.DataFrame, axis: str, axes: Sequence[str]) -> pd.DataFrame:
+    """The rows in which an axis may be blamed for the differences."""
+    others = [name for name in axes if name != axis]
+    settings = edited[list(axes)].drop_duplicates()
+    if len(settings) == np.prod([settings[name].nunique(dropna=False) for name in axes]):
+        return edited  # crossed: every value meets the same others
+    usual = {name: settings[name].mode(dropna=False).iloc[0] for name in others}
+    held = edited[np.logical_and.reduce([_equals(edited[name], value) for name, value in usual.items()])]
+    return held if held[axis].nunique() > 1 else edited
+
+
+def _equals(column: pd.Series[Any], value: Any) -> NDArray[np.bool_]:
+    same = column.isna() if pd.isna(value) else (column == value).fillna(False)
+    return same.to_numpy(dtype=bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sega_bench.errors import clean
 from sega_bench.views.advice import next_steps
-from sega_bench.views.tables import ALL, COST, GAIN, TRENDS
+from sega_bench.views.tables import ALL, COST, GAIN, TRENDS, areas
 from sega_bench.views.words import concept_labels, short
 
 MOST_ROWS = 30
@@ -43,6 +43,9 @@ def print_summary(
         title = "Best trade-off of each concept" if len(pooled) > 1 else "Each concept"
         console.print()
         console.print(_table(each.head(MOST_ROWS), ["concepts", *axes], title))
+    _print_lines(
+        console, "Area under the front of CLIP gain against preservation", list(_areas(summary, axes))
+    )
     _print_lines(
         console,
         "Trends (Spearman correlation of the mean with the value)",
@@ -117,6 +120,19 @@ def _legend(pooled: pd.DataFrame, shown: int) -> Text:
     if shown < len(pooled):
         legend += f"\n{_count(len(pooled) - shown, 'setting')} not shown: all are in summary.csv"
     return Text(legend, style="dim")
+
+
+def _areas(summary: pd.DataFrame, axes: list[str]) -> Iterator[str]:
+    """Which values of a named axis, such as the method, trade better over all else that varies."""
+    pooled = summary[summary["concepts"] == ALL]
+    for axis in axes if len(axes) > 1 else ():
+        if not pd.api.types.is_numeric_dtype(pooled[axis]):
+            found = (
+                areas(pooled, axis).dropna(subset="area").sort_values("area", ascending=False, kind="stable")
+            )
+            said = [f"{_value(axis, row[axis])} {row['area']:.3f}" for row in _records(found)]
+            if said:
+                yield f"{axis}: {', '.join(said)}"
 
 
 def _trend(row: dict[str, Any], cost: str) -> str:
