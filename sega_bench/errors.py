@@ -23,6 +23,12 @@ def clean(text: str) -> str:
     return " ".join("".join(char for char in spaced if unicodedata.category(char)[0] != "C").split())
 
 
+def named(error: BaseException) -> str:
+    """An exception's type and the first line of what it says."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+
+
 def nearest(name: str, known: Iterable[str], show: Callable[[str], str] = str) -> str:
     """``did you mean X? `` or nothing, to go before what there is.
 

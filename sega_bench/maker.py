@@ -9,21 +9,17 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from sega_bench.cell import Cell
 from sega_bench.config import Config
-from sega_bench.resume import NOT_APPLICABLE, NOT_SCORED, REFERENCE_FAILED
-from sega_bench.scores.scoring import Score, Scorer, reasons, score, taken
+from sega_bench.errors import named
+from sega_bench.grader import SEPARATOR, Grader
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.schedule import Wave, wave_of
 from sega_bench.sega.steps import image_owner
 from sega_bench.sega.wave import Outcome, count_timesteps, run_wave
-from sega_bench.store import Record, Store
+from sega_bench.store import Picture, Record, Store
 
-Image = npt.NDArray[np.uint8]
 log = logging.getLogger(__name__)
 
 
@@ -33,8 +29,9 @@ class Maker:
 
     Args:
         store: where it goes.
-        denoiser, scorers: the networks.
-        config: for ``fail_fast`` and the scorers' batch size.
+        denoiser: the networks.
+        grader: scores what they made.
+        config: for ``fail_fast``.
         batching: sizes of the engine's batches, which it halves when memory runs out.
         worker, device, versions: what every record says.
         on_evaluations: called with the number of UNet evaluations just made.
@@ -42,7 +39,7 @@ class Maker:
 
     store: Store
     denoiser: Denoiser
-    scorers: Sequence[Scorer]
+    grader: Grader
     config: Config
     batching: Batching
     worker: str
@@ -69,7 +66,7 @@ class Maker:
         Returns:
             Whether a failure stopped it.
         """
-        recent: dict[str, Image] = {}
+        recent: dict[str, Picture] = {}
         is_stopped = False
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer") as writer:
             pending: Future[list[Record]] | None = None
@@ -78,7 +75,7 @@ class Maker:
                 outcomes = list(self._run(wave))
                 made, recent = self._score(outcomes, recent)
                 made = _share_time(made, time.perf_counter() - start)
-                following = writer.submit(self._commit, made, {o.cell.key: o.image_HWC for o in outcomes})
+                following = writer.submit(self._commit, made, _pictures(outcomes))
                 if pending is not None:
                     yield from pending.result()
                 pending = following
@@ -103,114 +100,55 @@ class Maker:
             if self.config.fail_fast:
                 raise
             cells = wave.cells
-            log.warning("a wave of %d cells raised %s", len(cells), _named(error))
+            log.warning("a wave of %d cells raised %s", len(cells), named(error))
             if len(cells) == 1:
-                yield Outcome(cells[0], None, 0, _named(error))
+                yield Outcome(cells[0], None, 0, named(error))
                 return
             for half in _halves(wave):
                 yield from self._run(half)
 
     def _score(
-        self, outcomes: Sequence[Outcome], recent: Mapping[str, Image]
-    ) -> tuple[list[Record], dict[str, Image]]:
+        self, outcomes: Sequence[Outcome], recent: Mapping[str, Picture]
+    ) -> tuple[list[Record], dict[str, Picture]]:
         """Records with scores, paths still to come, and the references that the next wave may need."""
-        images = {o.cell.key: o.image_HWC for o in outcomes if o.image_HWC is not None}
-        references = self._references((o.cell for o in outcomes), {**recent, **images})
+        pictures = _pictures(outcomes)
+        references = self.grader.references((o.cell for o in outcomes), {**recent, **pictures})
         records = [self._record(outcome) for outcome in outcomes]
-        return self._scored(records, images, references), references
-
-    def _references(self, cells: Iterable[Cell], at_hand: Mapping[str, Image]) -> dict[str, Image]:
-        """The references' images by their keys, from memory or the disk; without those that failed."""
-        keys = dict.fromkeys(cell.reference().key for cell in cells)
-        found = {key: at_hand[key] if key in at_hand else self._stored(key) for key in keys}
-        return {key: image for key, image in found.items() if image is not None}
-
-    def _stored(self, name: str) -> Image | None:
-        """A stored image by its key or path; None if it is not there or cannot be read."""
-        try:
-            return self.store.read_image(name)
-        except FileNotFoundError:
-            return None
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow makes of a damaged file
-            log.warning("the image of cell %s cannot be read: %s", name, _named(error))
-            return None
+        return self.grader.grade(records, pictures, references), references
 
     def _record(self, outcome: Outcome) -> Record:
         return Record(
             cell=outcome.cell,
             status="done" if outcome.image_HWC is not None else "failed",
-            error=outcome.error,
+            error=outcome.error or self._cut(outcome.cell),
             unet_evals=outcome.unet_evals,
             worker=self.worker,
             device=self.device,
             versions=self.versions,
         )
 
-    def _scored(
-        self, records: Sequence[Record], images: Mapping[str, Image], references: Mapping[str, Image]
-    ) -> list[Record]:
-        """The records with the scores of those that have an image, and what a reader must know of them."""
-        cells = [r.cell for r in records if r.cell.key in images and r.cell.reference().key in references]
-        scores: dict[str, dict[str, Score]] = {cell.key: {} for cell in cells}
-        lacking: dict[str, str] = {}
-        for scorer in self.scorers:
-            for cell, values, error in self._take(scorer, cells, {**references, **images}):
-                scores[cell.key] |= values
-                if error is not None:
-                    lacking.setdefault(cell.key, f"{NOT_SCORED}{', '.join(scorer.provenance)}: {error}")
-        if lacking:
-            first = next(iter(lacking.values()))
-            log.warning("%d of %d cells %s; retry_failed=true tries again", len(lacking), len(cells), first)
-        lacking |= {record.cell.key: REFERENCE_FAILED for record in records if record.cell.key not in scores}
-        return [
-            replace(
-                record,
-                scores=taken(values),
-                error=record.error or self._note(record.cell, values, lacking.get(record.cell.key)),
-            )
-            for record in records
-            for values in (scores.get(record.cell.key, {}),)
-        ]
-
-    def _take(
-        self, scorer: Scorer, cells: Sequence[Cell], images: Mapping[str, Image]
-    ) -> Iterator[tuple[Cell, Mapping[str, Score], str | None]]:
-        """One scorer's scores. What raises is halved until the one cell that does is alone, without them."""
-        try:
-            values = score((scorer,), cells, images, self.config.scores.batch_size) if cells else []
-        except Exception as error:
-            if len(cells) == 1:
-                yield cells[0], {}, _named(error)
-                return
-            middle = len(cells) // 2
-            yield from self._take(scorer, cells[:middle], images)
-            yield from self._take(scorer, cells[middle:], images)
-        else:
-            yield from zip(cells, values, itertools.repeat(None), strict=False)
-
-    def _note(self, cell: Cell, scores: Mapping[str, Score], lacking: str | None) -> str | None:
-        """What a reader of a finished cell must know: scores it lacks or cannot have, texts that were cut."""
-        never = [f"{NOT_APPLICABLE}{reason}" for reason in reasons(scores)]
+    def _cut(self, cell: Cell) -> str | None:
+        """Which of the cell's texts the model does not read to their end."""
         cut = [self.denoiser.truncation(text) for text in dict.fromkeys(cell.texts)]
-        return "; ".join(note for note in (lacking, *never, *cut) if note) or None
+        return SEPARATOR.join(note for note in cut if note) or None
 
-    def _commit(self, records: Sequence[Record], images: Mapping[str, Image | None]) -> list[Record]:
+    def _commit(self, records: Sequence[Record], pictures: Mapping[str, Picture]) -> list[Record]:
         """Images first, then the records that speak of them. Runs on the writer's thread."""
         files: dict[str, tuple[str, str]] = {}
         written: list[Record] = []
         try:
             for record in records:
-                written.append(self._write(record, images[record.cell.key], files))
+                written.append(self._write(record, pictures.get(record.cell.key), files))
         finally:  # of a wave that does not fit on the disk, what does is kept
             self.store.append(self.worker, written)
         return written
 
-    def _write(self, record: Record, image: Image | None, files: dict[str, tuple[str, str]]) -> Record:
-        if image is None:
+    def _write(self, record: Record, picture: Picture | None, files: dict[str, tuple[str, str]]) -> Record:
+        if picture is None:
             return record
         owner = image_owner(record.cell, count_timesteps(record.cell))  # cells that are equal share a file
         if owner.key not in files:
-            files[owner.key] = self.store.write_image(owner, image)
+            files[owner.key] = self.store.write_picture(owner, picture)
         name, digest = files[owner.key]
         return replace(record, image=name, image_sha256=digest)
 
@@ -222,12 +160,17 @@ class Maker:
         for records in sizes.values():
             for start in range(0, len(records), self.batching.wave_rows):
                 chunk = records[start : start + self.batching.wave_rows]
-                found = {record.cell.key: self._stored(str(record.image)) for record in chunk}
-                images = {key: image for key, image in found.items() if image is not None}
-                references = self._references((record.cell for record in chunk), images)
-                scored = self._scored(chunk, images, references)
+                found = {record.cell.key: self.grader.read(str(record.image)) for record in chunk}
+                pictures = {key: picture for key, picture in found.items() if picture is not None}
+                references = self.grader.references((record.cell for record in chunk), pictures)
+                noted = [replace(record, error=self._cut(record.cell)) for record in chunk]
+                scored = self.grader.grade(noted, pictures, references)
                 self.store.append(self.worker, scored)
                 yield from scored
+
+
+def _pictures(outcomes: Iterable[Outcome]) -> dict[str, Picture]:
+    return {o.cell.key: Picture(o.image_HWC, o.is_guided_HW) for o in outcomes if o.image_HWC is not None}
 
 
 def _share_time(records: Sequence[Record], seconds: float) -> list[Record]:
@@ -246,9 +189,3 @@ def _halves(wave: Wave) -> tuple[Wave, Wave]:
     middle = len(groups) // 2
     first, second = itertools.chain(*groups[:middle]), itertools.chain(*groups[middle:])
     return wave_of(tuple(first), wave.n), wave_of(tuple(second), wave.n)
-
-
-def _named(error: BaseException) -> str:
-    """An exception's type and the first line of what it says."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

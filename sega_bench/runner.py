@@ -18,6 +18,7 @@ import torch
 
 from sega_bench import manifest, resume, scores
 from sega_bench.config import Config
+from sega_bench.grader import Grader
 from sega_bench.maker import Maker
 from sega_bench.planner import Plan, plan
 from sega_bench.scores import ScoreSettings
@@ -183,7 +184,7 @@ def execute(
     config = job.plan.config
     device = resolve_device(config.engine.device)
     scorers = scores.build(ScoreSettings(**asdict(config.scores)), device, job.plan.model.safety_checker)
-    provenance = {name: dict(about) for scorer in scorers for name, about in scorer.provenance.items()}
+    provenance = scores.provenance(scorers)
     manifest.check_same_scores(provenance, job.stored or {})
     with _threads(job.threads):
         if not job.missing:  # plan.json was lost, and nothing else
@@ -197,7 +198,7 @@ def execute(
         maker = Maker(
             store=job.store,
             denoiser=denoiser,
-            scorers=scorers,
+            grader=Grader(job.store, scorers, config.scores.batch_size),
             config=config,
             batching=job.batching,
             worker=worker,

@@ -19,17 +19,25 @@ def latents(denoiser: Denoiser, cell: Cell) -> Tensor:
     """The cell's final latents, CHW."""
     if cell.replay is None:
         return _sample(denoiser, cell)[0]
-    _, guidance = _sample(denoiser, cell.source())
+    _, guidance, _ = _sample(denoiser, cell.source())
     return _sample(denoiser, cell.reference(), guidance)[0]
 
 
-def _sample(denoiser: Denoiser, cell: Cell, given: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor]]:
-    """Final latents, and the semantic guidance of every step; ``given`` is guidance to apply instead."""
+def guided(denoiser: Denoiser, cell: Cell) -> Tensor:
+    """Where the edit acts at any step, HW: a warm concept's direction passes its threshold in any channel."""
+    return _sample(denoiser, cell.source())[2]
+
+
+def _sample(
+    denoiser: Denoiser, cell: Cell, given: Sequence[Tensor] = ()
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Final latents, each step's semantic guidance (``given`` is applied instead), and where it acted."""
     scheduler = schedulers.make(cell.scheduler, cell.scheduler_config, cell.num_inference_steps)
     generator = torch.Generator().manual_seed(cell.seed)
     shape = (1, *denoiser.latent_shape(cell.height, cell.width))
     x = torch.randn(shape, generator=generator, dtype=denoiser.latent_dtype) * scheduler.init_noise_sigma
     nu, applied = torch.zeros_like(x), []
+    acted = torch.zeros(shape[-2:], dtype=torch.bool)
     for i, t in enumerate(scheduler.timesteps):
         x_scaled = scheduler.scale_model_input(x, t)
 
@@ -41,18 +49,21 @@ def _sample(denoiser: Denoiser, cell: Cell, given: Sequence[Tensor] = ()) -> tup
         eps_u, eps_t = predict(negative_prompt), predict(prompt)
         eps_c = [predict(edit.concept) for edit in cell.edits]
         if cell.method == "sega":
-            added, nu = _edit(cell, i, eps_u, eps_c, nu)
+            added, nu, where = _edit(cell, i, eps_u, eps_c, nu)
+            acted |= where
         else:
             added = _composed(cell, i, eps_u, eps_c)
         applied.append(given[i] if given else added)
         eps = eps_u + cell.guidance_scale * (eps_t - eps_u) + applied[-1]
         arguments = schedulers.step_arguments(scheduler, cell.eta, [generator])
         x = scheduler.step(eps, t, x, return_dict=False, **arguments)[0]
-    return x[0], applied
+    return x[0], applied, acted
 
 
-def _edit(cell: Cell, i: int, eps_u: Tensor, eps_c: Sequence[Tensor], nu: Tensor) -> tuple[Tensor, Tensor]:
-    """Equations 5 to 9 at step i: what is added, and the new momentum."""
+def _edit(
+    cell: Cell, i: int, eps_u: Tensor, eps_c: Sequence[Tensor], nu: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Equations 5 to 9 at step i: what is added, the new momentum, and where warm concepts act."""
     edits, weights, warm = [], [], []
     for edit, eps in zip(cell.edits, eps_c, strict=True):
         sign = -1 if edit.reverse_editing_direction else 1
@@ -71,7 +82,11 @@ def _edit(cell: Cell, i: int, eps_u: Tensor, eps_c: Sequence[Tensor], nu: Tensor
         )
     v = sum((w * e for w, e in zip(weights, edits, strict=True)), zero) + cell.edit_momentum_scale * nu
     nu = cell.edit_mom_beta * nu + (1 - cell.edit_mom_beta) * v
-    return (v if warm and all(warm) else added), nu
+    where = torch.zeros(eps_u.shape[-2:], dtype=torch.bool)
+    for w, e, is_warm in zip(weights, edits, warm, strict=True):
+        if w and is_warm:
+            where |= (e[0] != 0).any(dim=0)
+    return (v if warm and all(warm) else added), nu, where
 
 
 def texts_at(cell: Cell, i: int) -> tuple[str, str]:

@@ -51,7 +51,7 @@ def denoise(denoiser: Denoiser, wanted: list[Cell]) -> Tensor:
     """Final latents on fake CUDA."""
     (whole,) = form_waves(wanted, 64, wave.count_timesteps)
     with torch.inference_mode():
-        latents, evaluations = wave.denoise(denoiser, whole, Batching())
+        latents, evaluations, _ = wave.denoise(denoiser, whole, Batching())
     assert {cell.key: evaluations[cell.key] for cell in wanted} == whole.count_evaluations()
     latents_RCHW = torch.stack(list(latents.values()))
     assert (latents_RCHW.device, latents_RCHW.dtype) == (fake_cuda.CUDA, torch.float32)

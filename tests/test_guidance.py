@@ -13,7 +13,9 @@ from sega_bench.sega.guidance import Settings, keep_above_quantile, semantic_gui
 C, H, W = 3, 5, 4
 
 
-def literal_step(eps_u: Tensor, eps_c: list[Tensor], nu: Tensor, cell: Cell, i: int) -> tuple[Tensor, Tensor]:
+def literal_step(
+    eps_u: Tensor, eps_c: list[Tensor], nu: Tensor, cell: Cell, i: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """The algorithm as it is written down, for one cell, channel by channel; CHW."""
     edit_parts, weights, warm = [], [], []
     for edit, eps in zip(cell.edits, eps_c, strict=True):
@@ -36,7 +38,10 @@ def literal_step(eps_u: Tensor, eps_c: list[Tensor], nu: Tensor, cell: Cell, i: 
     v = sum(w * part for w, part in zip(weights, edit_parts, strict=True)) + cell.edit_momentum_scale * nu
     assert isinstance(v, Tensor)
     nu = cell.edit_mom_beta * nu + (1 - cell.edit_mom_beta) * v
-    return (v if all(warm) else added), nu
+    acts_on = torch.zeros(H, W, dtype=torch.bool)
+    for weight, part, is_warm in zip(weights, edit_parts, warm, strict=True):
+        acts_on |= (part != 0).any(dim=0) & bool(weight and is_warm)
+    return (v if all(warm) else added), nu, acts_on
 
 
 @given(
@@ -61,12 +66,13 @@ def test_rows_of_different_settings_are_each_their_own_algorithm(
     for i in range(STEPS):
         eps_u = torch.randn(len(cells), C, H, W, generator=random, dtype=torch.float64)
         eps_c = torch.randn(len(cells), slots, C, H, W, generator=random, dtype=torch.float64)
-        added_MCHW, nu_MCHW = semantic_guidance(eps_u, eps_c, nu_MCHW, table, i)
+        added_MCHW, nu_MCHW, acts_on_MHW = semantic_guidance(eps_u, eps_c, nu_MCHW, table, i)
         for m, cell in enumerate(cells):
-            added, expected_nu[m] = literal_step(
+            added, expected_nu[m], acts_on = literal_step(
                 eps_u[m], list(eps_c[m, : len(cell.edits)]), expected_nu[m], cell, i
             )
             torch.testing.assert_close(added_MCHW[m], added, rtol=1e-12, atol=1e-12)
+            assert torch.equal(acts_on_MHW[m], acts_on)
 
 
 @given(st.lists(thresholds, min_size=1, max_size=4), st.integers(0, 100))
@@ -92,7 +98,7 @@ def test_weights_that_sum_to_zero_add_nothing() -> None:
     cell = Cell("p", 0, (Edit("a", 5, 0.5, 0, 2), Edit("b", 5, 0.5, 5)), edit_momentum_scale=0.0)
     table = Settings.of([cell], 10, torch.float64, torch.device("cpu"))
     eps_u, eps_c = torch.randn(1, C, H, W), torch.randn(1, 2, C, H, W)
-    added, _ = semantic_guidance(eps_u.double(), eps_c.double(), torch.zeros(1, C, H, W).double(), table, 3)
+    added, *_ = semantic_guidance(eps_u.double(), eps_c.double(), torch.zeros(1, C, H, W).double(), table, 3)
     assert torch.equal(added, torch.zeros_like(added))
 
 

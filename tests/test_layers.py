@@ -25,6 +25,7 @@ ORDER = (
     "planner",
     "manifest",
     "resume",
+    "grader",
     "maker",
     "runner",
     "views",

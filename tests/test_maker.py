@@ -121,13 +121,13 @@ def test_fail_fast_stops_at_a_cell_that_became_nan_and_keeps_its_wave(
 
 def test_equal_cells_of_a_wave_write_their_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
-    write = maker.Store.write_image
+    write = maker.Store.write_picture
 
-    def noted(self: maker.Store, cell: Cell, *image: object) -> tuple[str, str]:
+    def noted(self: maker.Store, cell: Cell, *picture: object) -> tuple[str, str]:
         names.append(cell.key)
-        return write(self, cell, *image)  # type: ignore[arg-type]
+        return write(self, cell, *picture)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(maker.Store, "write_image", noted)
+    monkeypatch.setattr(maker.Store, "write_picture", noted)
     records = run(tmp_path, "seeds=1", "+axes.edit_guidance_scale=[0,5]")
     assert len(records) == 5
     assert len(names) == len(set(names)) == 3

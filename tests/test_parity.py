@@ -102,7 +102,9 @@ def theirs(cell: Cell, prediction_type: str = "epsilon") -> torch.Tensor:
 def ours(cells: Sequence[Cell], prediction_type: str = "epsilon") -> dict[Cell, torch.Tensor]:
     """The latents of cells made together, of each its own."""
     n = count_timesteps(cells[0])
-    latents, _ = denoise(tiny_sd.loaded("float64", prediction_type), wave_of(cells, n), Batching(micro=6))
+    latents = denoise(
+        tiny_sd.loaded("float64", prediction_type), wave_of(cells, n), Batching(micro=6)
+    ).latents
     return {cell: latents[image_owner(cell, n)] for cell in cells}
 
 

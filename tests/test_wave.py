@@ -17,6 +17,7 @@ from sega_bench.sega import schedulers
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Conditioning
 from sega_bench.sega.schedule import form_waves, wave_of
+from sega_bench.sega.steps import image_owner
 from sega_bench.sega.wave import Outcome, count_timesteps, denoise, generate
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerAncestralDiscreteScheduler")
@@ -86,11 +87,39 @@ def test_shared_and_forked_is_sega_as_one_writes_it_down(scheduler: str, data: s
     one = cells(scheduler=scheduler, eta=eta, method=methods, scheduler_config='{"num_train_timesteps":250}')
     wanted = data.draw(st.lists(one, min_size=2, max_size=4, unique=True))
     denoiser = FakeDenoiser()
-    latents, _ = denoise(denoiser, wave_of(wanted, count_timesteps(wanted[0])), Batching(micro=4))
+    latents = denoise(denoiser, wave_of(wanted, count_timesteps(wanted[0])), Batching(micro=4)).latents
     tolerance = 1e-5 if scheduler in ROUND_TO_FLOAT32 else 1e-9
     for cell, ours in latents.items():
         expected = naive.latents(denoiser, cell)
         assert (ours - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@given(
+    st.lists(cells(scheduler=st.sampled_from(SCHEDULERS)), min_size=1, max_size=6, unique=True),
+    st.integers(1, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_where_an_edit_acted_is_where_one_cell_alone_says(wanted: list[Cell], micro: int) -> None:
+    """Of shared trunks, replays and batches of any size; a cell equal to its reference acted nowhere."""
+    made = make(wanted, micro=micro, wave_rows=5)
+    for cell in wanted:
+        is_guided_HW = made[cell].is_guided_HW
+        if image_owner(cell, count_timesteps(cell)).is_reference:
+            assert is_guided_HW is None
+            continue
+        assert is_guided_HW is not None
+        assert (is_guided_HW == naive.guided(FakeDenoiser(), cell).numpy()).all()
+
+
+def test_where_composable_and_texts_act() -> None:
+    cell = tiny_cell("p")
+    composed, appended = replace(cell, method="composable"), replace(cell, method="prompt")
+    made = make([composed, appended])
+    everywhere = made[composed].is_guided_HW
+    assert everywhere is not None
+    assert everywhere.shape == (4, 4)
+    assert everywhere.ravel()[1:].all()  # at the first position the fake model does not read texts
+    assert made[appended].is_guided_HW is None
 
 
 def test_a_replay_is_its_sources_guidance_on_another_prompt() -> None:
@@ -130,7 +159,7 @@ def test_branches_draw_the_noise_of_their_trunk(scheduler: str) -> None:
     edits = [Edit("c", 6, 0.5, warmup) for warmup in (0, 3, 7)] + [Edit("d", 2, 0.5, 3)]
     forks = [cell(0), *(cell(0, edit) for edit in edits), cell(0, edits[1], replay="q")]
     wanted = [cell(1), *forks, cell(1, Edit("c", 6, 0.5, 3))]
-    latents, _ = denoise(Illiterate(), wave_of(wanted, count_timesteps(wanted[0])), Batching(micro=4))
+    latents = denoise(Illiterate(), wave_of(wanted, count_timesteps(wanted[0])), Batching(micro=4)).latents
     assert len(latents) == len(wanted) == 8
     assert all(torch.equal(latents[fork], latents[cell(0)]) for fork in forks)
     assert torch.equal(latents[wanted[0]], latents[wanted[-1]])

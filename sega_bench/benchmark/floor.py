@@ -15,6 +15,7 @@ from sega_bench.benchmark.clock import interleave
 from sega_bench.benchmark.forwards import ENGINE, Way
 from sega_bench.benchmark.one_cell import score_settings
 from sega_bench.config import compose
+from sega_bench.grader import Grader
 from sega_bench.maker import Maker
 from sega_bench.planner import Plan, plan
 from sega_bench.scores import build
@@ -99,7 +100,7 @@ def _run(made: Plan, denoiser: StableDiffusion, scorers: Sequence[Scorer]) -> No
         maker = Maker(
             store=store,
             denoiser=denoiser,
-            scorers=scorers,
+            grader=Grader(store, scorers, made.config.scores.batch_size),
             config=made.config,
             batching=Batching(micro=engine.micro_batch_size or Batching.micro, wave_rows=engine.wave_rows),
             worker="0",

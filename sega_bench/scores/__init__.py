@@ -6,6 +6,7 @@ before `build`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .settings import ScoreSettings, check
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from .scoring import Scorer
 
-__all__ = ["ScoreSettings", "build", "check"]
+__all__ = ["ScoreSettings", "build", "check", "provenance"]
 
 
 def build(
@@ -43,3 +44,11 @@ def build(
     if safety_checker is not None:
         scorers.append(load_safety_checker(safety_checker, device))
     return tuple(scorers)
+
+
+def provenance(scorers: Sequence[Scorer]) -> dict[str, dict[str, str]]:
+    """Where all scores of a sweep come from, by family: backbone, weights id, preprocessing."""
+    from .locality import PROVENANCE
+
+    families = [scorer.provenance for scorer in scorers] + [PROVENANCE]
+    return {name: dict(about) for family in families for name, about in family.items()}

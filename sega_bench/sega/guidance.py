@@ -74,7 +74,7 @@ class Settings:
 
 def semantic_guidance(
     eps_u_MCHW: Tensor, eps_c_MKCHW: Tensor, nu_MCHW: Tensor, settings: Settings, step: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """SEGA's addition to classifier-free guidance at one step (equations 5 to 9), and the momentum after it.
 
     The weighted sum of Composable Diffusion (Liu et al. 2022, equation 11) is the same without thresholds and
@@ -88,7 +88,9 @@ def semantic_guidance(
         step: index into ``scheduler.timesteps``.
 
     Returns:
-        What to add to ``guidance_scale * (eps_t - eps_u)``, and the new momentum; both MCHW.
+        What to add to ``guidance_scale * (eps_t - eps_u)``, and the new momentum; both MCHW. And the
+        positions, bool MHW, that a warm concept acts on: its direction passes the threshold in any channel.
+        What momentum still does elsewhere is not among them.
     """
     s = settings
     is_needed_MK = (s.start_MK <= step) & (step < s.stop_MK)
@@ -112,7 +114,9 @@ def semantic_guidance(
     v_MCHW = (_over_chw(weight_MK) * edit_MKCHW).sum(dim=1) + _over_chw(s.momentum_scale_M) * nu_MCHW
     beta_M111 = _over_chw(s.mom_beta_M)
     nu_MCHW = beta_M111 * nu_MCHW + (1 - beta_M111) * v_MCHW
-    return torch.where(_over_chw(is_warm_MK.all(dim=1)), v_MCHW, some_warm_MCHW), nu_MCHW
+    added_MCHW = torch.where(_over_chw(is_warm_MK.all(dim=1)), v_MCHW, some_warm_MCHW)
+    is_passed_MKHW = (edit_MKCHW != 0).any(dim=2) & (warm_weight_MK > 0)[..., None, None]
+    return added_MCHW, nu_MCHW, is_passed_MKHW.any(dim=1)
 
 
 def keep_above_quantile(direction_MKCHW: Tensor, threshold_MK: Tensor) -> Tensor:

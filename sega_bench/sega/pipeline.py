@@ -226,14 +226,14 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
                     callback_at[0](step.index // order, step.timestep, step.latents_RCHW)  # type: ignore[arg-type]
                 bar.update()
 
-            final, _ = denoise(
+            final = denoise(
                 networks,
                 wave_of(cells, n),
                 Batching(micro=_even_share(len(cells) * (len(base_texts(first, 0)) + len(first.edits)))),
                 noise=noise,
                 sem_guidance=sem_guidance,
                 on_step=on_step,
-            )
+            ).latents
         self.sem_guidance = recorded.cpu() if first.guidance_scale > 1.0 else None
         return torch.stack([final[image_owner(cell, n)] for cell in cells])
 

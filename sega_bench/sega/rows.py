@@ -98,10 +98,14 @@ def _continued(generators: Generators, sources: Sequence[int]) -> Generators:
 
 @dataclass
 class Rows:
-    """The latents of a wave, and all that must be rearranged with them."""
+    """The latents of a wave, and all that must be rearranged with them.
+
+    ``is_guided_RHW`` are the positions that a row's edit has acted on so far.
+    """
 
     rows: list[Row]
     latents_RCHW: Tensor
+    is_guided_RHW: Tensor
     generators: Generators
     scheduler: Any
     eta: float
@@ -112,7 +116,8 @@ class Rows:
         first = rows[0].cell
         scheduler = schedulers.make(first.scheduler, first.scheduler_config, first.num_inference_steps)
         latents_RCHW = noise.latents_RCHW.to(device) * scheduler.init_noise_sigma
-        return cls(rows, latents_RCHW, noise.generators, scheduler, first.eta)
+        is_guided_RHW = torch.zeros_like(latents_RCHW[:, 0], dtype=torch.bool)
+        return cls(rows, latents_RCHW, is_guided_RHW, noise.generators, scheduler, first.eta)
 
     def fork(self, step: int) -> bool:
         """Give the cells that depart at this step their own rows; drop rows that none needs any more.
@@ -134,6 +139,7 @@ class Rows:
         index = torch.tensor(sources, device=self.latents_RCHW.device)
         schedulers.gather(self.scheduler, index, self.latents_RCHW)
         self.latents_RCHW = self.latents_RCHW[index]
+        self.is_guided_RHW = self.is_guided_RHW[index]
         self.generators = _continued(self.generators, sources)
         self.rows = [row for _, row in kept + forked]
         return True

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +35,16 @@ from sega_bench.sega.steps import breakpoints, image_owner
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One cell made, or failed: then ``image_HWC`` is None and ``error`` says why."""
+    """One cell made, or failed: then ``image_HWC`` is None and ``error`` says why.
+
+    ``is_guided_HW`` are the positions of its latents that its edit acted on at any step; None without one.
+    """
 
     cell: Cell
     image_HWC: npt.NDArray[np.uint8] | None
     unet_evals: int
     error: str | None = None
+    is_guided_HW: npt.NDArray[np.bool_] | None = None
 
 
 def generate(
@@ -74,9 +79,15 @@ def run_wave(
     on_evaluations: Callable[[int], None] = lambda count: None,
 ) -> list[Outcome]:
     """Make the images of one wave, in the order of ``wave.cells``."""
-    latents, evaluations = denoise(denoiser, wave, batching, on_evaluations)
-    images = _decode(denoiser, latents, batching)
-    return [_outcome(cell, images, evaluations, wave.n) for cell in wave.cells]
+    denoised = denoise(denoiser, wave, batching, on_evaluations)
+    images = _decode(denoiser, denoised.latents, batching)
+    guided = {cell: is_guided_HW.cpu().numpy() for cell, is_guided_HW in denoised.guided.items()}
+    outcomes = []
+    for cell in wave.cells:
+        owner = image_owner(cell, wave.n)
+        image_HWC, error = images[owner]
+        outcomes.append(Outcome(cell, image_HWC, denoised.evaluations[cell.key], error, guided.get(owner)))
+    return outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +107,20 @@ class Step:
     sem_guidance_RCHW: Tensor
 
 
+class Denoised(NamedTuple):
+    """What :func:`denoise` made of a wave.
+
+    Args:
+        latents: final ones, CHW, of each cell that has an image of its own.
+        evaluations: of the UNet, by the key of the cell they are booked on.
+        guided: of those that follow an edit, the positions, bool HW, that it acted on at any step.
+    """
+
+    latents: dict[Cell, Tensor]
+    evaluations: Counter[str]
+    guided: dict[Cell, Tensor]
+
+
 @torch.inference_mode()
 def denoise(
     denoiser: Denoiser,
@@ -106,7 +131,7 @@ def denoise(
     noise: Noise | None = None,
     sem_guidance: Sequence[Tensor] | None = None,
     on_step: Callable[[Step], None] = lambda step: None,
-) -> tuple[dict[Cell, Tensor], dict[str, int]]:
+) -> Denoised:
     """Take all steps of one wave.
 
     Args:
@@ -117,10 +142,6 @@ def denoise(
         noise: what the trunks start from; None is each cell's own seed.
         sem_guidance: for each step, RCHW, guidance to add to every row; for waves whose rows do not fork.
         on_step: called after every step.
-
-    Returns:
-        The final latents, CHW, of each cell that has an image of its own; and the number of UNet evaluations
-        by the key of the cell they are booked on.
     """
     rows, edited = trunk_rows(wave)
     first = rows[0].cell
@@ -145,24 +166,33 @@ def denoise(
             batching,
             on_evaluations,
         )
-        eps_RCHW, added_RCHW = _combine(eps_ECHW, routes, edits, step)
+        eps_RCHW, added_RCHW = _combine(eps_ECHW, routes, edits, step, state.is_guided_RHW)
         if sem_guidance is not None:
             eps_RCHW = eps_RCHW + sem_guidance[step].to(eps_RCHW)
         state.advance(timestep, eps_RCHW)
         evaluations.update(routes.bookings)
         on_step(Step(step, timestep, state.latents_RCHW, added_RCHW))
     owners = {image_owner(cell, wave.n) for cell in wave.cells}
-    final = zip(state.rows, state.latents_RCHW, strict=True)
-    return {row.cell: latents for row, latents in final if row.cell in owners}, evaluations
+    final = [(row, place) for place, row in enumerate(state.rows) if row.cell in owners]
+    return Denoised(
+        latents={row.cell: state.latents_RCHW[place] for row, place in final},
+        evaluations=evaluations,
+        guided={row.cell: state.is_guided_RHW[place] for row, place in final if row.edit is not None},
+    )
 
 
-def _combine(eps_ECHW: Tensor, routes: Routes, edits: Edits, step: int) -> tuple[Tensor, Tensor]:
-    """Each row's guided estimate and what SEGA added to it, RCHW; the momenta of ``edits`` move on."""
+def _combine(
+    eps_ECHW: Tensor, routes: Routes, edits: Edits, step: int, is_guided_RHW: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Each row's guided estimate and what SEGA added to it, RCHW.
+
+    The momenta of ``edits`` move on, and ``is_guided_RHW`` takes in what they act on.
+    """
     eps_u_RCHW = eps_ECHW[routes.u_R]
     guidance_RCHW = routes.guidance_scale_R111 * (eps_ECHW[routes.t_R] - eps_u_RCHW)
     added_RCHW = torch.zeros_like(eps_u_RCHW)
     if acting := routes.acting:
-        edit_ACHW, nu_ACHW = semantic_guidance(
+        edit_ACHW, nu_ACHW, acts_on_AHW = semantic_guidance(
             eps_u_RCHW[acting.row_A],
             eps_ECHW[acting.slot_AK],
             edits.nu_MCHW[acting.edit_A],
@@ -171,6 +201,7 @@ def _combine(eps_ECHW: Tensor, routes: Routes, edits: Edits, step: int) -> tuple
         )
         edits.nu_MCHW[acting.edit_A] = nu_ACHW
         added_RCHW[acting.row_F] = edit_ACHW[acting.followed_F]
+        is_guided_RHW[acting.row_F] |= acts_on_AHW[acting.followed_F]
     return eps_u_RCHW + (guidance_RCHW + added_RCHW), added_RCHW
 
 
@@ -186,13 +217,3 @@ def _decode(
             latents, decode(denoiser, latents_NCHW, batching), is_finite_N, strict=True
         )
     }
-
-
-def _outcome(
-    cell: Cell,
-    images: Mapping[Cell, tuple[npt.NDArray[np.uint8] | None, str | None]],
-    evaluations: Mapping[str, int],
-    n: int,
-) -> Outcome:
-    image_HWC, error = images[image_owner(cell, n)]
-    return Outcome(cell, image_HWC, evaluations[cell.key], error)

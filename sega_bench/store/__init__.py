@@ -2,7 +2,6 @@
 
 from sega_bench.store.folder import (
     EXECUTION_COLUMNS,
-    IMAGE_CHUNK,
     OUTCOME_COLUMNS,
     PLAN_VERSION,
     SCORE_COLUMNS,
@@ -12,6 +11,7 @@ from sega_bench.store.folder import (
     columns,
     settings,
 )
+from sega_bench.store.pictures import IMAGE_CHUNK, Picture
 
 __all__ = [
     "EXECUTION_COLUMNS",
@@ -20,6 +20,7 @@ __all__ = [
     "PLAN_VERSION",
     "SCORE_COLUMNS",
     "SETTING_COLUMNS",
+    "Picture",
     "Record",
     "Store",
     "columns",

@@ -19,18 +19,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from numpy.typing import NDArray
 
 from sega_bench import atomic
 from sega_bench.cell import READS, Cell
 from sega_bench.errors import UserError
+from sega_bench.store.pictures import Picture
 
 PLAN_VERSION = 1
 """Version of plan.json; a folder of another version is refused, never guessed at."""
-
-IMAGE_CHUNK = "sega_bench"
-"""Name of the PNG text chunk that carries the cell's settings as JSON."""
 
 OUTCOME_COLUMNS = ("image", "image_sha256", "status", "error")
 SCORE_COLUMNS = (
@@ -240,34 +237,38 @@ class Store:
             raise UserError(f"{self.plan_path}: {wrong}: {_REMEDY}")
         return plan  # type: ignore[no-any-return]
 
-    def write_image(self, cell: Cell, image_HWC: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[str, str]:
+    def write_picture(self, cell: Cell, picture: Picture) -> tuple[str, str]:
         """Keep a cell's picture, its settings inside it; safe to call from several threads.
-
-        Args:
-            cell: names the file.
-            image_HWC: RGB, uint8.
 
         Returns:
             The path relative to :attr:`root` with forward slashes, and the sha256 of the file's bytes.
         """
-        chunk = PngInfo()
         described = asdict(cell) | settings(cell)
         del described["edits"]  # settings has them under their column names
-        chunk.add_text(IMAGE_CHUNK, json.dumps(described))
-        buffer = io.BytesIO()
-        Image.fromarray(image_HWC).save(buffer, format="PNG", pnginfo=chunk)
+        content = picture.png(described)
         path = self.image_path(cell.key)
-        self.write_bytes(path, buffer.getvalue())
-        return path.relative_to(self.root).as_posix(), hashlib.sha256(buffer.getvalue()).hexdigest()
+        self.write_bytes(path, content)
+        return path.relative_to(self.root).as_posix(), hashlib.sha256(content).hexdigest()
+
+    def write_image(self, cell: Cell, image_HWC: NDArray[np.uint8]) -> tuple[str, str]:
+        """:meth:`write_picture` of a picture that nothing more is known of: HWC, RGB, uint8."""
+        return self.write_picture(cell, Picture(image_HWC))
 
     def image_file(self, name: str) -> Path:
         """An image's path by its key or its row's ``image``; whatever that says, inside this folder."""
         return self.image_path(PurePosixPath(name).stem)
 
-    def read_image(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def read_image(self, name: str) -> NDArray[np.uint8]:
         """An image by its key or its row's ``image``: HWC, RGB, uint8."""
-        with Image.open(self.image_file(name)) as image:
-            return np.asarray(image.convert("RGB"))
+        return self.read_picture(name).image_HWC
+
+    def read_picture(self, name: str) -> Picture:
+        """A cell's picture by its key or its row's ``image``.
+
+        Raises:
+            OSError, SyntaxError, ValueError: it is not there, or it is damaged.
+        """
+        return Picture.read(self.image_file(name))
 
     def append(self, worker: str, records: Sequence[Record]) -> None:
         """Add rows to a worker's file: one write, and on disk when this returns.
