@@ -285,10 +285,11 @@ def _show(job: Job, reporter: Reporter | None) -> int:
     What a view shows is read from the view itself: whoever made the records may have died before their views.
     """
     from sega_bench.views import grids, tables, terminal
+    from sega_bench.views.claims import claims
 
     store, axes = job.store, list(job.plan.axes)
     frame = tables.load(store.root)
-    summary = tables.summarise(frame, axes)
+    summary, claimed = tables.summarise(frame, axes), claims(frame, axes)
     digest = tables.digest(store)
     has_sheets = any(store.grids_dir.glob("*.png")) or bool(frame["is_reference"].all())
     is_behind = tables.shown(store) != digest or not has_sheets
@@ -300,15 +301,17 @@ def _show(job: Job, reporter: Reporter | None) -> int:
         console.print(said, highlight=False)
     if is_behind:
         grids.write_grids(store, frame, store.read_plan() or {})
-        tables.write_results(store, frame, summary, digest)  # last: it tells that all of them are there
+        # Last, since it tells that all of them are there.
+        tables.write_results(store, frame, summary, claimed, digest)
     shown: dict[str, object] = {
         "grids": store.grids_dir,
         "table": store.results_csv,
         "summary": store.summary_csv,
+        "claims": store.claims_csv,
     }
     if reporter and (command := reporter.finish(frame, summary, sorted(store.grids_dir.glob("*.png")))):
         shown["W&B"] = command
-    terminal.print_summary(console, summary, tables.trends(frame, axes), shown)
+    terminal.print_summary(console, summary, tables.trends(frame, axes), claimed, shown)
     return int((frame["status"] == "failed").sum())
 
 

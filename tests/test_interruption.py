@@ -46,7 +46,13 @@ def recorded(folder: Path) -> list[str]:
 def views(folder: Path) -> dict[str, int]:
     """Every view's file with its time of change."""
     store = Store(folder)
-    files = [store.results_parquet, store.results_csv, store.summary_csv, *store.grids_dir.glob("*.png")]
+    files = [
+        store.results_parquet,
+        store.results_csv,
+        store.summary_csv,
+        store.claims_csv,
+        *store.grids_dir.glob("*.png"),
+    ]
     files += store.wandb_dir.glob("*/*.wandb")
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files if path.exists()}
 

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sega_bench.views.statistics import area_under_front, estimate, interval, knee, pareto, spearman, wilson
+from sega_bench.views.statistics import (
+    area_under_front,
+    estimate,
+    interval,
+    knee,
+    pareto,
+    ratio,
+    spearman,
+    wilson,
+)
 
 # --- intervals ---
 
@@ -66,6 +75,23 @@ def test_an_estimate_is_of_what_there_is() -> None:
     nothing = estimate(np.array([math.nan]), np.arange(1))
     assert nothing.n == 0
     assert all(map(math.isnan, (nothing.mean, nothing.sd, nothing.low, nothing.high)))
+
+
+def test_a_ratio_is_of_sums_and_certain_where_it_is_the_same_everywhere() -> None:
+    under = np.array([1.0, 2.0, 3.0, 10.0])
+    same = ratio(0.5 * under, under, np.arange(4))
+    assert (same.mean, same.low, same.high, same.n) == pytest.approx((0.5, 0.5, 0.5, 4))
+    found = ratio(np.array([1.0, math.nan, 2.0]), np.array([1.0, 1.0, 5.0]), np.arange(3))
+    assert (found.mean, found.n) == (pytest.approx(0.5), 2)
+    assert found.low == pytest.approx(0.4)
+    assert found.high == pytest.approx(1.0)
+
+
+def test_a_ratio_to_what_may_be_nothing_has_no_interval() -> None:
+    found = ratio(np.array([1.0, 1.0]), np.array([2.0, -1.0]), np.arange(2))
+    assert found.mean == 2.0
+    assert math.isnan(found.low)
+    assert math.isnan(ratio(np.array([1.0]), np.array([0.0]), np.arange(1)).mean)
 
 
 @pytest.mark.slow

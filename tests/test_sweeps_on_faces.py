@@ -9,6 +9,7 @@ import pytest
 
 from sega_bench import runner
 from sega_bench.config import compose
+from sega_bench.views.claims import claims
 from sega_bench.views.tables import ALL, load, summarise, trends
 
 GAIN = "clip_concept_delta"
@@ -65,3 +66,24 @@ def test_attributes_come_where_they_are_not_and_go_where_they_are(tmp_path: Path
         gain = rows.set_index(["prompt", "reverse_editing_direction"])[GAIN]
         assert min(gain[plain, False], gain[with_both, True]) > 0.4
         assert max(abs(gain[plain, True]), abs(gain[with_both, False])) < 0.1
+
+
+def claimed(frame: pd.DataFrame, axis: str) -> pd.Series:
+    """What all concepts together say, by claim and measure."""
+    found = claims(frame, [axis])
+    return found[found["concepts"] == ALL].set_index(["claim", "measure"])["value"]
+
+
+def test_the_gain_is_monotone_in_the_scale_and_the_edit_robust_and_isolated(tmp_path: Path) -> None:
+    words = ("axes.edit_guidance_scale=[0,1,4,12]", "seeds=[2,3]")
+    found = claimed(result(tmp_path, "scales", TWO, *words), "edit_guidance_scale")
+    assert found["monotonicity", "correlation with the scale"] > 0.7
+    assert found["robustness", "attribute_success"] == 1.0
+    assert found["isolation", "changed_fraction"] < 0.25
+    assert found["isolation", "attribute_leakage"] < 0.15
+
+
+def test_a_direction_holds_for_another_prompt(tmp_path: Path) -> None:
+    words = ("prompts=[a photo of the face of a man]", "seeds=[2,3]")
+    found = claimed(result(tmp_path, "uniqueness", TWO, *words), "replay")
+    assert 0.9 < found["uniqueness", "gain replayed / own"] < 1.1

@@ -14,6 +14,7 @@ from sega_bench.cell import Cell, Edit
 from sega_bench.errors import UserError
 from sega_bench.store import Record, Store
 from sega_bench.views.advice import next_steps
+from sega_bench.views.claims import claims
 from sega_bench.views.tables import (
     ALL,
     GAIN,
@@ -105,7 +106,7 @@ def test_parquet_and_csv_come_back(tmp_path: Path) -> None:
     store = sweeps.finished(tmp_path, axes={"edit_threshold": [0.5, 0.9]}, prompts=prompts, seeds=[0])
     frame = load(tmp_path)
     summary = summarise(frame, ["edit_threshold"])
-    write_results(store, frame, summary)
+    write_results(store, frame, summary, claims(frame, ["edit_threshold"]))
     parquet = pd.read_parquet(store.results_parquet)
     pd.testing.assert_frame_equal(parquet, frame)
     assert parquet.attrs == frame.attrs

@@ -10,6 +10,7 @@ import sweeps
 from rich.console import Console
 
 from sega_bench.store import Record
+from sega_bench.views.claims import claims
 from sega_bench.views.tables import areas, load, summarise, trends
 from sega_bench.views.terminal import print_summary
 from sega_bench.views.words import clean, concept_labels, short
@@ -20,7 +21,7 @@ HOSTILE = "smile\x1b[31m\x07[bold red]\u202egnp\n:smile: [/]" + "x" * 200
 def printed(root: Path, axes: list[str], **options: Any) -> str:
     console = Console(file=io.StringIO(), width=100, force_terminal=False)
     frame = load(root)
-    print_summary(console, summarise(frame, axes), trends(frame, axes), **options)
+    print_summary(console, summarise(frame, axes), trends(frame, axes), claims(frame, axes), **options)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -20,6 +20,7 @@ import wandb
 from sega_bench.errors import UserError
 from sega_bench.store import Record, Store
 from sega_bench.views import wandb as view
+from sega_bench.views.claims import claims
 from sega_bench.views.grids import write_grids
 from sega_bench.views.tables import load, summarise, write_results
 from sega_bench.views.wandb import Reporter, configuration, resolve_mode
@@ -46,7 +47,7 @@ def report(store: Store, mode: view.Mode = "offline") -> str | None:
     frame, plan = load(store.root), store.read_plan()
     assert plan is not None
     summary = summarise(frame, list(plan["axes"]))
-    write_results(store, frame, summary)
+    write_results(store, frame, summary, claims(frame, list(sweeps.AXES)))
     return Reporter(store, plan, mode).finish(frame, summary, write_grids(store, frame, plan))
 
 

@@ -163,6 +163,7 @@ class Store:
         self.results_parquet = root / "results.parquet"
         self.results_csv = root / "results.csv"
         self.summary_csv = root / "summary.csv"
+        self.claims_csv = root / "claims.csv"
         self.grids_dir = root / "grids"
         self.wandb_dir = root / "wandb"
         self.log_path = root / "run.log"

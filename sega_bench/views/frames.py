@@ -66,7 +66,7 @@ def digest(store: Store) -> str:
 
 def shown(store: Store) -> str | None:
     """The digest that the folder's tables carry; None if one of them is not there."""
-    if not (store.results_csv.exists() and store.summary_csv.exists()):
+    if not all(path.exists() for path in (store.results_csv, store.summary_csv, store.claims_csv)):
         return None
     try:
         carried = pd.read_parquet(store.results_parquet, columns=["key"]).attrs.get("digest")
@@ -105,17 +105,23 @@ def _agreed(value: Any) -> Any:
 
 
 def write_results(
-    store: Store, frame: pd.DataFrame, summary: pd.DataFrame, digest: str | None = None
+    store: Store,
+    frame: pd.DataFrame,
+    summary: pd.DataFrame,
+    claims: pd.DataFrame,
+    digest: str | None = None,
 ) -> None:
-    """Write results.csv, summary.csv and results.parquet (``attrs`` in its schema's metadata).
+    """Write results.csv, summary.csv, claims.csv and results.parquet (``attrs`` in its schema's metadata).
 
     Args:
         store: the folder.
         frame: as :func:`load` gives it.
         summary: as :func:`sega_bench.views.tables.summarise` gives it.
+        claims: as :func:`sega_bench.views.claims.claims` gives it.
         digest: of what they show, for :func:`shown`; the last file that is written carries it.
     """
-    for path, table in ((store.results_csv, frame), (store.summary_csv, summary)):
+    files = ((store.results_csv, frame), (store.summary_csv, summary), (store.claims_csv, claims))
+    for path, table in files:
         # Quoted texts, because a bare carriage return in a prompt would end a CSV row.
         store.write_text(path, table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
     carrier = frame.copy(deep=False)

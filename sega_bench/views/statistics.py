@@ -62,8 +62,29 @@ def estimate(values: Floats, clusters: NDArray[Any], groups: NDArray[Any] | None
     return Estimate(mean, deviation, low, high, len(values))
 
 
-def interval(values: Floats, clusters: NDArray[Any], groups: NDArray[Any] | None = None) -> Interval:
-    """95 % bootstrap interval of the mean, seeded.
+def ratio(
+    over: Floats, under: Floats, clusters: NDArray[Any], groups: NDArray[Any] | None = None
+) -> Estimate:
+    """The sum of one value in terms of the sum of another, of the pairs that are whole.
+
+    Args:
+        over: (N,); NaN is one that was not taken.
+        under: (N,), likewise. If it sums to zero or less in a resample, the interval is not known.
+        clusters: (N,), see :func:`interval`.
+        groups: (N,), likewise.
+    """
+    taken = ~(np.isnan(over) | np.isnan(under))
+    over, under = over[taken], under[taken]
+    total = float(under.sum())
+    value = float(over.sum()) / total if total > 0 else math.nan
+    low, high = interval(over, clusters[taken], None if groups is None else groups[taken], under)
+    return Estimate(value, math.nan, low, high, len(over))
+
+
+def interval(
+    values: Floats, clusters: NDArray[Any], groups: NDArray[Any] | None = None, of: Floats | None = None
+) -> Interval:
+    """95 % bootstrap interval of the mean, seeded; or of a ratio of two sums.
 
     Whole clusters are drawn, with replacement: the edits of one unedited image share its prompt and seed, and
     are not independent of each other. Where clusters belong to several groups (the seeds of each prompt), the
@@ -77,6 +98,7 @@ def interval(values: Floats, clusters: NDArray[Any], groups: NDArray[Any] | None
         values: (N,), no NaN.
         clusters: (N,) labels; with a single one nothing is known, and both ends are NaN.
         groups: (N,) labels, the same for all values of a cluster; None is a single group.
+        of: (N,), what the sum of the values is divided by the sum of; None is one each, which makes the mean.
     """
     labels, first, place_N = np.unique(clusters, return_index=True, return_inverse=True)
     if len(labels) < 2:
@@ -86,9 +108,11 @@ def interval(values: Floats, clusters: NDArray[Any], groups: NDArray[Any] | None
     sizes = np.unique(group_G, return_counts=True)[1]
     weights_RG = _resamples(tuple(sizes.tolist()))
     sums_G = np.bincount(place_N, weights=values)[order]
-    counts_G = np.bincount(place_N)[order]
+    divisor_R = weights_RG @ np.bincount(place_N, weights=of)[order]
+    if divisor_R.min() <= 0:
+        return NOWHERE
     tail = _tail(len(labels))
-    low, high = np.quantile((weights_RG @ sums_G) / (weights_RG @ counts_G), [tail, 1 - tail])
+    low, high = np.quantile((weights_RG @ sums_G) / divisor_R, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -107,8 +131,11 @@ def _tail(clusters: int) -> float:
     return float(ndtr(-math.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, 0.975)))
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """95 % interval of a proportion (Wilson 1927), never outside 0..1; NaN of nothing."""
+def wilson(successes: float, n: int) -> Interval:
+    """95 % interval of a proportion (Wilson 1927), never outside 0..1; NaN of nothing.
+
+    Successes may be a fraction: of trials that are each the share of several things that belong together.
+    """
     if n == 0:
         return NOWHERE
     z = 1.959963984540054

@@ -22,7 +22,9 @@ from sega_bench.views.statistics import (
     estimate,
     knee,
     pareto,
+    ratio,
     spearman,
+    wilson,
 )
 
 __all__ = [
@@ -32,9 +34,14 @@ __all__ = [
     "SUMMARISED",
     "TRENDS",
     "areas",
+    "at_best",
+    "correlations",
     "digest",
     "load",
+    "mean_of",
+    "ratio_of",
     "reduced",
+    "share_of",
     "shown",
     "summarise",
     "to_frame",
@@ -217,3 +224,54 @@ def _comparable(edited: pd.DataFrame, axis: str, axes: Sequence[str]) -> pd.Data
 def _equals(column: pd.Series[Any], value: Any) -> NDArray[np.bool_]:
     same = column.isna() if pd.isna(value) else (column == value).fillna(False)
     return same.to_numpy(dtype=bool)
+
+
+def mean_of(frame: pd.DataFrame, score: str) -> Estimate:
+    """The mean of a score over any rows of :func:`load`'s table, its interval over prompts and seeds."""
+    units = _units(frame)
+    return estimate(_floats(frame[score]), units["_draw"], units["_prompt"])
+
+
+def ratio_of(frame: pd.DataFrame, over: str, under: str) -> Estimate:
+    """One score in terms of another of the same rows, the interval over prompts and seeds."""
+    units = _units(frame)
+    return ratio(_floats(frame[over]), _floats(frame[under]), units["_draw"], units["_prompt"])
+
+
+def share_of(frame: pd.DataFrame, score: str) -> Estimate:
+    """The mean of a score that is 0 or 1, with Wilson's interval, which is one where all succeed too.
+
+    Rows of one prompt and seed are not independent of each other, so there are as many trials as of those.
+    """
+    taken = frame[frame[score].notna()]
+    mean, trials = float(taken[score].mean()), len(np.unique(_units(taken)["_draw"]))
+    return Estimate(mean, float("nan"), *wilson(mean * trials, trials), len(taken))
+
+
+def correlations(frame: pd.DataFrame, axis: str, score: str, by: Sequence[str]) -> pd.DataFrame:
+    """Spearman correlation of a score with an axis, one for each image that is alike in ``by``.
+
+    Returns:
+        One row for each combination of ``by`` that has three values or more: ``by`` and ``correlation``.
+    """
+    rows = []
+    for values, curve in frame.groupby(list(by), sort=False, dropna=False):
+        found = spearman(_floats(curve[axis]), _floats(curve[score]))
+        if np.isfinite(found):
+            rows.append(dict(zip(by, values, strict=True)) | {"correlation": found})
+    return pd.DataFrame(rows, columns=[*by, "correlation"])
+
+
+def at_best(edited: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """The rows of the setting that is the knee of the front, concept sets pooled; none if there is none."""
+    if not axes:
+        return edited
+    numbers = edited.groupby(list(axes), sort=False, dropna=False).ngroup()
+    means = edited[[GAIN, COST]].groupby(numbers).mean()
+    gain, cost = _floats(means[GAIN]), _floats(means[COST])
+    best = knee(gain, cost, pareto(gain, cost))
+    return edited.iloc[:0] if best is None else edited[numbers == means.index[best]]
+
+
+def _floats(column: pd.Series[Any]) -> NDArray[np.float64]:
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -22,14 +22,19 @@ MOST_ROWS = 30
 
 
 def print_summary(
-    console: Console, summary: pd.DataFrame, trends: pd.DataFrame, paths: Mapping[str, object] | None = None
+    console: Console,
+    summary: pd.DataFrame,
+    trends: pd.DataFrame,
+    claims: pd.DataFrame,
+    paths: Mapping[str, object] | None = None,
 ) -> None:
-    """Print the settings with the best trade-off marked, the trends, what to try next, and where things are.
+    """Print the settings with the best trade-off marked, trends, claims, what to try, where things are.
 
     Args:
         console: where to; 100 columns are enough.
         summary: as :func:`sega_bench.views.tables.summarise` gives it.
         trends: as :func:`sega_bench.views.tables.trends` gives it, for the same axes.
+        claims: as :func:`sega_bench.views.claims.claims` gives it, for the same axes.
         paths: where things are, or how to go on: a word for each, and a path or a command.
     """
     axes = list(summary.columns[: summary.columns.get_loc("concepts")])
@@ -51,6 +56,7 @@ def print_summary(
         "Trends (Spearman correlation of the mean with the value)",
         [_trend(row, _cost_name(summary)) for row in _records(trends)],
     )
+    _print_lines(console, "The paper's claims, in brackets 95 %", list(_claims(claims)))
     _print_lines(console, "Where to look next", next_steps(summary, trends))
     console.print()
     for what, path in (paths or {}).items():
@@ -139,6 +145,21 @@ def _trend(row: dict[str, Any], cost: str) -> str:
     names = dict(zip(TRENDS, ("CLIP gain", "changed", cost), strict=True))
     known = [f"{names[name]} {row[name]:+z.2f}" for name in TRENDS if not pd.isna(row[name])]
     return f"{row['axis']} ({row['values']} values): {', '.join(known) or 'too few values to tell'}"
+
+
+def _claims(claims: pd.DataFrame) -> Iterator[str]:
+    """What all concept sets together say of each claim; what each says, and of what, is in claims.csv."""
+    pooled = claims[claims["concepts"] == ALL]
+    both = pooled["direction"].nunique() > 1
+    for (claim, direction), part in pooled.groupby(["claim", "direction"], sort=False):
+        numbers = [_number(row) for row in _records(part) if not row["measure"].startswith("flipped ")]
+        yield f"{claim}{f', {direction}' if both else ''}: {'; '.join(numbers)}"
+
+
+def _number(row: dict[str, Any]) -> str:
+    known = not pd.isna(row["low"])
+    interval = f" ({row['low']:z.2f} to {row['high']:z.2f})" if known else ""
+    return f"{row['measure']} {row['value']:z.2f}{interval}, n {row['n']}"
 
 
 def _cost_name(summary: pd.DataFrame) -> str:

@@ -1,0 +1,114 @@
+"""The paper's four claims as numbers with intervals, from a sweep's rows.
+
+Brack et al. (arXiv 2301.12247, section 4) show by pictures that semantic guidance is monotone in its scale,
+isolated from what it was not asked for, robust over seeds, and unique to the concept. Here each is measured
+from whatever a sweep has: one that lacks an axis or a score says nothing of the claim that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from sega_bench.store import SETTING_COLUMNS
+from sega_bench.views.statistics import Estimate
+from sega_bench.views.tables import ALL, GAIN, at_best, correlations, mean_of, ratio_of, share_of
+from sega_bench.views.words import short
+
+SCALE = "edit_guidance_scale"
+SUCCESSES = ("attribute_success", "success")
+"""The scores that say whether an edit succeeded, the better judge first."""
+
+ISOLATION = ("changed_fraction", "locality", "attribute_leakage")
+"""The scores that say whether something else was touched."""
+
+_COLUMNS = ["claim", "measure", "direction", "concepts", "at", "value", "low", "high", "n"]
+_NO_SETTING = ("method", "replay", "reverse_editing_direction")
+_Row = dict[str, Any]
+
+
+def claims(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """What the sweep says of the paper's claims about SEGA; cells of other methods are left out.
+
+    * ``monotonicity``: mean Spearman correlation of gain with ``edit_guidance_scale``, each image a curve.
+    * ``isolation``: means of :data:`ISOLATION`; and for each attribute that flipped without being asked for,
+      the share of images in which it did (``flipped hair``), which together are the leakage matrix.
+    * ``robustness``: the share of images in which the edit succeeded.
+    * ``uniqueness``: the gain of another prompt's edit, replayed, in terms of that of the prompt's own.
+
+    Args:
+        frame: as :func:`sega_bench.views.tables.load` gives it.
+        axes: the sweep's.
+
+    Returns:
+        One row for each number: ``claim``, ``measure``, ``direction`` (whether concepts were ``added``,
+        ``removed``, or ``mixed``), ``concepts`` (a JSON list, or "all"), ``at``, ``value``, ``low`` and
+        ``high`` (95 %, over prompts and seeds; Wilson's for shares), ``n``. ``at`` is the one setting that
+        isolation and robustness are measured at: the best trade-off over all concept sets.
+    """
+    edited = frame[~frame["is_reference"] & (frame["status"] == "done") & (frame["method"] == "sega")]
+    settings = [axis for axis in axes if axis not in _NO_SETTING]
+    rows: list[_Row] = []
+    for direction, part in edited.groupby(_direction(edited), sort=False):
+        rows += [row | {"direction": direction} for row in _of_direction(part, settings)]
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _direction(edited: pd.DataFrame) -> pd.Series[Any]:
+    said = edited["reverse_editing_direction"].astype(str).str.lower()
+    return said.map({"false": "added", "true": "removed"}).fillna("mixed")
+
+
+def _of_direction(edited: pd.DataFrame, settings: Sequence[str]) -> Iterator[_Row]:
+    own = edited[edited["replay"].isna()]
+    best, curves, pairs = at_best(own, settings), _curves(own, settings), _pairs(edited)
+    place = ", ".join(f"{name} {short(best[name].iloc[0])}" for name in settings) if len(best) else ""
+    sets = [ALL, *edited["concepts"].unique()]
+    for concepts in sets:
+
+        def of(table: pd.DataFrame, concepts: str = concepts) -> pd.DataFrame:
+            return table if concepts == ALL else table[table["concepts"] == concepts]
+
+        found = [("monotonicity", "correlation with the scale", "", mean_of(of(curves), "correlation"))]
+        found += [("isolation", name, place, value) for name, value in _isolation(of(best))]
+        found += [("robustness", name, place, share_of(of(best), name)) for name in _successes(best)]
+        found += [("uniqueness", "gain replayed / own", "", ratio_of(of(pairs), "replayed", GAIN))]
+        for claim, measure, at, value in found:
+            if value.n:
+                where = {"claim": claim, "measure": measure, "concepts": concepts, "at": at}
+                yield where | {"value": value.mean, "low": value.low, "high": value.high, "n": value.n}
+
+
+def _curves(own: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
+    """How gain goes with scale, for each image and whatever else varies."""
+    by = ["concepts", "prompt", "seed", *(name for name in settings if name != SCALE)]
+    is_axis = SCALE in settings and pd.api.types.is_numeric_dtype(own[SCALE])
+    return correlations(own if is_axis else own.iloc[:0], SCALE, GAIN, by)
+
+
+def _pairs(edited: pd.DataFrame) -> pd.DataFrame:
+    """Each replay with the same edit of the prompt's own."""
+    alike = [name for name in SETTING_COLUMNS if name not in ("key", "replay")]
+    is_own = edited["replay"].isna()
+    replayed = edited.loc[~is_own, [*alike, GAIN]].rename(columns={GAIN: "replayed"})
+    return replayed.merge(edited.loc[is_own, [*alike, GAIN]], on=alike)
+
+
+def _isolation(best: pd.DataFrame) -> Iterator[tuple[str, Estimate]]:
+    for name in ISOLATION:
+        if name in best and best[name].notna().any():
+            yield name, mean_of(best, name)
+    if "attribute_leaked" in best and best["attribute_leaked"].notna().any():
+        judged = best[best["attribute_leaked"].notna()]
+        leaked = judged["attribute_leaked"].map(json.loads)
+        for name in sorted({name for names in leaked for name in names}):
+            flipped = leaked.map(lambda names, name=name: float(name in names))
+            yield f"flipped {name}", share_of(judged.assign(flipped=flipped), "flipped")
+
+
+def _successes(best: pd.DataFrame) -> list[str]:
+    """The better judge of those that judged."""
+    return [name for name in SUCCESSES if name in best and best[name].notna().any()][:1]
