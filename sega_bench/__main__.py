@@ -284,6 +284,7 @@ def _show(job: Job, reporter: Reporter | None) -> int:
 
     What a view shows is read from the view itself: whoever made the records may have died before their views.
     """
+    from sega_bench.store import is_whole_png
     from sega_bench.views import grids, tables, terminal
     from sega_bench.views.claims import claims
 
@@ -291,7 +292,8 @@ def _show(job: Job, reporter: Reporter | None) -> int:
     frame = tables.load(store.root)
     summary, claimed = tables.summarise(frame, axes), claims(frame, axes)
     digest = tables.digest(store)
-    has_sheets = any(store.grids_dir.glob("*.png")) or bool(frame["is_reference"].all())
+    sheets = list(store.grids_dir.glob("*.png"))
+    has_sheets = all(map(is_whole_png, sheets)) and (bool(sheets) or bool(frame["is_reference"].all()))
     is_behind = tables.shown(store) != digest or not has_sheets
     reporter = reporter or _late_reporter(job, digest)
     if not job.missing:

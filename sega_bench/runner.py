@@ -27,7 +27,7 @@ from sega_bench.sega.batching import Batching
 from sega_bench.sega.models import load, resolve_device
 from sega_bench.sega.schedule import Wave, form_waves
 from sega_bench.sega.wave import count_timesteps
-from sega_bench.store import Record, Store, lock
+from sega_bench.store import DamagedPlanError, Record, Store, lock
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def prepare(made: Plan) -> Job:
         UserError: the folder holds another sweep.
     """
     config, store = made.config, _store(made)
-    stored = store.read_plan()
+    stored = _stored_plan(store)
     if stored is not None:
         manifest.check_same_sweep(made, stored)
     remaining = resume.compare(made.cells, store, retry_failed=config.retry_failed)
@@ -128,6 +128,14 @@ def prepare(made: Plan) -> Job:
         compile=bool(sizes["compile"]),
         stored=stored,
     )
+
+
+def _stored_plan(store: Store) -> dict[str, Any] | None:
+    """plan.json; a damaged one is as good as lost: what is done is known by its keys."""
+    try:
+        return store.read_plan()
+    except DamagedPlanError:
+        return None
 
 
 def _sizes(config: Config, stored: Mapping[str, Any] | None) -> dict[str, int | None]:
@@ -177,6 +185,8 @@ def execute(
         on_evaluations: called with the number of UNet evaluations just made.
         worker: names this process's records file.
     """
+    if job.done and job.stored is None:
+        log.warning("plan.json was lost or damaged: it is written again, with the sizes of this command")
     if not job.missing and job.stored is not None:
         if job.is_news:  # the sweep shrank, or says the same in other words
             job.store.write_plan(manifest.renewed(job.plan, job.stored))

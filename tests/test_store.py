@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from PIL import Image
 
 from sega_bench.cell import Cell, Edit
 from sega_bench.errors import UserError
-from sega_bench.store import PLAN_VERSION, SCORE_COLUMNS, Record, Store, columns
+from sega_bench.store import PLAN_VERSION, SCORE_COLUMNS, DamagedPlanError, Record, Store, columns
 
 DESIGN = """
 key reference_key is_reference model prompt negative_prompt seed scheduler guidance_scale num_inference_steps
@@ -363,8 +364,40 @@ def test_a_plan_comes_back(store: Store) -> None:
     assert store.read_plan() == document
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"plan_version": 0}', '{"plan_version": 2}', "\x00"])
-def test_another_or_a_broken_plan_is_refused_with_a_remedy(store: Store, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", "\x00", '{"plan_version": 1}', '{"plan_version": 1, "checksum": 3}', "[" * 9999],
+)
+def test_a_damaged_plan_says_what_mends_it(store: Store, text: str) -> None:
+    store.plan_path.write_text(text)
+    with pytest.raises(
+        DamagedPlanError, match=r"plan.json: it is damaged: the command that made it"
+    ) as refused:
+        store.read_plan()
+    assert "\n" not in str(refused.value)
+
+
+@given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+@settings(max_examples=60, deadline=None)
+def test_a_changed_byte_of_a_plan_or_a_line_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, at: float, byte: int
+) -> None:
+    store = Store(tmp_path_factory.mktemp("sweep"))
+    document = {"plan_version": PLAN_VERSION, "name": "mine", "engine": {"threads": 2, "wave_rows": 64}}
+    store.write_plan(document)
+    store.append("w", seeds(0))
+    for path in (store.plan_path, store.records_dir / "w.jsonl"):
+        data = bytearray(path.read_bytes())
+        data[int(at * len(data))] = byte
+        path.write_bytes(data)
+    rows = store.rows()[0]
+    assert rows in ([], [seeds(0)[0].row()])
+    with suppress(UserError):
+        assert store.read_plan() == document
+
+
+@pytest.mark.parametrize("text", ['{"plan_version": 0}', '{"plan_version": 2}', '{"plan_version": [1]}'])
+def test_another_versions_plan_is_refused_with_a_remedy(store: Store, text: str) -> None:
     store.plan_path.write_text(text)
     with pytest.raises(UserError, match=r"plan.json: .*another name=, or remove the folder") as refused:
         store.read_plan()

@@ -1,17 +1,16 @@
 """One sweep's folder, the truth of it on disk: rows, images, the plan, and who is at work on them."""
 
-from sega_bench.store.folder import (
+from sega_bench.store.folder import PLAN_VERSION, DamagedPlanError, Store, is_whole_png
+from sega_bench.store.pictures import IMAGE_CHUNK, Picture
+from sega_bench.store.records import (
     EXECUTION_COLUMNS,
     OUTCOME_COLUMNS,
-    PLAN_VERSION,
     SCORE_COLUMNS,
     SETTING_COLUMNS,
     Record,
-    Store,
     columns,
     settings,
 )
-from sega_bench.store.pictures import IMAGE_CHUNK, Picture
 
 __all__ = [
     "EXECUTION_COLUMNS",
@@ -20,9 +19,11 @@ __all__ = [
     "PLAN_VERSION",
     "SCORE_COLUMNS",
     "SETTING_COLUMNS",
+    "DamagedPlanError",
     "Picture",
     "Record",
     "Store",
     "columns",
+    "is_whole_png",
     "settings",
 ]

@@ -10,142 +10,27 @@ import errno
 import hashlib
 import io
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sega_bench import atomic
-from sega_bench.cell import READS, Cell
+from sega_bench.cell import Cell, canonical_json, shown
 from sega_bench.errors import UserError
 from sega_bench.store.pictures import Picture
+from sega_bench.store.records import Record, checksum, from_line, settings, to_line
 
 PLAN_VERSION = 1
 """Version of plan.json; a folder of another version is refused, never guessed at."""
 
-OUTCOME_COLUMNS = ("image", "image_sha256", "status", "error")
-SCORE_COLUMNS = (
-    "clip_prompt",
-    "clip_concept",
-    "clip_concept_delta",
-    "clip_directional",
-    "clip_image",
-    "lpips",
-    "ssim",
-    "psnr",
-    "mse",
-    "changed_fraction",
-    "nsfw",
-)
-"""The scores every row has a place for; each concept's own (``clip_concept_1``) follow theirs."""
-
-EXECUTION_COLUMNS = ("unet_evals", "seconds", "worker", "device", "dtype", "versions")
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-@dataclass(frozen=True)
-class Record:
-    """One cell's row of results.
-
-    Args:
-        cell: what was asked.
-        status: whether there is an image.
-        image: posix path relative to the sweep's folder; None for a failed cell. A cell that equals its
-            reference names the reference's file.
-        image_sha256: of the file's bytes.
-        scores: by column name, numbers or names; an absent or NaN score is one that was not taken.
-        error: one line that says why the cell failed, or what a reader of its row must know.
-        unet_evals: UNet evaluations this cell alone made necessary (a trunk's are its reference's).
-        seconds: wall time, this cell's share of its wave.
-        worker, device, versions: where it was made.
-    """
-
-    cell: Cell
-    status: Literal["done", "failed"]
-    image: str | None = None
-    image_sha256: str | None = None
-    scores: Mapping[str, float | Sequence[str]] = field(default_factory=dict)
-    error: str | None = None
-    unet_evals: int = 0
-    seconds: float = 0.0
-    worker: str = ""
-    device: str = ""
-    versions: str = ""
-
-    def row(self) -> dict[str, Any]:
-        """The record as one flat JSON object, its keys the table's columns in the table's order."""
-        outcome = {
-            name: getattr(self, name) for name in (*OUTCOME_COLUMNS, *EXECUTION_COLUMNS) if name != "dtype"
-        }
-        scores = dict.fromkeys(SCORE_COLUMNS) | {name: _plain(score) for name, score in self.scores.items()}
-        row = settings(self.cell) | outcome | scores | {"dtype": self.cell.dtype}
-        return {name: row[name] for name in columns(self.scores)}
-
-
-def settings(cell: Cell) -> dict[str, Any]:
-    """A cell's settings under their column names: a list where each concept has its own, None if unread."""
-    has_momentum = bool(cell.edits) and "edit_momentum_scale" in READS[cell.method]
-
-    def each(name: str) -> list[Any] | None:
-        return [getattr(edit, name) for edit in cell.edits] or None if name in READS[cell.method] else None
-
-    return {
-        "key": cell.key,
-        "reference_key": cell.reference().key,
-        "is_reference": cell.is_reference,
-        "model": cell.model,
-        "prompt": cell.prompt,
-        "negative_prompt": cell.negative_prompt,
-        "seed": cell.seed,
-        "scheduler": cell.scheduler,
-        "guidance_scale": cell.guidance_scale,
-        "num_inference_steps": cell.num_inference_steps,
-        "height": cell.height,
-        "width": cell.width,
-        "concepts": [edit.concept for edit in cell.edits],
-        "reverse_editing_direction": each("reverse_editing_direction"),
-        "edit_guidance_scale": each("edit_guidance_scale"),
-        "edit_threshold": each("edit_threshold"),
-        "edit_warmup_steps": each("edit_warmup_steps"),
-        "edit_cooldown_steps": each("edit_cooldown_steps"),
-        "edit_momentum_scale": cell.edit_momentum_scale if has_momentum else None,
-        "edit_mom_beta": cell.edit_mom_beta if has_momentum else None,
-        "edit_weights": each("edit_weights"),
-        "eta": cell.eta,
-        "replay": cell.replay,
-        "method": cell.method if cell.edits else None,
-    }
-
-
-SETTING_COLUMNS = tuple(settings(Cell(prompt="", seed=0)))
-
-
-def columns(scores: Iterable[str]) -> list[str]:
-    """The table's columns in order: the contract's, with any other ``scores`` in their places."""
-    names = list(dict.fromkeys((*SCORE_COLUMNS, *scores)))
-    whole = {name: place for place, name in enumerate(names)}
-
-    def place(name: str) -> tuple[int, int]:
-        """That of the score whose one concept's value it is, and the concept's number."""
-        base, _, number = name.rpartition("_")
-        each = number.isdecimal() and base in whole
-        return (whole[base], int(number)) if each else (whole[name], 0)
-
-    return [*SETTING_COLUMNS, *OUTCOME_COLUMNS, *sorted(names, key=place), *EXECUTION_COLUMNS]
-
-
-def _plain(score: float | Sequence[str]) -> float | list[str] | None:
-    """As JSON has it: a list of names, a finite number, or null."""
-    if isinstance(score, Sequence):
-        return list(score)
-    return float(score) if math.isfinite(score) else None
 
 
 class Store:
@@ -217,26 +102,34 @@ class Store:
         self.write_bytes(path, text.encode())
 
     def write_plan(self, document: Mapping[str, Any]) -> None:
-        """Replace plan.json."""
-        self.write_text(self.plan_path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        """Replace plan.json; a checksum of it is its last entry."""
+        sealed = {**document, _SEAL: _checksum(document)}
+        self.write_text(self.plan_path, json.dumps(sealed, indent=1, allow_nan=False) + "\n")
 
     def read_plan(self) -> dict[str, Any] | None:
         """What plan.json says; None where there is none.
 
         Raises:
+            DamagedPlanError: it is not what was written.
             UserError: it can't be read, or another version of this program wrote it.
         """
         try:
-            plan = json.loads(self.plan_path.read_bytes())
+            plan: Any = json.loads(self.plan_path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.plan_path}: it can't be read ({error}): {_REMEDY}") from None
-        version = plan.get("plan_version") if isinstance(plan, dict) else None
+        except OSError as error:
+            raise UserError(f"{self.plan_path}: it can't be read ({error.strerror}): {_REMEDY}") from None
+        except (ValueError, RecursionError):
+            plan = None
+        version = plan.get("plan_version", PLAN_VERSION) if isinstance(plan, dict) else PLAN_VERSION
         if version != PLAN_VERSION:
-            wrong = f"plan_version is {version}, but this program reads {PLAN_VERSION}"
+            wrong = f"plan_version is {shown(version)}, but this program reads {PLAN_VERSION}"
             raise UserError(f"{self.plan_path}: {wrong}: {_REMEDY}")
-        return plan  # type: ignore[no-any-return]
+        if not isinstance(plan, dict) or plan.pop(_SEAL, None) != _checksum(plan):
+            raise DamagedPlanError(
+                f"{self.plan_path}: it is damaged: the command that made it writes it again"
+            )
+        return plan
 
     def write_picture(self, cell: Cell, picture: Picture) -> tuple[str, str]:
         """Keep a cell's picture, its settings inside it; safe to call from several threads.
@@ -271,7 +164,7 @@ class Store:
         """
         return Picture.read(self.image_file(name))
 
-    def append(self, worker: str, records: Sequence[Record]) -> None:
+    def append(self, worker: str, made: Sequence[Record]) -> None:
         """Add rows to a worker's file: one write, and on disk when this returns.
 
         A line that a killed writer left torn is ended first, so that it spoils no other.
@@ -279,12 +172,12 @@ class Store:
         Raises:
             UserError: there is no space for them; those that fitted are kept.
         """
-        if not records:
+        if not made:
             return
-        lines = "".join(json.dumps(record.row(), allow_nan=False) + "\n" for record in records)
+        lines = b"".join(to_line(record.row()) for record in made)
         self.records_dir.mkdir(parents=True, exist_ok=True)
         with self.space(), open(self.records_dir / f"{worker}.jsonl", "a+b") as file:
-            file.write(b"\n" * _is_torn(file) + lines.encode())
+            file.write(b"\n" * _is_torn(file) + lines)
             file.flush()
             os.fsync(file.fileno())
 
@@ -307,13 +200,13 @@ class Store:
         return list(present.values()), malformed
 
     def _is_lost(self, row: Mapping[str, Any]) -> bool:
-        return bool(row.get("image")) and not self.image_file(row["image"]).exists()
+        return bool(row.get("image")) and not is_whole_png(self.image_file(row["image"]))
 
     def done_keys(self, rows: Iterable[Mapping[str, Any]]) -> set[str]:
-        """Keys of those of the present rows that are done and whose image is there."""
-        there = {path.stem for path in self.images_dir.glob("*/*.png")}
+        """Keys of those of the present rows that are done and whose image is there, to its last byte."""
         images = {row["key"]: row.get("image") for row in rows if row["status"] == "done"}
-        return {key for key, image in images.items() if image and PurePosixPath(image).stem in there}
+        there = {image: is_whole_png(self.image_file(image)) for image in set(images.values()) if image}
+        return {key for key, image in images.items() if image and there[image]}
 
     def is_intact(self, row: Mapping[str, Any]) -> bool:
         """Whether a done row's image is there, byte for byte as it was written."""
@@ -327,20 +220,34 @@ class Store:
         """Every line of every record file, None for one that holds no row."""
         for path in sorted(self.records_dir.glob("*.jsonl")):
             with open(path, "rb") as file:
-                yield from map(_parse, file)
+                yield from map(from_line, file)
+
+
+_SEAL = "checksum"
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    return checksum(canonical_json(document).encode())
 
 
 _REMEDY = "choose another name=, or remove the folder"
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+class DamagedPlanError(UserError):
+    """plan.json is not what was written."""
+
+
+def is_whole_png(path: Path) -> bool:
+    """Whether a file is there and ends as a picture does, which one that was cut off does not."""
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict) or not isinstance(row.get("key"), str):
-        return None
-    return row if row.get("status") in ("done", "failed") else None
+        with open(path, "rb") as file:
+            file.seek(-len(_PNG_END), os.SEEK_END)
+            return file.read() == _PNG_END
+    except OSError:
+        return False
+
+
+_PNG_END = bytes.fromhex("0000000049454e44ae426082")
 
 
 def _is_torn(file: io.BufferedRandom) -> bool:

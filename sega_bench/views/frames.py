@@ -65,14 +65,18 @@ def digest(store: Store) -> str:
 
 
 def shown(store: Store) -> str | None:
-    """The digest that the folder's tables carry; None if one of them is not there."""
-    if not all(path.exists() for path in (store.results_csv, store.summary_csv, store.claims_csv)):
-        return None
+    """The digest that the folder's tables carry; None if one of them is not as it was written."""
     try:
-        carried = pd.read_parquet(store.results_parquet, columns=["key"]).attrs.get("digest")
+        carried = pd.read_parquet(store.results_parquet).attrs
+        is_whole = carried.get("csv") == _digest_of_csv(store)
     except (OSError, ValueError):  # it is not there, or is no table
         return None
-    return None if carried is None else str(carried)
+    return str(carried["digest"]) if is_whole and "digest" in carried else None
+
+
+def _digest_of_csv(store: Store) -> str:
+    files = (store.results_csv, store.summary_csv, store.claims_csv)
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def to_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -125,7 +129,8 @@ def write_results(
         # Quoted texts, because a bare carriage return in a prompt would end a CSV row.
         store.write_text(path, table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
     carrier = frame.copy(deep=False)
-    carrier.attrs = frame.attrs | ({"digest": digest} if digest else {})
+    tables = {"digest": digest, "csv": _digest_of_csv(store)}
+    carrier.attrs = frame.attrs | (tables if digest else {})
     parquet = io.BytesIO()
     carrier.to_parquet(parquet, index=False)
     store.write_bytes(store.results_parquet, parquet.getvalue())

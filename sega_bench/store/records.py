@@ -1,0 +1,169 @@
+"""One cell's row of results: its columns, and the line of a file in which it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sega_bench.cell import READS, Cell
+
+OUTCOME_COLUMNS = ("image", "image_sha256", "status", "error")
+SCORE_COLUMNS = (
+    "clip_prompt",
+    "clip_concept",
+    "clip_concept_delta",
+    "clip_directional",
+    "clip_image",
+    "lpips",
+    "ssim",
+    "psnr",
+    "mse",
+    "changed_fraction",
+    "nsfw",
+)
+"""The scores every row has a place for; each concept's own (``clip_concept_1``) follow theirs."""
+
+EXECUTION_COLUMNS = ("unet_evals", "seconds", "worker", "device", "dtype", "versions")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell's row of results.
+
+    Args:
+        cell: what was asked.
+        status: whether there is an image.
+        image: posix path relative to the sweep's folder; None for a failed cell. A cell that equals its
+            reference names the reference's file.
+        image_sha256: of the file's bytes.
+        scores: by column name, numbers or names; an absent or NaN score is one that was not taken.
+        error: one line that says why the cell failed, or what a reader of its row must know.
+        unet_evals: UNet evaluations this cell alone made necessary (a trunk's are its reference's).
+        seconds: wall time, this cell's share of its wave.
+        worker, device, versions: where it was made.
+    """
+
+    cell: Cell
+    status: Literal["done", "failed"]
+    image: str | None = None
+    image_sha256: str | None = None
+    scores: Mapping[str, float | Sequence[str]] = field(default_factory=dict)
+    error: str | None = None
+    unet_evals: int = 0
+    seconds: float = 0.0
+    worker: str = ""
+    device: str = ""
+    versions: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """The record as one flat JSON object, its keys the table's columns in the table's order."""
+        outcome = {
+            name: getattr(self, name) for name in (*OUTCOME_COLUMNS, *EXECUTION_COLUMNS) if name != "dtype"
+        }
+        scores = dict.fromkeys(SCORE_COLUMNS) | {name: _plain(score) for name, score in self.scores.items()}
+        row = settings(self.cell) | outcome | scores | {"dtype": self.cell.dtype}
+        return {name: row[name] for name in columns(self.scores)}
+
+
+def settings(cell: Cell) -> dict[str, Any]:
+    """A cell's settings under their column names: a list where each concept has its own, None if unread."""
+    has_momentum = bool(cell.edits) and "edit_momentum_scale" in READS[cell.method]
+
+    def each(name: str) -> list[Any] | None:
+        return [getattr(edit, name) for edit in cell.edits] or None if name in READS[cell.method] else None
+
+    return {
+        "key": cell.key,
+        "reference_key": cell.reference().key,
+        "is_reference": cell.is_reference,
+        "model": cell.model,
+        "prompt": cell.prompt,
+        "negative_prompt": cell.negative_prompt,
+        "seed": cell.seed,
+        "scheduler": cell.scheduler,
+        "guidance_scale": cell.guidance_scale,
+        "num_inference_steps": cell.num_inference_steps,
+        "height": cell.height,
+        "width": cell.width,
+        "concepts": [edit.concept for edit in cell.edits],
+        "reverse_editing_direction": each("reverse_editing_direction"),
+        "edit_guidance_scale": each("edit_guidance_scale"),
+        "edit_threshold": each("edit_threshold"),
+        "edit_warmup_steps": each("edit_warmup_steps"),
+        "edit_cooldown_steps": each("edit_cooldown_steps"),
+        "edit_momentum_scale": cell.edit_momentum_scale if has_momentum else None,
+        "edit_mom_beta": cell.edit_mom_beta if has_momentum else None,
+        "edit_weights": each("edit_weights"),
+        "eta": cell.eta,
+        "replay": cell.replay,
+        "method": cell.method if cell.edits else None,
+    }
+
+
+SETTING_COLUMNS = tuple(settings(Cell(prompt="", seed=0)))
+
+
+def columns(scores: Iterable[str]) -> list[str]:
+    """The table's columns in order: the contract's, with any other ``scores`` in their places."""
+    names = list(dict.fromkeys((*SCORE_COLUMNS, *scores)))
+    whole = {name: place for place, name in enumerate(names)}
+
+    def place(name: str) -> tuple[int, int]:
+        """That of the score whose one concept's value it is, and the concept's number."""
+        base, _, number = name.rpartition("_")
+        each = number.isdecimal() and base in whole
+        return (whole[base], int(number)) if each else (whole[name], 0)
+
+    return [*SETTING_COLUMNS, *OUTCOME_COLUMNS, *sorted(names, key=place), *EXECUTION_COLUMNS]
+
+
+def _plain(score: float | Sequence[str]) -> float | list[str] | None:
+    """As JSON has it: a list of names, a finite number, or null."""
+    if isinstance(score, Sequence):
+        return list(score)
+    return float(score) if math.isfinite(score) else None
+
+
+def to_line(row: Mapping[str, Any]) -> bytes:
+    """A row as a line of JSON that ends with a checksum of what is before it."""
+    text = json.dumps(row, allow_nan=False)
+    return f'{text[:-1]}{_SEAL}{checksum(text.encode())}"}}\n'.encode()
+
+
+def from_line(line: bytes) -> dict[str, Any] | None:
+    """The row of a line; None for one that holds none, or not the one that was written."""
+    body, seal, end = line.rpartition(_SEAL.encode())
+    if seal:
+        line = body + b"}"
+        if end.rstrip() != f'{checksum(line)}"}}'.encode():
+            return None
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and (seal or _is_row(row)) else None
+
+
+def checksum(data: bytes) -> str:
+    """16 hex digits by which damage is noticed."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+_SEAL = ', "checksum": "'
+_TEXTS = ("key", "reference_key", "image", "image_sha256", "error", "prompt", "worker", "device", "versions")
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    """Whether it can be one, for a line that is older than checksums."""
+    known = {*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS}
+    scores = [score for name, score in row.items() if name not in known]
+    return (
+        isinstance(row.get("key"), str)
+        and row.get("status") in ("done", "failed")
+        and all(isinstance(row.get(name), str | None) for name in _TEXTS)
+        and all(isinstance(score, int | float | list | None) for score in scores)
+    )
