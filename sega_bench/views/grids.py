@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import logging
 import re
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sega_bench.cell import EDIT_SETTINGS
 from sega_bench.errors import UserError, check_count, clean
 from sega_bench.store import Store
+from sega_bench.views.points import declared, label_concepts, point_of, said, spaced
 from sega_bench.views.sheet import Row, Sheet, Tile, draw
 from sega_bench.views.tables import ALL, load, summarise
-from sega_bench.views.words import concept_labels, short
 
 MOST_VALUES = 16
 """A sheet has no more columns or rows than this, taken evenly from a longer axis."""
@@ -34,7 +32,6 @@ _SUBJECT = ("prompt", "concept", "seed")
 _SAID = {"concept": "{}", "seed": "seed {}"}
 
 _log = logging.getLogger(__name__)
-_Item = TypeVar("_Item")
 _Row = dict[str, Any]
 
 
@@ -98,7 +95,7 @@ def write_grids(
 def _sheets(sweep: _Sweep, x: str | None, y: str | None, limit: int) -> Iterator[tuple[str, Sheet]]:
     plane = _plane(sweep, x, y)
     subjects = _subjects(sweep, plane)
-    shown = _spaced(list(enumerate(subjects, 1)), limit)
+    shown = spaced(list(enumerate(subjects, 1)), limit)
     if len(shown) < len(subjects):
         _log.warning(
             "grids: %d of %d sheets drawn, taken evenly (limit=%d)", len(shown), len(subjects), limit
@@ -123,9 +120,9 @@ def _images(sheet: Sheet) -> set[Path]:
 def _read(store: Store, frame: pd.DataFrame, plan: Mapping[str, Any]) -> _Sweep:
     rows: list[_Row] = [{str(name): row[name] for name in row} for row in frame.to_dict("records")]
     edited = [row for row in rows if not row["is_reference"]]
-    points = [{name: _point_of(row, name) for name in plan["axes"]} for row in edited]
-    axes = {name: _declared(values, points, name) for name, values in plan["axes"].items()}
-    labels = _concept_labels(edited, [name for name in EDIT_SETTINGS if name not in axes])
+    points = [{name: point_of(row, name) for name in plan["axes"]} for row in edited]
+    axes = {name: declared(values, points, name) for name, values in plan["axes"].items()}
+    labels = label_concepts(edited, [name for name in EDIT_SETTINGS if name not in axes])
     summary = summarise(frame, list(axes))
     marked = summary[summary["best"] & (summary["concepts"] == ALL)].to_dict("records")
     return _Sweep(
@@ -134,47 +131,8 @@ def _read(store: Store, frame: pd.DataFrame, plan: Mapping[str, Any]) -> _Sweep:
         axes,
         [row | point | {"concept": label} for row, point, label in zip(edited, points, labels, strict=True)],
         {row["key"]: row for row in rows if row["is_reference"]},
-        {name: _point_of(row, name) for row in marked for name in axes},
+        {name: point_of(row, name) for row in marked for name in axes},
     )
-
-
-def _declared(values: Sequence[Any], points: Sequence[Mapping[str, Hashable]], name: str) -> list[Hashable]:
-    """An axis' values in the order in which they were given, those without any row included."""
-    declared = dict.fromkeys(map(_point, values))
-    return list(declared | dict.fromkeys(point[name] for point in points))
-
-
-def _point(value: Any) -> Hashable:
-    if isinstance(value, list):
-        points = tuple(map(_point, value))
-        return points[0] if len(set(points)) == 1 else points
-    if value is None or isinstance(value, str | bool):
-        return value
-    return None if pd.isna(value) else float(value)
-
-
-def _point_of(row: Mapping[Any, Any], name: str) -> Hashable:
-    value = row[name]
-    return _point(json.loads(value) if name in EDIT_SETTINGS and isinstance(value, str) else value)
-
-
-def _concept_labels(edited: Sequence[_Row], settings: Sequence[str]) -> list[str]:
-    """A name for each row's concepts; where the texts are equal, with the settings of theirs that differ."""
-    values: dict[tuple[str, str], set[Hashable]] = {}
-    for row in edited:
-        for name in settings:
-            values.setdefault((row["concepts"], name), set()).add(_point_of(row, name))
-    said = concept_labels({row["concepts"] for row in edited})
-    labels = []
-    for row in edited:
-        own = [name for name in settings if len(values[row["concepts"], name]) > 1]
-        named = "".join(f", {name} {_label(_point_of(row, name))}" for name in own)
-        labels.append(said[row["concepts"]] + named)
-    return labels
-
-
-def _label(point: Hashable) -> str:
-    return ", ".join(map(short, point)) if isinstance(point, tuple) else short(point)
 
 
 # --- what is shown ---
@@ -227,9 +185,9 @@ def _subjects(sweep: _Sweep, plane: _Plane) -> list[list[_Row]]:
 def _sheet(sweep: _Sweep, plane: _Plane, cells: Sequence[_Row]) -> Sheet:
     at = {(row[plane.x], row[plane.y] if plane.y else None): row for row in reversed(cells)}
     xs, ys = _values(sweep, plane.x, cells), _values(sweep, plane.y, cells)
-    columns, lines = _spaced(xs, MOST_VALUES), _spaced(ys, MOST_VALUES)
+    columns, lines = spaced(xs, MOST_VALUES), spaced(ys, MOST_VALUES)
     table = [[at.get((x, y)) for x in columns] for y in lines]
-    labels = [_label(y) if plane.y else "" for y in lines]
+    labels = [said(y) if plane.y else "" for y in lines]
     marks = set(plane.held) < set(sweep.axes)  # with every axis held there, the best is all one sees
     rows = [
         Row(label, [_tile(sweep, row, marks) for row in line])
@@ -248,7 +206,7 @@ def _sheet(sweep: _Sweep, plane: _Plane, cells: Sequence[_Row]) -> Sheet:
         title=clean(sweep.name) if "prompt" in (plane.x, plane.y) else f'"{clean(first["prompt"])}"',
         notes=[note for note in notes if note],
         x_name=plane.x,
-        columns=[_label(x) for x in columns],
+        columns=[said(x) for x in columns],
         y_name=plane.y or "",
         rows=rows,
         references=references,
@@ -300,20 +258,13 @@ def _notes(
     sweep: _Sweep, plane: _Plane, cut: Mapping[str | None, tuple[Sequence[Any], Sequence[Any]]]
 ) -> list[str]:
     """What the sheet leaves out."""
-    held = ", ".join(f"{name} {_label(value)}" for name, value in plane.held.items())
+    held = ", ".join(f"{name} {said(value)}" for name, value in plane.held.items())
     why = "the best trade-off's" if sweep.best else "the first tried"
     notes = [f"Held at {why}: {held}"] if held else []
     for name, (shown, values) in cut.items():
         if len(shown) < len(values):
             notes.append(f"{len(shown)} of {len(values)} values of {name} shown")
     return notes
-
-
-def _spaced(items: Sequence[_Item], most: int) -> Sequence[_Item]:
-    """All items, or ``most`` of them taken evenly, the first and the last among them."""
-    if len(items) <= most:
-        return items
-    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
 
 
 def _slug(text: str) -> str:

@@ -1,0 +1,65 @@
+"""A sweep's values as they can be compared and told: 5 and 5.0 are equal, lists are tuples, NaN is None."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from sega_bench.cell import EDIT_SETTINGS
+from sega_bench.views.words import concept_labels, short
+
+_Item = TypeVar("_Item")
+
+
+def declared(values: Sequence[Any], points: Sequence[Mapping[str, Hashable]], name: str) -> list[Hashable]:
+    """An axis' values in the order in which they were given, those without any row included."""
+    return list(dict.fromkeys(map(point, values)) | dict.fromkeys(row[name] for row in points))
+
+
+def point(value: Any) -> Hashable:
+    """A value as it is compared."""
+    if isinstance(value, list):
+        points = tuple(map(point, value))
+        return points[0] if len(set(points)) == 1 else points
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if value is None or isinstance(value, str):
+        return value
+    return None if pd.isna(value) else float(value)
+
+
+def point_of(row: Mapping[Any, Any], name: str) -> Hashable:
+    """That of a row's setting, which is JSON text where concepts have their own."""
+    value = row[name]
+    return point(json.loads(value) if name in EDIT_SETTINGS and isinstance(value, str) else value)
+
+
+def label_concepts(edited: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> list[str]:
+    """A name for each row's concepts; where the texts are equal, with the settings of theirs that differ."""
+    values: dict[tuple[str, str], set[Hashable]] = {}
+    for row in edited:
+        for name in settings:
+            values.setdefault((row["concepts"], name), set()).add(point_of(row, name))
+    texts = concept_labels({row["concepts"] for row in edited})
+    labels = []
+    for row in edited:
+        own = [name for name in settings if len(values[row["concepts"], name]) > 1]
+        named = "".join(f", {name} {said(point_of(row, name))}" for name in own)
+        labels.append(texts[row["concepts"]] + named)
+    return labels
+
+
+def said(value: Hashable) -> str:
+    """A compared value as one would say it."""
+    return ", ".join(map(short, value)) if isinstance(value, tuple) else short(value)
+
+
+def spaced(items: Sequence[_Item], most: int) -> Sequence[_Item]:
+    """All items, or ``most`` of them taken evenly, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
