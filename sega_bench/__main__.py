@@ -287,6 +287,7 @@ def _show(job: Job, reporter: Reporter | None) -> int:
     from sega_bench.store import is_whole_png
     from sega_bench.views import grids, tables, terminal
     from sega_bench.views.claims import claims
+    from sega_bench.views.report import building as report
 
     store, axes = job.store, list(job.plan.axes)
     frame = tables.load(store.root)
@@ -294,7 +295,7 @@ def _show(job: Job, reporter: Reporter | None) -> int:
     digest = tables.digest(store)
     sheets = list(store.grids_dir.glob("*.png"))
     has_sheets = all(map(is_whole_png, sheets)) and (bool(sheets) or bool(frame["is_reference"].all()))
-    is_behind = tables.shown(store) != digest or not has_sheets
+    is_behind = tables.shown(store) != digest or report.shown(store) != digest or not has_sheets
     reporter = reporter or _late_reporter(job, digest)
     if not job.missing:
         said = f"{job.done} of {len(job.plan.cells)} cells are done"
@@ -302,10 +303,13 @@ def _show(job: Job, reporter: Reporter | None) -> int:
         said = f"{said}; now the views that show them" if is_late else f"nothing to do: {said}"
         console.print(said, highlight=False)
     if is_behind:
-        grids.write_grids(store, frame, store.read_plan() or {})
+        plan = store.read_plan() or {}
+        grids.write_grids(store, frame, plan)
+        report.write_report(store, frame, summary, plan, digest)
         # Last, since it tells that all of them are there.
         tables.write_results(store, frame, summary, claimed, digest)
     shown: dict[str, object] = {
+        "report": store.report_dir / "index.html",
         "grids": store.grids_dir,
         "table": store.results_csv,
         "summary": store.summary_csv,

@@ -37,6 +37,7 @@ def test_a_sweep_from_a_command_to_its_files_and_again(tmp_path: Path) -> None:
         "results.csv",
         "summary.csv",
         "grids",
+        "report",
         "wandb",
         "run.log",
     }

@@ -18,6 +18,7 @@ from test_cli import call
 from sega_bench import runner
 from sega_bench.store import Store
 from sega_bench.views import grids, tables
+from sega_bench.views.report import building as report
 from sega_bench.views.wandb import Reporter
 
 KILLED_BEFORE_ITS_VIEWS = """
@@ -93,7 +94,8 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(grids, "draw"), (tables, "write_results"), (Reporter, "finish")]
+    ("owner", "name"),
+    [(grids, "draw"), (report, "write_report"), (tables, "write_results"), (Reporter, "finish")],
 )
 def test_interrupted_in_its_views_the_same_command_makes_them(
     owner: object,

@@ -27,6 +27,8 @@ def test_the_wheel_holds_configuration_weights_and_types(wheel: Path) -> None:
         "sega_bench/conf/sweep/thresholds.yaml",
         "sega_bench/faces/weights/pipeline/model_index.json",
         "sega_bench/faces/weights/scorer/open_clip_config.json",
+        "sega_bench/views/assets/report/index.html",
+        "sega_bench/views/assets/vendor/plot-LICENSE.txt",
         "sega_bench/py.typed",
     ):
         assert name in names

@@ -50,6 +50,7 @@ class Store:
         self.summary_csv = root / "summary.csv"
         self.claims_csv = root / "claims.csv"
         self.grids_dir = root / "grids"
+        self.report_dir = root / "report"
         self.wandb_dir = root / "wandb"
         self.log_path = root / "run.log"
         self.lock_path = root / "lock"

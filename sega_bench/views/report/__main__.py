@@ -1,0 +1,31 @@
+"""Build a sweep's report again from its folder alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sega_bench.errors import UserError
+from sega_bench.store import Store
+from sega_bench.views.report.building import write_report
+from sega_bench.views.tables import load, summarise
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run it; exits with 2 where the folder holds no sweep."""
+    parser = argparse.ArgumentParser(prog="python -m sega_bench.views.report", description=__doc__)
+    parser.add_argument("folder", type=Path, help="a sweep's folder, such as outputs/thresholds")
+    asked = parser.parse_args(arguments)
+    try:
+        store, frame = Store(asked.folder), load(asked.folder)
+        plan = store.read_plan() or {}
+        print(write_report(store, frame, summarise(frame, list(plan["axes"])), plan))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The sweep's rows as a page reads them: by columns, texts and settings as places in lists of values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sega_bench.cell import EDIT_SETTINGS
+from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS
+from sega_bench.views.points import declared, label_concepts, point_of
+
+_ALWAYS = ("prompt", "seed", "concepts", "concept", "status", "error")
+"""Columns that a page asks for even where they are the same in every row."""
+
+_OF_EDITS = (*EDIT_SETTINGS, "edit_momentum_scale", "edit_mom_beta", "replay")
+_LARGEST_INTEGER = 2**53
+"""JavaScript's; what is beyond is sent as text."""
+
+
+class Cells:
+    """All rows of a table: what is common to them, and the rest in parts.
+
+    Args:
+        frame: as :func:`sega_bench.views.tables.load` gives it.
+        axes: the plan's.
+        images: keys of the images that can be shown.
+
+    Attributes:
+        constants: the settings that are the same in every row (of an edit's, in every edited row).
+        values: for each other setting or text its values; a row's part holds places in this list, -1 for
+            null. Those of an axis are in the order in which they were given.
+        scores: the columns of numbers.
+    """
+
+    def __init__(self, frame: pd.DataFrame, axes: Mapping[str, Sequence[Any]], images: set[str]) -> None:
+        self._frame, self._images = frame, images
+        self.constants: dict[str, Any] = {}
+        self.values: dict[str, list[Hashable]] = {}
+        self._codes: dict[str, np.ndarray[Any, Any]] = {}
+        known = {*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS}
+        taken = [name for name in frame.columns if name not in known and frame[name].notna().any()]
+        self.scores = [*taken, "unet_evals", "seconds"]
+        edited = ~frame["is_reference"]
+        for name in SETTING_COLUMNS[3:]:
+            column = frame[name].where(edited) if name == "concepts" else frame[name]
+            self._add(name, column, axes.get(name), edited if name in _OF_EDITS else slice(None))
+        self._add("concept", _labels(frame, axes), None, slice(None))
+        for name in ("status", "error"):
+            self._add(name, frame[name], None, slice(None))
+
+    def _add(self, name: str, column: pd.Series[Any], axis: Sequence[Any] | None, where: Any) -> None:
+        numbers, found = pd.factorize(column, use_na_sentinel=True)
+        points = [_parsed(name, value) for value in found]
+        values = declared(axis or (), [{name: value} for value in points], name)
+        at = {value: i for i, value in enumerate(values)}
+        places = np.array([at[value] for value in points] + [-1])  # -1 is the last: null
+        codes = places[numbers]
+        if axis is None and name not in _ALWAYS and len(set(codes[where])) <= 1:
+            code = codes[where][0] if len(codes[where]) else -1
+            self.constants[name] = _sent(values[code]) if code >= 0 else None
+        else:
+            self.values[name] = [_sent(value) for value in values]
+            self._codes[name] = codes
+
+    def places(self, name: str, column: pd.Series[Any]) -> list[int]:
+        """Of another table's column of settings, the places of its values."""
+        at = {value: i for i, value in enumerate(self.values[name])}
+        return [at.get(_sent(_parsed(name, value)), -1) if _is_known(value) else -1 for value in column]
+
+    def parts(self, size: int) -> Iterator[dict[str, Any]]:
+        """The rows, so many at a time: columns by name, beside what a page needs to find an image.
+
+        ``reference`` is a row's number, -1 where that was never run. ``image`` is the key of the image, null
+        where there is none to show.
+        """
+        frame = self._frame
+        numbers = {key: i for i, key in enumerate(frame["key"])}
+        for start in range(0, len(frame), size):
+            rows = frame.iloc[start : start + size]
+            stems = [PurePosixPath(name).stem if isinstance(name, str) else None for name in rows["image"]]
+            part: dict[str, Any] = {
+                "key": list(rows["key"]),
+                "reference": [numbers.get(key, -1) for key in rows["reference_key"]],
+                "image": [stem if stem in self._images else None for stem in stems],
+            }
+            part |= {name: codes[start : start + size].tolist() for name, codes in self._codes.items()}
+            part |= {name: [rounded(value) for value in rows[name]] for name in self.scores}
+            yield part
+
+
+def rounded(value: Any) -> float | None:
+    """A number to five significant digits, which is more than any is known to; None of nothing."""
+    return None if pd.isna(value) else float(f"{float(value):.5g}")
+
+
+def _labels(frame: pd.DataFrame, axes: Mapping[str, Sequence[Any]]) -> pd.Series[Any]:
+    """What each row's concepts are called; null of a reference."""
+    own = [name for name in EDIT_SETTINGS if name not in axes]
+    numbers = frame.groupby(["concepts", *own], sort=False, dropna=False).ngroup().to_numpy()
+    firsts = np.unique(numbers, return_index=True)[1]
+    kinds = frame.iloc[firsts].to_dict("records")
+    edited = [{str(k): v for k, v in kind.items()} for kind in kinds if not kind["is_reference"]]
+    labels = iter(label_concepts(edited, own))
+    each = [None if kind["is_reference"] else next(labels) for kind in kinds]
+    return pd.Series([each[number] for number in numbers], index=frame.index, dtype="object")
+
+
+def _parsed(name: str, value: Any) -> Hashable:
+    if name == "concepts":
+        return tuple(json.loads(value))
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return int(value)
+    return point_of({name: value}, name)
+
+
+def _is_known(value: Any) -> bool:
+    return not (value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)))
+
+
+def _sent(value: Hashable) -> Hashable:
+    """As JSON can carry it: see :data:`_LARGEST_INTEGER`."""
+    if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+        return str(value)
+    return value

@@ -1,0 +1,97 @@
+"""What a page says before it shows a cell: what was asked, which setting to use, how each axis acts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from sega_bench import __version__
+from sega_bench.views.advice import next_steps
+from sega_bench.views.report.cells import Cells, rounded
+from sega_bench.views.report.thumbnails import SIDE
+from sega_bench.views.tables import ALL, COST, GAIN, reduced, summarise, trends
+from sega_bench.views.words import concept_labels
+
+_ASKED = ("name", "description", "model", "engine", "versions", "code_version")
+_STATISTICS = ("mean", "low", "high", "sd", "n")
+
+
+def overview(
+    frame: pd.DataFrame, summary: pd.DataFrame, plan: Mapping[str, Any], cells: Cells
+) -> dict[str, Any]:
+    """The page's first script.
+
+    Returns:
+        ``asked``: of plan.json. ``counts``: cells by their state. ``values``, ``constants``, ``scores``: see
+        :class:`~sega_bench.views.report.cells.Cells`. ``sets``: what each value of ``concepts`` is called.
+        ``axes``: their names. ``settings``: the summary's rows; ``curves``: for each axis those of a summary
+        of it alone. ``at`` are the places of the axes' values, ``set`` that of the concept set, -1 for all.
+        ``advice``: where to look next.
+    """
+    axes = [name for name in plan["axes"] if name in cells.values]
+    sets = [concepts for concepts in summary["concepts"].unique() if concepts != ALL]
+    labels = concept_labels(sets)
+    names = reduced(frame[~frame["is_reference"]])
+    done, failed = (int((frame["status"] == state).sum()) for state in ("done", "failed"))
+    return {
+        "asked": {name: plan.get(name) for name in _ASKED} | {"settings": _reproducible(plan)},
+        "counts": {"planned": len(plan["keys"]), "done": done, "failed": failed, "rows": len(frame)}
+        | {name: plan["counts"].get(name) for name in ("edited", "references", "unet_evals")},
+        "axes": axes,
+        "sets": [labels[concepts] for concepts in sets],
+        "values": cells.values,
+        "constants": cells.constants,
+        "scores": cells.scores,
+        "reduced": [
+            name for name in names if f"{name}_mean" in summary and summary[f"{name}_mean"].notna().any()
+        ],
+        "titles": _titles(plan),
+        "gain": GAIN,
+        "cost": COST,
+        "settings": _rows(summary, axes, sets, names, cells),
+        "curves": {
+            axis: _rows(summarise(frame, [axis]), [axis], sets, names, cells)
+            for axis in axes
+            if len(cells.values[axis]) > 1
+        },
+        "advice": next_steps(summary, trends(frame, list(plan["axes"]))) if len(frame) else [],
+        "thumbnail_side": SIDE,
+        "version": __version__,
+    }
+
+
+def _rows(
+    summary: pd.DataFrame, axes: Sequence[str], sets: Sequence[str], names: Sequence[str], cells: Cells
+) -> list[dict[str, Any]]:
+    places = [cells.places(axis, summary[axis]) for axis in axes]
+    number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
+    return [
+        {
+            "at": list(at),
+            "set": number[row["concepts"]],
+            "n": row["n"],
+            "failed": row["n_failed"],
+            "pareto": row["pareto"],
+            "best": row["best"],
+            "scores": {name: [rounded(row[f"{name}_{part}"]) for part in _STATISTICS] for name in names},
+        }
+        for at, row in zip(
+            zip(*places, strict=True) if places else [()] * len(summary),
+            ({str(name): value for name, value in row.items()} for row in summary.to_dict("records")),
+            strict=True,
+        )
+    ]
+
+
+def _titles(plan: Mapping[str, Any]) -> dict[str, str]:
+    """What the scores are called where their column's name says too little, or too much."""
+    perceptual = (plan["scores"].get(COST) or {}).get("name", "LPIPS")
+    return {GAIN: "CLIP gain", COST: str(perceptual), "changed_fraction": "changed fraction"}
+
+
+def _reproducible(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a command needs beside a cell's own."""
+    settings = plan.get("settings", {})
+    return {name: settings.get(name, {}) for name in ("model", "sampling")}
