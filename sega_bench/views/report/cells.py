@@ -17,7 +17,7 @@ from sega_bench.views.points import declared, label_concepts, point_of
 _ALWAYS = ("prompt", "seed", "concepts", "concept", "status", "error")
 """Columns that a page asks for even where they are the same in every row."""
 
-_OF_EDITS = (*EDIT_SETTINGS, "edit_momentum_scale", "edit_mom_beta", "replay")
+_OF_EDITS = (*EDIT_SETTINGS, "edit_momentum_scale", "edit_mom_beta", "method", "replay")
 _LARGEST_INTEGER = 2**53
 """JavaScript's; what is beyond is sent as text."""
 

@@ -31,7 +31,6 @@ async function start() {
   if (sega.sweep.counts.rows === 0) {
     byId("picture-note").textContent = "No cell has been run yet.";
     byId("table-note").textContent = "No cell has been run yet.";
-    return;
   }
   await new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve)); }); // what there is, is seen first
   await sega.load();

@@ -68,9 +68,9 @@ async function copy(text, what) {
   tell(`Copied ${what}`);
 }
 
+const toast = byId("said"); // it goes into dialogs, which lose what they hold
 let toastTimer = 0;
 function tell(text) {
-  const toast = byId("said");
   toast.textContent = text;
   toast.hidden = false;
   (document.querySelector("#cell[open]") ?? document.querySelector("#gallery[open]") ?? document.body).append(toast);
@@ -88,6 +88,9 @@ function perConcept(row, name) {
   const value = sega.value(row, name);
   return sega.value(row, "concepts").map((_, i) => (Array.isArray(value) ? value[i] : value));
 }
+
+/** The momentum's settings, where a cell's method has one. */
+const momentum = (row) => ["edit_momentum_scale", "edit_mom_beta"].filter((name) => sega.value(row, name) !== null);
 
 /** A value as Python writes it. */
 function python(value) {
@@ -110,12 +113,15 @@ function diffusersCall(row) {
       const values = perConcept(row, name);
       if (values.some((value) => value !== null)) lines.push([name, python(values)]);
     }
-    lines.push(own("edit_momentum_scale"), own("edit_mom_beta"));
+    lines.push(...momentum(row).map(own));
   }
-  const replayed = sega.value(row, "replay");
-  const note = replayed === null ? "" : `# guidance of the same edit of ${python(replayed)} (sem_guidance)\n`;
-  const model = `# ${said(sega.value(row, "model"))}, ${said(sega.value(row, "scheduler"))}\n`;
-  return `${model}${note}pipe(\n${lines.map(([name, text]) => `    ${name}=${text},\n`).join("")})`;
+  const [replayed, method] = [sega.value(row, "replay"), sega.value(row, "method") ?? "sega"];
+  const notes = [
+    `${said(sega.value(row, "model"))}, ${said(sega.value(row, "scheduler"))}`,
+    replayed !== null && `with the guidance of the same edit of ${python(replayed)} (sem_guidance)`,
+    method !== "sega" && `made with method=${method}, which is not this pipeline's`,
+  ].filter(Boolean).map((note) => `# ${note}\n`).join("");
+  return `${notes}pipe(\n${lines.map(([name, text]) => `    ${name}=${text},\n`).join("")})`;
 }
 
 /** A value as Hydra's grammar reads it; the text of an interpolation is escaped. */
@@ -147,11 +153,11 @@ function command(row) {
   words.push(`prompts=${hydra([sega.value(row, "prompt")])}`);
   if (!sega.isReference(row)) {
     const concepts = sega.value(row, "concepts").map((text, i) => ({
-      text, ...Object.fromEntries(EDITS.map((name) => [name, perConcept(row, name)[i]])),
+      text, ...Object.fromEntries(EDITS.map((name) => [name, perConcept(row, name)[i]]).filter(([, value]) => value !== null)),
     }));
     words.push(`concepts=${hydra([concepts])}`);
-    own("edit.edit_momentum_scale", "edit_momentum_scale");
-    own("edit.edit_mom_beta", "edit_mom_beta");
+    momentum(row).forEach((name) => own(`edit.${name}`, name));
+    if ((sega.value(row, "method") ?? "sega") !== "sega") own("method");
     if (sega.value(row, "replay") !== null) words.push(`replay=${hydra([sega.value(row, "replay")])}`);
   }
   words.push(`seeds=[${said(sega.value(row, "seed"))}]`);

@@ -1,0 +1,378 @@
+"""The report in a real browser (``pytest -m browser``; Debian's package is ``chromium``)."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sweeps
+from browser import Opened, chromium, open_report
+from PIL import Image
+
+from sega_bench import manifest, planner
+from sega_bench.cell import Cell
+from sega_bench.config import compose
+from sega_bench.store import Store
+from sega_bench.views.report.building import write_report
+from sega_bench.views.report.cells import rounded
+from sega_bench.views.tables import load, summarise
+
+pytestmark = pytest.mark.browser
+
+EVIL = '<img src=x onerror=alert(1)> it\'s "quoted", ${not: an interpolation} \\'
+AXES = "+axes.edit_threshold=[0.5,0.9,0.95]", "+axes.edit_guidance_scale=[3,6]"
+
+
+def build(store: Store) -> None:
+    plan = store.read_plan() or {}
+    frame = load(store.root)
+    write_report(store, frame, summarise(frame, list(plan["axes"])), plan)
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra reads it literally, written another way than the page does."""
+    doubled = text.replace("\\", "\\\\").replace('"', '\\"').replace("${", "\\${")
+    return f'"{doubled}"'
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Cell]]:
+    """A folder as a sweep of the face model leaves it, with drawn pictures: some failed, lost and flagged."""
+    folder = tmp_path_factory.mktemp("out")
+    (folder / "prompts.txt").write_text(f"a photo of the face of a man\n{EVIL}\n")
+    pair = "[smile, {text: curls, edit_weights: 0.5}]"
+    concepts = f"concepts=[{{text: glasses, reverse_editing_direction: true}}, {pair}]"
+    config = compose(
+        *AXES, concepts, f"prompts={folder / 'prompts.txt'}", "seeds=2", "name=shown", f"output_dir={folder}"
+    )
+    plan = planner.plan(config)
+    store = Store(folder / "shown")
+    store.prepare()
+    engine = {"device": "cpu", "dtype": plan.cells[0].dtype}
+    store.write_plan(manifest.document(plan, engine, sweeps.PROVENANCE))
+    records = [sweeps.record(store, cell) for cell in plan.cells]
+    edited = [i for i, cell in enumerate(plan.cells) if cell.edits]
+    failed, lost, flagged = edited[1], edited[2], edited[3]
+    records[failed] = sweeps.Record(plan.cells[failed], "failed", error="out of <b>luck</b>")
+    records[flagged] = sweeps.record(
+        store, plan.cells[flagged], scores=sweeps.scores(plan.cells[flagged]) | {"nsfw": 1.0}
+    )
+    store.append("w0", records)
+    store.image_path(plan.cells[lost].key).unlink()
+    build(store)
+    return store, {cell.key: cell for cell in plan.cells}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def report(browser: Any, planned: tuple[Store, dict[str, Cell]]) -> Iterator[Opened]:
+    opened = open_report(browser, planned[0].root)
+    yield opened
+    opened.page.context.close()
+    assert opened.complaints == []
+    here = planned[0].root.as_uri()
+    assert [url for url in opened.requests if not url.startswith((here, "data:"))] == []
+
+
+def shown_keys(page: Any) -> list[list[str]]:
+    """Of every line of the grid, the keys of the cells that its tiles open, the unedited one first."""
+    return page.evaluate(  # type: ignore[no-any-return]
+        """[...document.querySelectorAll("#grid tbody tr")].map((line) =>
+        [...line.querySelectorAll("button.tile")].map((tile) => sega.columns.key[tile.dataset.row]))"""
+    )
+
+
+def choose(page: Any, name: str, label: str) -> None:
+    page.locator(f'#picture-controls select[data-of="{name}"]').select_option(label=label)
+
+
+def test_it_opens_without_a_complaint_and_texts_stay_texts(report: Opened) -> None:
+    page = report.page
+    assert page.locator("#facts").inner_text().count("<img src=x onerror=alert(1)>") == 1
+    assert page.locator('img[src="x"]').count() == 0
+    assert page.title() == "shown: sega_bench"
+    assert "1 cell failed" in page.locator("#state").inner_text()
+
+
+def test_selectors_change_the_grid(report: Opened, planned: tuple[Store, dict[str, Cell]]) -> None:
+    cells, page = planned[1], report.page
+
+    def described(key: str) -> tuple[str, int, int, float, float]:
+        cell = cells[key]
+        edit = cell.edits[0]
+        return cell.prompt, len(cell.edits), cell.seed, edit.edit_threshold, edit.edit_guidance_scale
+
+    def expect(prompt: str, concepts: int, seed: int) -> None:
+        lines = shown_keys(page)
+        wanted = [[(prompt, concepts, seed, t, s) for t in (0.5, 0.9, 0.95)] for s in (3.0, 6.0)]
+        assert [[described(key) for key in line[1:]] for line in lines] == wanted
+        assert all(cells[line[0]] == cells[line[1]].reference() for line in lines)
+
+    man = "a photo of the face of a man"
+    expect(man, 1, 0)
+    choose(page, "Seed", "1")
+    expect(man, 1, 1)
+    choose(page, "Concept", "smile + curls")
+    expect(man, 2, 1)
+    choose(page, "Prompt", EVIL)
+    expect(EVIL, 2, 1)
+    choose(page, "Columns", "seed")
+    choose(page, "Rows", "concept")
+    choose(page, "edit_threshold", "0.9")
+    choose(page, "edit_guidance_scale", "3")
+    drawn = [[described(key) for key in line] for line in shown_keys(page) if cells[line[0]].edits]
+    assert drawn == [[(EVIL, n, seed, 0.9, 3.0) for seed in (0, 1)] for n in (1, 2)]
+
+
+def test_images_are_those_of_the_cells(report: Opened, planned: tuple[Store, dict[str, Cell]]) -> None:
+    page, store = report.page, planned[0]
+    choose(page, "Seed", "1")
+    sources = page.evaluate(
+        """[...document.querySelectorAll("#grid button.tile")].map((tile) =>
+        [sega.columns.key[tile.dataset.row], tile.querySelector("img:not(.reference)").src])"""
+    )
+    assert len(sources) == 8
+    assert all(source == store.image_path(key).as_uri() for key, source in sources)
+
+
+def test_what_has_no_image_says_why(report: Opened) -> None:
+    said = report.page.locator("#grid .placeholder").all_inner_texts()
+    assert sorted(said) == ["failed", "missing"]
+
+
+def test_a_flagged_image_is_covered_until_it_is_clicked(report: Opened) -> None:
+    page = report.page
+    tile = page.locator("#grid .flagged")
+    assert tile.count() == 1
+    assert "blur" in tile.locator(".veil").evaluate("(veil) => getComputedStyle(veil).filter")
+    row = tile.get_attribute("data-row")
+    tile.click()
+    uncovered = page.locator(f'#grid button[data-row="{row}"] .veil')
+    assert uncovered.evaluate("(veil) => getComputedStyle(veil).filter") == "none"
+    assert not page.locator("#cell").is_visible()
+    page.locator(f'#grid button[data-row="{row}"]').click()
+    assert page.locator("#cell .flagged").count() == 1  # the large one is covered too
+
+
+def test_a_point_shows_and_opens_its_images(report: Opened, planned: tuple[Store, dict[str, Cell]]) -> None:
+    page, cells = report.page, planned[1]
+    points = page.locator("#tradeoff [role=button]")
+    assert points.count() == 6
+    points.first.hover()
+    assert page.locator("#tooltip img").count() > 0
+    assert "edit_threshold 0.5, edit_guidance_scale 3" in page.locator("#tooltip").inner_text()
+    points.first.click()
+    keys = page.evaluate(
+        """[...document.querySelectorAll("#gallery button.tile")]
+        .map((tile) => sega.columns.key[tile.dataset.row])"""
+    )
+    of_setting = {
+        key
+        for key, cell in cells.items()
+        if cell.edits and (cell.edits[0].edit_threshold, cell.edits[0].edit_guidance_scale) == (0.5, 3.0)
+    }
+    assert set(keys) == of_setting
+    page.keyboard.press("Escape")
+    points.nth(1).focus()
+    page.keyboard.press("Enter")
+    assert "edit_guidance_scale 6" in page.locator("#gallery-title").inner_text()
+    page.keyboard.press("Escape")
+    page.locator("#setting-concept").select_option(label="smile + curls")
+    page.locator("#tradeoff [role=button]").first.press("Enter")
+    assert page.locator("#gallery button.tile").count() == len(of_setting) // 2
+
+
+def test_the_table_filters_and_sorts(report: Opened, planned: tuple[Store, dict[str, Cell]]) -> None:
+    page, frame = report.page, load(planned[0].root)
+    edited = frame[~frame["is_reference"]]
+
+    def keys() -> list[str]:
+        return page.evaluate(
+            '[...document.querySelectorAll("#rows [data-key]")].map((row) => row.dataset.key)'
+        )  # type: ignore[no-any-return]
+
+    def count_is(count: int) -> None:
+        page.locator("#table-note", has_text=f"{count} cell").wait_for()
+
+    def search(text: str, wanted: pd.DataFrame) -> None:
+        page.locator("#filter").fill(text)
+        count_is(len(wanted))
+        assert set(keys()) == set(wanted["key"])
+
+    search("", edited)
+    search("edit_threshold>=0.9 seed=1", edited.query("edit_threshold >= 0.9 and seed == 1"))
+    search("lpips<0.05 curls", edited[(edited["lpips"] < 0.05) & edited["concepts"].str.contains("curls")])
+    search("status=failed", edited.query("status == 'failed'"))
+    search("", edited)
+    page.locator('[data-sort="lpips"]').click()
+    known = edited.assign(lpips=edited["lpips"].map(rounded, na_action="ignore"))
+    ascending = list(known.sort_values("lpips", kind="stable")["key"])
+    assert keys() == ascending
+    page.locator('[data-sort="lpips"]').click()
+    lost = int(edited["lpips"].isna().sum())
+    assert keys()[-lost:] == ascending[-lost:]
+    assert known.set_index("key").loc[keys()[:-lost], "lpips"].is_monotonic_decreasing
+    page.locator("#with-references").check()
+    count_is(len(frame))
+
+
+def test_what_is_copied_makes_the_same_cell(
+    report: Opened, planned: tuple[Store, dict[str, Cell]], tmp_path: Path
+) -> None:
+    page, cells = report.page, planned[1]
+    chosen = [key for key, cell in cells.items() if cell.prompt == EVIL]
+    chosen = [next(key for key in chosen if len(cells[key].edits) == n) for n in (0, 1, 2)]
+    for key in chosen:
+        row = page.evaluate(f'sega.columns.key.indexOf("{key}")')
+        page.evaluate(f"openCell({row}, [{row}])")
+        page.locator("#copy-command").click()
+        words = shlex.split(page.evaluate("window.copied"))
+        assert words[:3] == ["python", "-m", "sega_bench"]
+        made = planner.plan(compose(*words[3:], f"output_dir={tmp_path}"))
+        assert key in {cell.key for cell in made.cells}
+        page.locator("#copy-call").click()
+        assert_is_call(page.evaluate("window.copied"), cells[key])
+        page.keyboard.press("Escape")
+
+
+def assert_is_call(text: str, cell: Cell) -> None:
+    call = ast.parse(text).body[0]
+    assert isinstance(call, ast.Expr)
+    assert isinstance(call.value, ast.Call)
+    given = {
+        keyword.arg: ast.literal_eval(keyword.value)
+        for keyword in call.value.keywords
+        if keyword.arg != "generator"
+    }
+    assert f"manual_seed({cell.seed})" in text
+    for name in (
+        "prompt",
+        "negative_prompt",
+        "num_inference_steps",
+        "guidance_scale",
+        "height",
+        "width",
+        "eta",
+    ):
+        assert given.pop(name) == getattr(cell, name)
+    if cell.edits:
+        assert given.pop("editing_prompt") == [edit.concept for edit in cell.edits]
+        for name in ("edit_momentum_scale", "edit_mom_beta"):
+            assert given.pop(name) == getattr(cell, name)
+    for name, values in given.items():
+        assert values == [getattr(edit, name) for edit in cell.edits]
+
+
+def test_the_slider_and_the_arrow_keys(report: Opened) -> None:
+    page = report.page
+    choose(page, "Seed", "1")
+    page.locator("#grid td button").nth(1).click()
+    first = page.locator("#cell .mono").last.inner_text()
+    slider = page.locator("#cell input[type=range]")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#cell .slider").evaluate("(box) => box.style.getPropertyValue('--cut')") == "49%"
+    assert page.locator("#cell .mono").last.inner_text() == first  # the key is the slider's
+    page.locator("#cell .close").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#cell .mono").last.inner_text() != first
+    page.keyboard.press("Escape")
+    assert not page.locator("#cell").is_visible()
+    tiles = page.locator("#grid td button")
+    tiles.nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    assert tiles.nth(1).evaluate("(tile) => tile === document.activeElement")
+
+
+def test_the_difference_is_black_where_nothing_moved(
+    report: Opened, planned: tuple[Store, dict[str, Cell]]
+) -> None:
+    page, store = report.page, planned[0]
+    choose(page, "Seed", "1")
+    page.locator('#picture-mode input[value="difference"]').check(force=True)
+    tile = page.locator("#grid tbody tr").last.locator("td button").nth(1)
+    key = page.evaluate("(row) => sega.columns.key[row]", tile.get_attribute("data-row"))
+    with Image.open(io.BytesIO(tile.screenshot())) as image:
+        shown = np.asarray(image.convert("L").resize((64, 64), Image.Resampling.BOX), dtype=float)
+    cell = planned[1][key]
+    edit, reference = (store.read_image(k).astype(int) for k in (key, cell.reference().key))
+    moved = np.abs(edit - reference).sum(axis=2)
+    same = np.ones_like(moved, dtype=bool)
+    for y, x in zip(*np.nonzero(moved), strict=True):
+        same[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = False
+    assert same[4:-4, 4:-4].sum() > 500
+    assert shown[4:-4, 4:-4][same[4:-4, 4:-4]].max() < 16
+    assert shown[moved > 200].mean() > 60
+
+
+def test_a_sweep_that_is_half_written(browser: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    plan = sweeps.cells(sweeps.AXES, sweeps.PROMPTS, [["smile"]], [0])
+    sweeps.write_plan(store, plan, sweeps.AXES)
+    for count in (0, 5):
+        store.append("w0", [sweeps.record(store, cell) for cell in plan[:count]])
+        build(store)
+        opened = open_report(browser, tmp_path)
+        note = opened.page.locator("#half-written").inner_text()
+        assert f"{count} of 13 cells are done, 0 failed, {13 - count} not run yet" in note
+        assert opened.page.locator("#grid td button").count() == (0 if count == 0 else count + 2)
+        assert opened.complaints == []
+        opened.page.context.close()
+
+
+def test_it_goes_wherever_its_folder_is_copied(
+    browser: Any, planned: tuple[Store, dict[str, Cell]], tmp_path: Path
+) -> None:
+    copied = tmp_path / "it's #1 100%"
+    shutil.copytree(planned[0].root, copied)
+    opened = open_report(browser, copied)
+    loaded = opened.page.evaluate(
+        """Promise.all([...document.querySelectorAll("#grid img")].map((image) =>
+        (image.loading = "eager", image.decode().then(() => true, () => false))))"""
+    )
+    opened.page.context.close()
+    assert loaded
+    assert all(loaded)
+    assert opened.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_readable_on_a_phone_by_day_and_night(
+    browser: Any, planned: tuple[Store, dict[str, Cell]], scheme: str
+) -> None:
+    opened = open_report(
+        browser, planned[0].root, viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True
+    )
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    background, ink = (
+        sum(
+            json.loads(
+                page.evaluate(f"getComputedStyle(document.body).{name}")
+                .replace("rgb(", "[")
+                .replace(")", "]")
+            )
+        )
+        for name in ("backgroundColor", "color")
+    )
+    assert (background < ink) == (scheme == "dark")
+    page.locator("#theme").click()
+    switched = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(json.loads(switched.replace("rgb(", "[").replace(")", "]"))) < 300) == (scheme == "light")
+    page.context.close()
+    assert opened.complaints == []
