@@ -212,7 +212,7 @@ def test_the_command_builds_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(
     ("plan", "said"),
-    [(None, "holds no sweep"), ('{"plan_version": 0}', "plan_version is 0"), ("{", "can't be read")],
+    [(None, "holds no sweep"), ('{"plan_version": 0}', "plan_version is 0"), ("{", "it is damaged")],
 )
 def test_a_folder_that_is_no_sweep_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], plan: str | None, said: str
