@@ -1,6 +1,6 @@
 """The command line: ``python -m sega_bench +sweep=thresholds``. The composition root.
 
-Exit codes: 0 all cells done, 1 some failed, 2 the user's mistake, 130 interrupted.
+Exit codes: 0 all cells done, 1 some failed or lack scores, 2 the user's mistake, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _print_overview() -> None:
 
 
 def _run_sweeps(configs: Sequence[Config]) -> int:
-    """Sweeps from their configurations to their views; returns the number of failed cells.
+    """Sweeps from their configurations to their views; returns how many cells failed or lack scores.
 
     All are planned before the first begins, so that a mistake in any is told at once.
     """
@@ -163,17 +163,19 @@ def _refuse_one_folder_for_two(plans: Sequence[Plan]) -> None:
 
 
 def _run_job(job: Job) -> int:
+    """Make what is missing and show it; returns the number of cells that failed or lack scores."""
     with _logging_to(job.store.log_path):
         reporter = _execute(job)
-        failed = _show(job, reporter)
-    if failed:
-        errors.print(
-            f"{failed} of {len(job.plan.cells)} cells failed; the reasons are in the column 'error' of "
-            f"{job.store.results_csv}, and retry_failed=true tries them again",
-            style="red",
-            soft_wrap=True,
-        )
-    return failed
+        failed, unscored = _show(job, reporter)
+    for count, what in ((failed, "failed"), (unscored, "could not be scored")):
+        if count:
+            errors.print(
+                f"{count} of {len(job.plan.cells)} cells {what}; the reasons are in the column 'error' of "
+                f"{job.store.results_csv}, and retry_failed=true tries them again",
+                style="red",
+                soft_wrap=True,
+            )
+    return failed + unscored
 
 
 def _quieten_libraries() -> None:
@@ -279,11 +281,12 @@ def _reporter(job: Job) -> Callable[[], Reporter | None]:
     )
 
 
-def _show(job: Job, reporter: Reporter | None) -> int:
-    """Bring the views up to date, print the summary; returns the number of failed cells.
+def _show(job: Job, reporter: Reporter | None) -> tuple[int, int]:
+    """Bring the views up to date, print the summary; returns the numbers of failed and of unscored cells.
 
     What a view shows is read from the view itself: whoever made the records may have died before their views.
     """
+    from sega_bench.resume import NOT_SCORED
     from sega_bench.store import is_whole_png
     from sega_bench.views import grids, tables, terminal
     from sega_bench.views.claims import claims
@@ -318,7 +321,8 @@ def _show(job: Job, reporter: Reporter | None) -> int:
     if reporter and (command := reporter.finish(frame, summary, sorted(store.grids_dir.glob("*.png")))):
         shown["W&B"] = command
     terminal.print_summary(console, summary, tables.trends(frame, axes), claimed, shown)
-    return int((frame["status"] == "failed").sum())
+    lacks = frame["error"].str.startswith(NOT_SCORED, na=False)
+    return int((frame["status"] == "failed").sum()), int(lacks.sum())
 
 
 def _late_reporter(job: Job, digest: str) -> Reporter | None:

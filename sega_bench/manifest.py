@@ -26,6 +26,12 @@ _OPERATIONAL = (
     "retry_failed",
     "fail_fast",
 )
+_NOT_IN_AN_IMAGE = ("wave_rows",)
+"""Of the engine's entries in plan.json those that no bit of an image depends on."""
+
+_SCORED_TOGETHER = "scores.batch_size"
+"""As operational, though it stands among settings that are not."""
+
 _PACKAGES = ("torch", "diffusers", "transformers", "open-clip-torch", "lpips", "numpy", "pillow")
 
 
@@ -57,8 +63,12 @@ def is_behind(made: Plan, stored: Mapping[str, Any]) -> bool:
 
 def _results_of(plan: Mapping[str, Any]) -> str:
     """What of plan.json decides the results, as a text: the order of axes and of their values counts."""
-    settings = {name: value for name, value in plan.get("settings", {}).items() if name not in _OPERATIONAL}
+    settings = {name: value for name, value in _flat(plan.get("settings", {})) if not _is_operational(name)}
     return json.dumps({**plan, "settings": settings})
+
+
+def _is_operational(key: str) -> bool:
+    return key.partition(".")[0] in _OPERATIONAL or key == _SCORED_TOGETHER
 
 
 def _asked(made: Plan) -> dict[str, Any]:
@@ -82,8 +92,20 @@ def _asked(made: Plan) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that a number may depend on."""
-    return {name: metadata.version(name) for name in _PACKAGES}
+    """Versions of this code and of the libraries that a number may depend on."""
+    return {"sega_bench": sega_bench.__version__} | {name: metadata.version(name) for name in _PACKAGES}
+
+
+def changes(stored: Mapping[str, Any], engine: Mapping[str, Any], config: Config) -> list[str]:
+    """What differs from the stored plan, and may change the last digit of an image or a score, as words."""
+    together = stored.get("settings", {}).get("scores", {}).get("batch_size")
+    before = {**stored.get("engine", {}), **stored.get("versions", {}), _SCORED_TOGETHER: together}
+    now = {**engine, **versions(), _SCORED_TOGETHER: config.scores.batch_size}
+    return [
+        f"{name} is {value} and was {before[name]}"
+        for name, value in now.items()
+        if name not in _NOT_IN_AN_IMAGE and before.get(name) not in (None, value)
+    ]
 
 
 def check_same_sweep(made: Plan, stored: Mapping[str, Any]) -> None:
@@ -97,7 +119,9 @@ def check_same_sweep(made: Plan, stored: Mapping[str, Any]) -> None:
     differences = [
         f"{key} was {shown(before.get(key))} and is {shown(value)}"
         for key, value in _flat(_portable_settings(made.config))
-        if key.partition(".")[0] not in (*_MAY_GROW, *_OPERATIONAL, "model") and before.get(key) != value
+        if key.partition(".")[0] not in (*_MAY_GROW, "model")
+        and not _is_operational(key)
+        and before.get(key) != value
     ]
     was, dtype = stored.get("model", {}).get("id", ""), stored.get("engine", {}).get("dtype")
     if was.rpartition("@")[2] != made.model.id.rpartition("@")[2]:  # what it is called is no part of it

@@ -203,8 +203,9 @@ def execute(
         denoiser = load(job.plan.model, device, job.plan.cells[0].dtype, compile=job.compile)
         engine = _engine(job, device)
         job.store.write_plan(manifest.document(job.plan, engine, provenance))
-        if others := _changes((job.stored or {}).get("engine", {}), engine):
-            log.warning("engine: %s: new images may differ from this folder's others by rounding", others)
+        if others := manifest.changes(job.stored or {}, engine, config):
+            words = ", ".join(others)
+            log.warning("%s: new images and scores may differ from this folder's others by rounding", words)
         maker = Maker(
             store=job.store,
             denoiser=denoiser,

@@ -2,18 +2,22 @@
 
 import json
 import logging
+import platform
 import shutil
 from collections.abc import Iterator
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import tiny_sd
 import torch
+from safetensors.torch import load_file, save_file
 from small_sweep import hashes, poison, refuse_to_load, rows, run, small, store
 
 import sega_bench
 from sega_bench import runner
+from sega_bench.errors import UserError
 from sega_bench.planner import plan
 from sega_bench.resume import REFERENCE_FAILED
 from sega_bench.store import Record, Store
@@ -135,7 +139,7 @@ def test_other_sizes_are_taken_where_they_are_asked_for_and_said_in_one_line(
     with caplog.at_level(logging.WARNING, "sega_bench"):
         run(tmp_path, *UNASKED, "engine.decode_batch_size=2", "engine.threads=2", "seeds=3")
     (message,) = caplog.messages
-    assert message.startswith("engine: decode_batch_size is 2 and was 3, threads is 2 and was 1: ")
+    assert message.startswith("decode_batch_size is 2 and was 3, threads is 2 and was 1: new images")
     assert runner.prepare(plan(small(tmp_path, *UNASKED))).batching.decode == 2
 
 
@@ -242,3 +246,48 @@ def test_the_records_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Store, "_lines", lambda self: reads.append(self) or lines(self))
     runner.prepare(plan(small(tmp_path, "seeds=3")))
     assert len(reads) == 1
+
+
+# --- another world than the one in which the sweep began ---
+
+
+@pytest.fixture
+def own_model(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_sd.folder(), tmp_path / "model"))
+
+
+def test_other_weights_under_the_same_path_are_never_mixed_in(tmp_path: Path, own_model: Path) -> None:
+    words = (f"model.path={own_model}",)
+    before = {record.cell.key for record in run(tmp_path, *words)}
+    (weights,) = (own_model / "unet").glob("*.safetensors")
+    tensors = load_file(weights)
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] + 1}, weights)
+    text = store(tmp_path).plan_path.read_text()
+    with pytest.raises(UserError, match=r"the model was .*@\w+ and is .*@\w+\): give this one another name="):
+        run(tmp_path, *words, "seeds=3")
+    assert store(tmp_path).plan_path.read_text() == text
+    assert before.isdisjoint(cell.key for cell in plan(small(tmp_path, *words)).cells)
+
+
+def test_another_device_version_or_scorers_batch_is_told_and_in_each_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path)
+    version = metadata.version
+    monkeypatch.setattr(runner, "_device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setattr(metadata, "version", lambda name: "99" if name == "torch" else version(name))
+    with caplog.at_level(logging.WARNING, "sega_bench"):
+        assert run(tmp_path, "scores.batch_size=4") == []
+        assert caplog.messages == []  # nothing is added, so nothing is mixed
+        run(tmp_path, "scores.batch_size=4", "seeds=3")
+    (message,) = caplog.messages
+    began = f"device is NVIDIA H100 and was {runner_device()}, torch is 99 and was {version('torch')}, "
+    assert message.startswith(began + "scores.batch_size is 4 and was 16: new images and scores may differ")
+    devices = {row["seed"]: (row["device"], "torch 99" in row["versions"]) for row in rows(tmp_path).values()}
+    assert devices == {0: (runner_device(), False), 1: (runner_device(), False), 2: ("NVIDIA H100", True)}
+    assert all(f"sega_bench {sega_bench.__version__}" in row["versions"] for row in rows(tmp_path).values())
+
+
+def runner_device() -> str:
+    return f"cpu {platform.machine()}"

@@ -1,0 +1,117 @@
+"""A sweep that is killed, at any moment and again and again, comes to what it comes to undisturbed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from stub_sweep import planned, results, stand_ins, store
+
+from sega_bench import runner
+from sega_bench.store.records import from_line
+
+ROWS = 3
+"""Cells of a wave: one seed's reference and two edits."""
+
+MOST_EVENTS = 60
+"""A child is killed after at most so many; an image alone is four of them."""
+
+
+class Doom(threading.Thread):
+    """Kills its own process a moment after it has done so much: at any place, however fast the machine."""
+
+    def __init__(self, events: int, moment: float) -> None:
+        super().__init__(daemon=True)
+        self.events, self.moment, self.reached = events, moment, threading.Event()
+
+    def note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """One more file opened, renamed or removed."""
+        if event in ("open", "os.rename", "os.remove"):
+            self.events -= 1
+            if self.events <= 0:
+                self.reached.set()
+
+    def run(self) -> None:
+        self.reached.wait()
+        time.sleep(self.moment)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_rest(folder: Path, words: tuple[str, ...]) -> None:
+    with stand_ins(), runner.locked(planned(folder, *words)) as job:
+        for _ in runner.execute(job):
+            pass
+
+
+def run_and_die(folder: Path, words: tuple[str, ...], begun: Path, doom: Doom) -> int:
+    """A sweep in a process of its own; its status as the system has it."""
+    if child := os.fork():
+        return os.waitpid(child, 0)[1]
+    try:
+        doom.start()
+        sys.addaudithook(doom.note)
+        with open(begun, "ab", buffering=0) as log:
+            make = runner.Maker._run
+
+            def noted(self: runner.Maker, wave: Any) -> Any:
+                log.write("".join(f"{cell.key}\n" for cell in wave.cells).encode())
+                return make(self, wave)
+
+            runner.Maker._run = noted  # type: ignore[method-assign]
+            make_rest(folder, words)
+    finally:
+        os._exit(0)
+
+
+def killed(folder: Path, kills: int, seed: int) -> tuple[int, int]:
+    """Kill a sweep so often and let it end; how often, and the most cells that one kill cost."""
+    rng = Random(seed)
+    words = (f"seeds={5 * kills}", f"engine.wave_rows={ROWS}", "engine.threads=1")
+    planned(folder, *words)  # before the first fork
+    torch.set_num_threads(1)
+    died, dearest, begun = 0, 0, folder / "begun"
+    folder.mkdir()
+    for _ in range(kills):
+        before = set(store(folder).done_keys(store(folder).rows()[0]))
+        begun.write_bytes(b"")
+        doom = Doom(rng.randint(1, MOST_EVENTS), rng.uniform(0, 0.01))
+        status = run_and_die(folder, words, begun, doom)
+        died += os.WIFSIGNALED(status)
+        done = store(folder).done_keys(store(folder).rows()[0])
+        assert before <= done
+        dearest = max(dearest, len(set(begun.read_text().split()) - done))
+    begun.unlink()
+    make_rest(folder, words)
+    return died, dearest
+
+
+def check(folder: Path, kills: int, seed: int) -> int:
+    died, dearest = killed(folder / "killed", kills, seed)
+    assert died == kills
+    assert dearest <= 2 * ROWS  # the wave that is made, and the one before it on its way to the disk
+    lines = (store(folder / "killed").records_dir / "0.jsonl").read_bytes().splitlines()
+    made = Counter(row["key"] for line in lines if (row := from_line(line)))
+    assert set(made.values()) == {1}  # nothing that was recorded was done again
+    make_rest(folder / "fresh", (f"seeds={5 * kills}", "engine.wave_rows=64", "engine.threads=1"))
+    assert results(folder / "killed") == results(folder / "fresh")
+    assert len(made) == 15 * kills
+    assert not [path for path in folder.rglob("*") if path.suffix == ".tmp" or path.name == "lock"]
+    return dearest
+
+
+def test_killed_five_times_it_is_the_same_sweep(tmp_path: Path) -> None:
+    check(tmp_path, 5, seed=1)
+
+
+@pytest.mark.slow
+def test_killed_a_hundred_times_it_is_the_same_sweep(tmp_path: Path) -> None:
+    print("cells that a kill cost at most:", check(tmp_path, 100, seed=0))
