@@ -106,6 +106,25 @@ def test_uniqueness_is_the_replayed_gain_in_terms_of_the_own() -> None:
     assert (row["low"], row["high"]) == pytest.approx((0.5, 0.5 / 0.6))
 
 
+def test_methods_are_compared_in_pairs() -> None:
+    """Seeds differ by more than methods do, and it does not matter."""
+    rows: list[Scored] = []
+    for seed in range(4):
+        for threshold in (0.5, 0.9):
+            rows.append((cell(seed, threshold=threshold), {GAIN: 10.0 * seed + threshold}))
+        rows.append((replace(cell(seed), method="composable"), {GAIN: 10.0 * seed - 0.1}))
+    row = the(found(rows, "method", "edit_threshold"), "baselines")
+    assert row["measure"] == f"{GAIN}, composable - sega"
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((-0.8, -0.8, -0.8))
+    assert row["n"] == 8  # a method that reads no threshold meets each of SEGA's
+
+
+def test_nothing_seen_to_leak_is_no_certainty() -> None:
+    rows = [(cell(seed), {"attribute_leakage": 0.0, "attribute_leaked": []}) for seed in range(4)]
+    row = the(found(rows), "isolation")
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((0.0, *wilson(0, 4)))
+
+
 def test_adding_and_removing_are_told_apart_and_other_methods_left_out() -> None:
     rows: list[Scored] = [(cell(0), {"changed_fraction": 0.1})]
     rows.append((replace(cell(0), method="prompt"), {"changed_fraction": 0.9}))
@@ -113,7 +132,9 @@ def test_adding_and_removing_are_told_apart_and_other_methods_left_out() -> None
     both = Cell("p", 0, (*removed.edits, Edit("hat")))
     rows += [(removed, {"changed_fraction": 0.2}), (both, {"changed_fraction": 0.3})]
     table = found(rows, "method")
-    pooled = table[table["concepts"] == ALL].set_index("direction")["value"]
+    pooled = table[(table["concepts"] == ALL) & (table["claim"] == "isolation")].set_index("direction")[
+        "value"
+    ]
     assert pooled.to_dict() == {"added": 0.1, "removed": 0.2, "mixed": 0.3}
 
 

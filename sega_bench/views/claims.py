@@ -15,7 +15,7 @@ import pandas as pd
 
 from sega_bench.store import SETTING_COLUMNS
 from sega_bench.views.statistics import Estimate
-from sega_bench.views.tables import ALL, GAIN, at_best, correlations, mean_of, ratio_of, share_of
+from sega_bench.views.tables import ALL, COST, GAIN, at_best, correlations, mean_of, ratio_of, share_of
 from sega_bench.views.words import short
 
 SCALE = "edit_guidance_scale"
@@ -25,19 +25,24 @@ SUCCESSES = ("attribute_success", "success")
 ISOLATION = ("changed_fraction", "locality", "attribute_leakage")
 """The scores that say whether something else was touched."""
 
+COMPARED = (GAIN, COST, "changed_fraction", *SUCCESSES)
+"""The scores in which methods are compared."""
+
 _COLUMNS = ["claim", "measure", "direction", "concepts", "at", "value", "low", "high", "n"]
 _NO_SETTING = ("method", "replay", "reverse_editing_direction")
 _Row = dict[str, Any]
 
 
 def claims(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
-    """What the sweep says of the paper's claims about SEGA; cells of other methods are left out.
+    """What the sweep says of the paper's claims about SEGA, and how it does against other methods.
 
     * ``monotonicity``: mean Spearman correlation of gain with ``edit_guidance_scale``, each image a curve.
     * ``isolation``: means of :data:`ISOLATION`; and for each attribute that flipped without being asked for,
       the share of images in which it did (``flipped hair``), which together are the leakage matrix.
     * ``robustness``: the share of images in which the edit succeeded.
     * ``uniqueness``: the gain of another prompt's edit, replayed, in terms of that of the prompt's own.
+    * ``baselines``: each of :data:`COMPARED` of another method minus SEGA's, in pairs of the same prompt,
+      seed, concepts and settings (those that the method reads).
 
     Args:
         frame: as :func:`sega_bench.views.tables.load` gives it.
@@ -49,7 +54,7 @@ def claims(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         ``high`` (95 %, over prompts and seeds; Wilson's for shares), ``n``. ``at`` is the one setting that
         isolation and robustness are measured at: the best trade-off over all concept sets.
     """
-    edited = frame[~frame["is_reference"] & (frame["status"] == "done") & (frame["method"] == "sega")]
+    edited = frame[~frame["is_reference"] & (frame["status"] == "done")]
     settings = [axis for axis in axes if axis not in _NO_SETTING]
     rows: list[_Row] = []
     for direction, part in edited.groupby(_direction(edited), sort=False):
@@ -62,11 +67,13 @@ def _direction(edited: pd.DataFrame) -> pd.Series[Any]:
     return said.map({"false": "added", "true": "removed"}).fillna("mixed")
 
 
-def _of_direction(edited: pd.DataFrame, settings: Sequence[str]) -> Iterator[_Row]:
+def _of_direction(of_all: pd.DataFrame, settings: Sequence[str]) -> Iterator[_Row]:
+    edited = of_all[of_all["method"] == "sega"]
     own = edited[edited["replay"].isna()]
     best, curves, pairs = at_best(own, settings), _curves(own, settings), _pairs(edited)
+    against = {method: _against(of_all, method, settings) for method in of_all["method"].unique()}
     place = ", ".join(f"{name} {short(best[name].iloc[0])}" for name in settings) if len(best) else ""
-    sets = [ALL, *edited["concepts"].unique()]
+    sets = [ALL, *of_all["concepts"].unique()]
     for concepts in sets:
 
         def of(table: pd.DataFrame, concepts: str = concepts) -> pd.DataFrame:
@@ -76,6 +83,12 @@ def _of_direction(edited: pd.DataFrame, settings: Sequence[str]) -> Iterator[_Ro
         found += [("isolation", name, place, value) for name, value in _isolation(of(best))]
         found += [("robustness", name, place, share_of(of(best), name)) for name in _successes(best)]
         found += [("uniqueness", "gain replayed / own", "", ratio_of(of(pairs), "replayed", GAIN))]
+        for method, differences in against.items():
+            names = [name for name in COMPARED if name in differences and method != "sega"]
+            found += [
+                ("baselines", f"{name}, {method} - sega", "", mean_of(of(differences), name))
+                for name in names
+            ]
         for claim, measure, at, value in found:
             if value.n:
                 where = {"claim": claim, "measure": measure, "concepts": concepts, "at": at}
@@ -97,10 +110,21 @@ def _pairs(edited: pd.DataFrame) -> pd.DataFrame:
     return replayed.merge(edited.loc[is_own, [*alike, GAIN]], on=alike)
 
 
+def _against(edited: pd.DataFrame, method: str, settings: Sequence[str]) -> pd.DataFrame:
+    """The scores of a method's cells minus those of SEGA's that are alike."""
+    others, own = edited[edited["method"] == method], edited[edited["method"] == "sega"]
+    read = [name for name in settings if others[name].notna().any()]
+    alike = ["reference_key", "prompt", "seed", "concepts", *read]
+    names = [name for name in COMPARED if name in edited and edited[name].notna().any()]
+    pairs = others[[*alike, *names]].merge(own[[*alike, *names]], on=alike, suffixes=("", "_sega"))
+    return pairs[alike].assign(**{name: pairs[name] - pairs[f"{name}_sega"] for name in names})
+
+
 def _isolation(best: pd.DataFrame) -> Iterator[tuple[str, Estimate]]:
     for name in ISOLATION:
         if name in best and best[name].notna().any():
-            yield name, mean_of(best, name)
+            # Where nothing leaked, a bootstrap would be certain that nothing ever does.
+            yield name, (share_of if name == "attribute_leakage" else mean_of)(best, name)
     if "attribute_leaked" in best and best["attribute_leaked"].notna().any():
         judged = best[best["attribute_leaked"].notna()]
         leaked = judged["attribute_leaked"].map(json.loads)

@@ -239,7 +239,7 @@ def ratio_of(frame: pd.DataFrame, over: str, under: str) -> Estimate:
 
 
 def share_of(frame: pd.DataFrame, score: str) -> Estimate:
-    """The mean of a score that is 0 or 1, with Wilson's interval, which is one where all succeed too.
+    """The mean of a score between 0 and 1, with Wilson's interval, which is one where all succeed too.
 
     Rows of one prompt and seed are not independent of each other, so there are as many trials as of those.
     """

@@ -153,7 +153,8 @@ def _claims(claims: pd.DataFrame) -> Iterator[str]:
     both = pooled["direction"].nunique() > 1
     for (claim, direction), part in pooled.groupby(["claim", "direction"], sort=False):
         numbers = [_number(row) for row in _records(part) if not row["measure"].startswith("flipped ")]
-        yield f"{claim}{f', {direction}' if both else ''}: {'; '.join(numbers)}"
+        place = f" (at {clean(part['at'].iloc[0])})" if part["at"].iloc[0] else ""
+        yield f"{claim}{f', {direction}' if both else ''}: {'; '.join(numbers)}{place}"
 
 
 def _number(row: dict[str, Any]) -> str:
