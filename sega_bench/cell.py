@@ -207,7 +207,11 @@ class Cell:
 
     def reference(self) -> Cell:
         """The same cell without concepts: what the edit is scored against and shares a trunk with."""
-        return self if self.is_reference else replace(self, edits=(), replay=None)
+        return self if self.is_reference else self._reference
+
+    @cached_property
+    def _reference(self) -> Cell:
+        return replace(self, edits=(), replay=None)
 
     @property
     def is_reference(self) -> bool:

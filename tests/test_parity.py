@@ -6,7 +6,7 @@ element falls.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import naive
@@ -139,7 +139,9 @@ def sweeps(draw: st.DrawFn) -> tuple[list[Cell], str]:
     scheduler = draw(st.sampled_from(sorted(SCHEDULERS)))
     eta = draw(st.sampled_from([0.0, 0.4, 1.0])) if scheduler == "DDIM" else 0.0
     base = sampled(scheduler, prediction_type, eta=eta, num_inference_steps=draw(st.sampled_from([4, 5, 7])))
-    shared = {name: getattr(base, name) for name in vars(base) if name not in ("prompt", "seed", "edits")}
+    shared = {
+        f.name: getattr(base, f.name) for f in fields(base) if f.name not in ("prompt", "seed", "edits")
+    }
     n = count_timesteps(base)
     own = {
         "edits": edits(n),

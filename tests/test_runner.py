@@ -71,6 +71,24 @@ def test_one_more_value_makes_a_trunk_again_up_to_its_fork_only(tmp_path: Path) 
     assert all(record.scores["lpips"] > 0 for record in added)
 
 
+def test_replays_that_are_added_run_their_sources_again_unseen(tmp_path: Path) -> None:
+    both = ("prompts=[a face,a cat]", "seeds=1")
+    run(tmp_path / "grown", *both)
+    before = hashes(tmp_path / "grown")
+    added = run(tmp_path / "grown", *both, "replay=[null,a cat]")
+    assert [(r.cell.prompt, r.cell.replay, r.status) for r in added] == [("a face", "a cat", "done")] * 2
+    # One step on each trunk, with the concept where momentum is built; then two sources and two replays.
+    assert sum(record.unet_evals for record in added) == (3 + 2) + 2 * 3 * 3 + 2 * 3 * 2
+    assert all(record.scores["clip_concept_delta"] for record in added)
+
+    run(tmp_path / "at once", *both, "replay=[null,a cat]")
+    assert hashes(tmp_path / "grown") == hashes(tmp_path / "at once")
+    assert before.items() < hashes(tmp_path / "grown").items()
+    frame = sega_bench.load(tmp_path / "grown" / "small-local")
+    assert frame["replay"].notna().sum() == 2
+    assert set(frame[frame["replay"].notna()]["reference_key"]) == {added[0].cell.reference().key}
+
+
 def test_a_smaller_sweep_keeps_what_it_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
     refuse_to_load(monkeypatch)
