@@ -29,19 +29,22 @@ class Recipe:
     lr: float
     ema: float = 0.998
     warmup: int = 100
+    cycles: int = 1
     weight_decay: float = 0.01
     checkpoint_seconds: float = 60.0
 
     def scaled(self, scale: float) -> Recipe:
-        """The same recipe with `scale` times the steps, two at least."""
-        steps = max(2, round(self.steps * scale))
-        return replace(self, steps=steps, warmup=min(self.warmup, steps // 2))
+        """The same recipe with `scale` times the steps, two a cycle at least."""
+        cycle = max(2, round(self.steps * scale / self.cycles))
+        return replace(self, steps=cycle * self.cycles, warmup=min(self.warmup, cycle // 2))
 
     def lr_at(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to a hundredth."""
+        """In every cycle a linear warm-up, then half a cosine down to a hundredth (SGDR, arXiv 1608.03983)."""
+        cycle = self.steps // self.cycles
+        step %= cycle
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        done = (step - self.warmup) / max(1, cycle - self.warmup)
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 

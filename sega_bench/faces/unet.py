@@ -15,7 +15,7 @@ from .clip import token_ids
 from .data import Drawings
 from .fitting import Recipe, fit
 
-RECIPE = Recipe(steps=7000, batch=48, lr=1e-3, ema=0.9995, warmup=200)
+RECIPE = Recipe(steps=14000, batch=48, lr=1e-3, ema=0.9995, warmup=200, cycles=2)
 SNR_LIMIT = 5.0
 
 
