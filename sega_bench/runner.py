@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -76,7 +76,7 @@ class Job:
     @property
     def unet_evals(self) -> int:
         """UNet evaluations to make them."""
-        return sum(sum(wave.count_evaluations().values()) for wave in self.waves)
+        return _unet_evals(self.waves)
 
 
 @contextmanager
@@ -111,19 +111,15 @@ def prepare(made: Plan) -> Job:
     if stored is not None:
         manifest.check_same_sweep(made, stored)
     remaining = resume.compare(made.cells, store, retry_failed=config.retry_failed)
-    sizes, fitting = _sizes(config, stored), _fitting(config, made)
-    batching = Batching(
-        micro=sizes["micro_batch_size"] or fitting.micro,
-        decode=sizes["decode_batch_size"] or fitting.decode,
-        wave_rows=config.engine.wave_rows,
-    )
+    waves = form_waves(remaining.cells, config.engine.wave_rows, count_timesteps)
+    sizes = _sizes(config, stored)
     return Job(
         plan=made,
         store=store,
-        waves=form_waves(remaining.cells, batching.wave_rows, count_timesteps),
+        waves=waves,
         unscored=remaining.unscored,
         done=remaining.done,
-        batching=batching,
+        batching=batching_for(made, waves, sizes),
         threads=sizes["threads"],
         compile=bool(sizes["compile"]),
         stored=stored,
@@ -144,16 +140,31 @@ def _sizes(config: Config, stored: Mapping[str, Any] | None) -> dict[str, int | 
     return {name: getattr(config.engine, name) or before.get(name) for name in _EXACT}
 
 
-def _fitting(config: Config, made: Plan) -> Batching:
-    """Batch sizes that should fit; the engine halves what does not."""
-    checkpoint = made.model.checkpoint
-    return memory.fitting(
-        resolve_device(config.engine.device),
-        pixels=max(cell.height * cell.width for cell in made.cells),
-        itemsize=getattr(torch, made.cells[0].dtype).itemsize,
-        weights=checkpoint.weights_bytes if checkpoint is not None else 0,
-        threads=config.engine.threads or torch.get_num_threads(),
-    )
+def _unet_evals(waves: Iterable[Wave]) -> int:
+    return sum(sum(wave.count_evaluations().values()) for wave in waves)
+
+
+def batching_for(made: Plan, waves: Sequence[Wave], sizes: Mapping[str, int | None]) -> Batching:
+    """Batch sizes for these waves: those that are given, else what they fill and memory holds.
+
+    Args:
+        made: the plan.
+        waves: of its cells.
+        sizes: ``micro_batch_size`` and ``decode_batch_size``, None where they are to be found.
+    """
+    config, checkpoint = made.config, made.model.checkpoint
+    micro, decode = sizes["micro_batch_size"], sizes["decode_batch_size"]
+    if micro is None or decode is None:
+        fitting = memory.fitting(
+            resolve_device(config.engine.device),
+            pixels=max(cell.height * cell.width for cell in made.cells),
+            itemsize=getattr(torch, made.cells[0].dtype).itemsize,
+            weights=checkpoint.weights_bytes if checkpoint is not None else 0,
+            threads=config.engine.threads or torch.get_num_threads(),
+            estimates=_unet_evals(waves) / max(1, sum(wave.n for wave in waves)),
+        )
+        micro, decode = micro or fitting.micro, decode or fitting.decode
+    return Batching(micro, decode, config.engine.wave_rows)
 
 
 def run(config: Config) -> Iterator[Record]:

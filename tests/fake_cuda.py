@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import tiny_sd
+import tiny_xl
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
@@ -29,8 +30,9 @@ class HostAndDevice(TorchDispatchMode):
     def __init__(self, fake: FakeTensorMode) -> None:
         super().__init__()
         self.fake = fake
-        self.copies = 0
-        """How often data went to the device; there it is waited for, unless it comes from pinned memory."""
+        self.waits = 0
+        """How often the host waits though it reads nothing: it copies from memory that is not pinned, or it
+        solves equations, which may turn out to have no solution."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -39,8 +41,10 @@ class HostAndDevice(TorchDispatchMode):
         if not any(map(_is_on_device, tree_leaves((args, kwargs)))):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
-        copies = "copy" in func.__name__  # a number of the CPU may be an operand without being copied
-        self.copies += any(_is_real(x) and (copies or x.dim() > 0) for x in tree_leaves((args, kwargs)))
+        name = func.overloadpacket.__name__
+        copies = "copy" in name  # a number of the CPU may be an operand without being copied
+        from_host = any(_is_real(x) and (copies or x.dim() > 0) for x in tree_leaves((args, kwargs)))
+        self.waits += from_host or "linalg_solve" in name
         args, kwargs = tree_map(self._without_data, (args, kwargs))
         result = func(*args, **kwargs)
         if any(isinstance(x, torch.Tensor) and x.device.type == "cpu" for x in tree_leaves(result)):
@@ -79,3 +83,12 @@ def stable_diffusion(dtype: torch.dtype = torch.float16) -> StableDiffusion:
     finally:
         torch.set_default_dtype(before)
     return StableDiffusion(tiny_sd.loaded("float32").tokenizers, [text.eval()], unet.eval(), vae.eval())
+
+
+def stable_diffusion_xl() -> StableDiffusion:
+    """XL's UNet and autoencoder likewise, in float32; its text encoders are not there."""
+    folder = tiny_xl.folder()
+    with CUDA:
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
+    return StableDiffusion((), [None, None], unet.eval(), vae.eval())

@@ -128,10 +128,19 @@ def test_batches_fit_into_what_a_gpu_has_free(
 ) -> None:
     """Stable Diffusion 1.5 in float16: 2.1 GB of weights, 68 MB an evaluation and 403 MB a decoded image."""
     monkeypatch.setattr(memory, "_free_bytes", lambda device: gigabytes * 10**9)
-    fitting = memory.fitting(torch.device("cuda"), side * side, 2, 2_100_000_000, threads=1)
+    fitting = memory.fitting(torch.device("cuda"), side * side, 2, 2_100_000_000, threads=1, estimates=1000)
     assert (fitting.micro, fitting.decode) == (micro, decode)
 
 
 def test_without_memory_a_batch_is_one() -> None:
-    fitting = memory.fitting(torch.device("cpu"), 10**9, 4, 10**15, threads=2)
+    fitting = memory.fitting(torch.device("cpu"), 10**9, 4, 10**15, threads=2, estimates=1000)
     assert (fitting.micro, fitting.decode) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("estimates", "threads", "micro"),
+    [(0.0, 2, 1), (2.0, 2, 1), (9.7, 2, 8), (9.7, 1, 16), (100.8, 2, 32), (9.7, 64, 1)],
+)
+def test_batches_are_no_larger_than_a_step_fills(estimates: float, threads: int, micro: int) -> None:
+    """Padding is computed like anything else: the smoke sweep has 9.7 estimates a step."""
+    assert memory.fitting(torch.device("cpu"), 64 * 64, 4, 0, threads, estimates).micro == micro

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import fake_cuda
 import pytest
 import tiny_sd
+import tiny_xl
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
@@ -17,11 +18,12 @@ from sega_bench.sega.denoiser import Conditioning, Denoiser
 from sega_bench.sega.schedule import form_waves
 
 EDITS = (Edit("smile", 5, 0.9, 1), Edit("glasses", 4, 0.8, 2, 5)), (Edit("beard", 6, 0.95, 3),)
-NOISE_OF_THE_CPU = {
-    "DDPMScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "LCMScheduler",
+WAITS_IN_EVERY_STEP = {
+    "DDPMScheduler": "noise is drawn on the CPU",
+    "EulerAncestralDiscreteScheduler": "noise is drawn on the CPU",
+    "KDPM2AncestralDiscreteScheduler": "noise is drawn on the CPU",
+    "LCMScheduler": "noise is drawn on the CPU",
+    "UniPCMultistepScheduler": "diffusers computes its coefficients on the device",
 }
 
 
@@ -60,13 +62,30 @@ def denoise(denoiser: Denoiser, wanted: list[Cell]) -> Tensor:
 
 @pytest.mark.parametrize("scheduler", sorted(schedulers._ROW_STATE))
 def test_no_step_waits_for_the_device(scheduler: str) -> None:
-    """Nothing is read back, which raises here; and nothing is copied there, since that is waited for too."""
-    copies = []
+    """Nothing is read back, which raises here; and nothing is copied there, which is waited for too."""
+    waits = []
     for steps in (6, 9):
         with fake_cuda.fake_cuda() as device:
             denoise(Contraction(), cells(scheduler, steps))
-        copies.append(device.copies)
-    assert (copies[1] > copies[0]) == (scheduler in NOISE_OF_THE_CPU)
+        waits.append(device.waits)
+    assert (waits[1] > waits[0]) == (scheduler in WAITS_IN_EVERY_STEP)
+
+
+def test_xl_s_network_waits_for_the_device_once() -> None:
+    """The numbers of an image's size are copied there the first time only."""
+    with fake_cuda.fake_cuda() as device:
+        denoiser = fake_cuda.stable_diffusion_xl()
+        states_BTD = torch.zeros(2, 77, tiny_xl.WIDTH + tiny_xl.WIDTH_2, device=fake_cuda.CUDA)
+        pooled_BD = torch.zeros(2, tiny_xl.PROJECTION, device=fake_cuda.CUDA)
+        latents_BCHW = torch.zeros(2, 4, 8, 8, device=fake_cuda.CUDA)
+        timestep = torch.zeros((), device=fake_cuda.CUDA)
+        conditioning = {"encoder_hidden_states": states_BTD, "text_embeds": pooled_BD}
+        waits = []
+        for _ in range(3):
+            before = device.waits
+            assert denoiser.predict(latents_BCHW, timestep, conditioning).shape == latents_BCHW.shape
+            waits.append(device.waits - before)
+    assert waits == [1, 0, 0]
 
 
 @pytest.mark.parametrize(("dtype", "scheduler"), [("float16", "DDIM"), ("bfloat16", "Euler")])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_sd
+import tiny_xl
 import torch
 from diffusers import StableDiffusionPipeline
 from latents import engine_latents
@@ -38,12 +39,15 @@ def test_unedited_it_is_diffusers_pipeline(prediction_type: str, settings: dict[
 
 
 def test_texts_are_encoded_and_pictures_decoded_as_diffusers_does() -> None:
-    model = tiny_sd.loaded("float32")
-    pipeline = StableDiffusionPipeline.from_pretrained(tiny_sd.folder(), safety_checker=None)
+    model = tiny_sd.loaded("float64")
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        tiny_sd.folder(), dtype=torch.float64, safety_checker=None
+    )
     expected, _ = pipeline.encode_prompt("a smile", torch.device("cpu"), 1, False)
     assert torch.equal(model.encode("a smile")["encoder_hidden_states"], expected[0])
 
-    latents = torch.randn(2, 4, 16, 16, generator=torch.manual_seed(0))
+    # In float64: ours is channels_last, whose convolutions add up in another order, and round to the same.
+    latents = torch.randn(2, 4, 16, 16, generator=torch.manual_seed(0), dtype=torch.float64)
     decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
     images = pipeline.image_processor.postprocess(decoded.detach(), output_type="pil")
     for ours, theirs in zip(model.decode(latents).numpy(), images, strict=True):
@@ -66,6 +70,15 @@ def test_another_scheduler_takes_what_it_understands() -> None:
     assert "clip_sample" not in config
     assert json.loads(config)["beta_start"] == 0.00085
     assert json.loads(model.scheduler_for("pndm")[1])["skip_prk_steps"] is True
+
+
+def test_latents_are_not_cut_off_by_a_scheduler_that_the_checkpoint_does_not_know() -> None:
+    """Euler's configuration, which XL comes with, says nothing of clipping; DDIM's default is to clip."""
+    name, config = tiny_xl.model().scheduler_for("ddim")
+    assert schedulers.make(name, config, 5).config.clip_sample is False
+    assert engine_latents(tiny_xl.loaded("float64"), tiny_xl.cell(scheduler="ddim")).abs().max() > 1.5
+    said = schedulers.accepted_config("DDIMScheduler", {"clip_sample": True})
+    assert said["clip_sample"] is True
 
 
 @pytest.mark.parametrize("name", sorted(schedulers._ROW_STATE))

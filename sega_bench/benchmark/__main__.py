@@ -103,7 +103,10 @@ def _sweep(overrides: Sequence[str], asked: argparse.Namespace) -> dict[str, Any
         [
             *((f"images: {name}", f"{timing.median:.2f}") for name, timing in comparison.images.items()),
             *((f"with loading, scores, files: {n}", f"{t.median:.2f}") for n, t in comparison.whole.items()),
-            ("python -m sega_bench, from start to end", f"{comparison.command:.2f}"),
+            *(
+                (f"python -m sega_bench, {cells} cells, from start to end", f"{command:.2f}")
+                for cells, command in comparison.commands.items()
+            ),
             (
                 "a process for one cell",
                 f"{sum(comparison.process_a_cell) / len(comparison.process_a_cell):.2f}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -45,6 +45,8 @@ SWEEP = (
     "wandb.mode=disabled",
 )
 """40 edited cells and 2 references."""
+SHIPPED = ("+sweep=thresholds", "wandb.mode=disabled")
+"""Compared with a process for every cell as well: in a sweep of usual size, starting weighs less."""
 
 Images = dict[str, npt.NDArray[np.uint8]]
 
@@ -57,7 +59,8 @@ class Comparison:
         cells, unet_evals, unet_evals_diffusers: how much there was to do.
         images: images alone, the model loaded before: ``engine``, ``diffusers``, ``engine compiled``.
         whole: from loading the model to the last file, with scores: ``engine``, ``diffusers``.
-        command: seconds of ``python -m sega_bench``, from its start to its tables and grids.
+        commands: seconds of ``python -m sega_bench``, from its start to its tables and grids, by how many
+            cells: of this sweep and of the shipped ``thresholds``.
         process_a_cell: of each process of a sample, which loads, makes, scores and writes one cell.
         compile_seconds: the first images with ``engine.compile``, less the others; None if not asked for.
         mean_difference, max_difference: of the engine's pictures from diffusers', of 255.
@@ -68,7 +71,7 @@ class Comparison:
     unet_evals_diffusers: int
     images: Mapping[str, Timing]
     whole: Mapping[str, Timing]
-    command: float
+    commands: Mapping[int, float]
     process_a_cell: Sequence[float]
     compile_seconds: float | None
     mean_difference: float
@@ -80,8 +83,9 @@ class Comparison:
         found = {
             "loop over diffusers, images": ratio(self.images, "diffusers", "engine"),
             "loop over diffusers, loading, scores and files too": ratio(self.whole, "diffusers", "engine"),
-            "a process for every cell": self.cells * a_cell / self.command,
         }
+        for cells, command in self.commands.items():
+            found[f"a process for every cell, of {cells}"] = cells * a_cell / command
         if "engine compiled" in self.images:
             found["loop over diffusers, images, compiled"] = ratio(
                 self.images, "diffusers", "engine compiled"
@@ -114,7 +118,12 @@ def compare(overrides: Sequence[str], repeats: int, processes: int, *, compiled:
             unet_evals_diffusers=counts["unet_evals_diffusers"],
             images=images,
             whole=whole,
-            command=_process("sega_bench", *SWEEP, *overrides, f"output_dir={folder}/command"),
+            commands={
+                len(plan(compose(*sweep, *overrides)).cells): _process(
+                    "sega_bench", *sweep, *overrides, f"output_dir={folder}/command"
+                )
+                for sweep in (SWEEP, SHIPPED)
+            },
             process_a_cell=[
                 _process("sega_bench.benchmark.one_cell", one_cell.task(made, cell, folder))
                 for cell in made.cells[:processes]
@@ -131,7 +140,7 @@ def _ways_to_images(
     """Functions that make all images with networks that are loaded, and how long compiling took."""
     dtype = made.cells[0].dtype
     pipeline = one_cell.load_pipeline(made, device, dtype)
-    batching = runner.prepare(made).batching
+    batching = runner.batching_for(made, made.waves, asdict(made.config.engine))
     ways: dict[str, Callable[[], Images]] = {
         "engine": partial(_engine, load(made.model, device, dtype), made.cells, batching),
         "diffusers": partial(_loop, pipeline, made.cells),

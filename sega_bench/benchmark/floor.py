@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -18,6 +18,7 @@ from sega_bench.config import compose
 from sega_bench.grader import Grader
 from sega_bench.maker import Maker
 from sega_bench.planner import Plan, plan
+from sega_bench.runner import batching_for
 from sega_bench.scores import build
 from sega_bench.scores.scoring import Scorer
 from sega_bench.sega.batching import Batching, decode
@@ -70,9 +71,10 @@ def measure(overrides: Sequence[str], batches: Sequence[int], repeats: int) -> F
     device = resolve_device(config.engine.device)
     denoiser = load(made.model, device, made.cells[0].dtype, compile=config.engine.compile)
     scorers = build(score_settings(config), device)
+    batching = batching_for(made, made.waves, asdict(config.engine))
     way = Way(ENGINE, denoiser)
     timings = interleave(
-        {"run": partial(_run, made, denoiser, scorers)}
+        {"run": partial(_run, made, denoiser, scorers, batching)}
         | {f"unet {batch}": partial(way.run, batch) for batch in batches}
         | {"vae": partial(_decode, made, denoiser), "scorers": partial(_features, made, scorers)},
         repeats,
@@ -91,9 +93,8 @@ def measure(overrides: Sequence[str], batches: Sequence[int], repeats: int) -> F
     )
 
 
-def _run(made: Plan, denoiser: StableDiffusion, scorers: Sequence[Scorer]) -> None:
+def _run(made: Plan, denoiser: StableDiffusion, scorers: Sequence[Scorer], batching: Batching) -> None:
     """All waves, scored and written, with networks that are loaded."""
-    engine = made.config.engine
     with TemporaryDirectory() as folder:
         store = Store(Path(folder))
         store.prepare()
@@ -102,7 +103,7 @@ def _run(made: Plan, denoiser: StableDiffusion, scorers: Sequence[Scorer]) -> No
             denoiser=denoiser,
             grader=Grader(store, scorers, made.config.scores.batch_size),
             config=made.config,
-            batching=Batching(micro=engine.micro_batch_size or Batching.micro, wave_rows=engine.wave_rows),
+            batching=replace(batching),
             worker="0",
             device="",
             versions="",

@@ -39,7 +39,7 @@ class Recipe:
         return replace(self, steps=cycle * self.cycles, warmup=min(self.warmup, cycle // 2))
 
     def lr_at(self, step: int) -> float:
-        """In every cycle a linear warm-up, then half a cosine down to a hundredth (SGDR, arXiv 1608.03983)."""
+        """In every cycle (arXiv 1608.03983) a linear warm-up, then half a cosine down to a hundredth."""
         cycle = self.steps // self.cycles
         step %= cycle
         if step < self.warmup:

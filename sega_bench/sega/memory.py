@@ -9,6 +9,7 @@ tests/test_cuda.py`` counts again.
 
 from __future__ import annotations
 
+import math
 import os
 
 import torch
@@ -19,11 +20,13 @@ UNET_ELEMENTS_PER_PIXEL = 130
 VAE_ELEMENTS_PER_PIXEL = 768
 SHARE = 0.5
 """Of what is free beside the weights. The rest is for the scorers, kernels' workspaces and fragmentation."""
-MOST_ON_CPU, MOST_ON_GPU = 16, 64
+MOST_ON_CPU, MOST_ON_GPU = 32, 64
 """Larger micro-batches are not faster."""
 
 
-def fitting(device: torch.device, pixels: int, itemsize: int, weights: int, threads: int) -> Batching:
+def fitting(
+    device: torch.device, pixels: int, itemsize: int, weights: int, threads: int, estimates: float
+) -> Batching:
     """Batch sizes that should fit; powers of two.
 
     Args:
@@ -32,8 +35,12 @@ def fitting(device: torch.device, pixels: int, itemsize: int, weights: int, thre
         itemsize: bytes an element.
         weights: bytes of all networks that are still to be loaded.
         threads: on a CPU each has a batch of its own.
+        estimates: of a step, in the mean: micro-batches that these do not fill would be padding.
     """
-    free = SHARE * (_free_bytes(device) - weights) / (threads if device.type == "cpu" else 1)
+    at_once = threads if device.type == "cpu" else 1
+    free = SHARE * (_free_bytes(device) - weights) / at_once
+    most = MOST_ON_CPU if device.type == "cpu" else MOST_ON_GPU
+    enough = 2 ** max(0, math.ceil(math.log2(max(1, estimates / at_once))))
 
     def largest(elements_per_pixel: int, most: int) -> int:
         size = 1
@@ -42,7 +49,7 @@ def fitting(device: torch.device, pixels: int, itemsize: int, weights: int, thre
         return size
 
     return Batching(
-        micro=largest(UNET_ELEMENTS_PER_PIXEL, MOST_ON_CPU if device.type == "cpu" else MOST_ON_GPU),
+        micro=largest(UNET_ELEMENTS_PER_PIXEL, min(most, enough)),
         decode=largest(VAE_ELEMENTS_PER_PIXEL, Batching.decode),
     )
 

@@ -76,6 +76,7 @@ class StableDiffusion:
         self._predict = Compiled(unet) if compile else unet
         self.encode = lru_cache(maxsize=1024)(self._encode)
         self.truncation = lru_cache(maxsize=4096)(self._truncation)
+        self._time_ids = lru_cache(maxsize=64)(self._make_time_ids)
 
     @property
     def is_xl(self) -> bool:
@@ -139,15 +140,17 @@ class StableDiffusion:
         return output.to(self.latent_dtype)  # type: ignore[no-any-return]
 
     def _added(self, latents_BCHW: Tensor, conditioning: Conditioning) -> Conditioning:
-        """What only XL reads: pooled texts, and six numbers an image.
-
-        These are original size, crop and target size; as in diffusers, the image is one that was neither
-        resized nor cropped.
-        """
+        """What only XL reads: pooled texts, and six numbers an image."""
         text_BD = conditioning["text_embeds"]
         height, width = (side * self.upsampling for side in latents_BCHW.shape[-2:])
-        time_ids_6 = text_BD.new_tensor([height, width, 0, 0, height, width])
-        return {"text_embeds": text_BD, "time_ids": time_ids_6.expand(len(text_BD), -1)}
+        return {"text_embeds": text_BD, "time_ids": self._time_ids(height, width).expand(len(text_BD), -1)}
+
+    def _make_time_ids(self, height: int, width: int) -> Tensor:
+        """Original size, crop and target size: as in diffusers, of an image neither resized nor cropped.
+
+        Kept, because to copy numbers to a GPU is to wait for it.
+        """
+        return torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=self.device)
 
     @torch.inference_mode()
     def decode(self, latents_BCHW: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ _ROW_STATE: Mapping[str, tuple[str, ...]] = {
     "UniPCMultistepScheduler": ("model_outputs", "last_sample"),
 }
 
+_USUAL: Mapping[str, Any] = {"skip_prk_steps": True, "clip_sample": False}
+"""PNDM without Runge-Kutta steps; latents are no pixels, and must not be cut off at 1 as DDIM would."""
+
 
 def class_name(name: str) -> str:
     """The diffusers class that a user's name means: ``unipc`` and ``UniPCMultistepScheduler`` are one.
@@ -68,11 +71,10 @@ def _short(name: str) -> str:
 def accepted_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a scheduler configuration (another class's, say) that class ``name`` understands.
 
-    PNDM without word on it skips its Runge-Kutta steps, as in every Stable Diffusion checkpoint.
+    Where it is silent, what every Stable Diffusion checkpoint says stands in for diffusers' defaults.
     """
     parameters = inspect.signature(getattr(diffusers, name).__init__).parameters
-    accepted = {key: value for key, value in config.items() if key in parameters}
-    return {"skip_prk_steps": True, **accepted} if name == "PNDMScheduler" else accepted
+    return {key: value for key, value in {**_USUAL, **config}.items() if key in parameters}
 
 
 def make(name: str, config: str, num_inference_steps: int) -> Any:
