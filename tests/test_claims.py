@@ -138,6 +138,13 @@ def test_adding_and_removing_are_told_apart_and_other_methods_left_out() -> None
     assert pooled.to_dict() == {"added": 0.1, "removed": 0.2, "mixed": 0.3}
 
 
+def test_other_methods_alone_say_nothing_of_sega() -> None:
+    scores = {GAIN: 0.5, "lpips": 0.1, "changed_fraction": 0.1, "success": 1.0}
+    rows = [(replace(cell(seed, scale=1), method="prompt"), scores) for seed in range(3)]
+    assert found(rows).empty
+    assert found(rows, "method", "edit_warmup_steps").empty
+
+
 def test_a_sweep_that_says_nothing_claims_nothing() -> None:
     assert found([(cell(), {})]).empty
     reference = to_frame([Record(Cell("p", 0), "done").row()])

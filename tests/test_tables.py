@@ -224,6 +224,19 @@ def test_other_scores_are_reduced_where_they_were_taken() -> None:
     assert "clip_concept_1_mean" not in summary
 
 
+def test_what_references_score_is_set_beside_it() -> None:
+    cells = [Cell("p", seed, (Edit("a", edit_threshold=q),)) for seed in range(4) for q in (0.5, 0.9)]
+    records = [
+        Record(c, "done", scores={"nsfw": float(c.seed == 0 and c.edits[0].edit_threshold > 0.6)})
+        for c in cells
+    ]
+    records += [Record(c.reference(), "done", scores={"nsfw": float(c.seed < 3)}) for c in cells[::2]]
+    summary = pooled(summarise(to_frame([record.row() for record in records]), ["edit_threshold"]))
+    assert summary["nsfw_mean"].tolist() == [0.0, 0.25]
+    assert summary["nsfw_unedited_mean"].tolist() == [0.75, 0.75]
+    assert f"{GAIN}_unedited_mean" not in summary
+
+
 def test_intervals_are_over_prompts_and_seeds_not_over_cells() -> None:
     """Ten concepts on two images say as little as one: only the images are independent of each other."""
     cells = [Cell("p", seed, (Edit(f"c{k}"),)) for seed in range(2) for k in range(10)]

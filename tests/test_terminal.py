@@ -62,6 +62,14 @@ def test_named_axes_are_compared_by_their_areas(tmp_path: Path) -> None:
     assert "Area" not in printed(tmp_path, ["scheduler"])
 
 
+def test_the_safety_checkers_verdict_is_told_beside_that_of_the_unedited(tmp_path: Path) -> None:
+    store = sweeps.finished(tmp_path, axes={"edit_threshold": [0.5]}, concepts=[["a"]], seeds=[0, 1], size=8)
+    for cell in sweeps.cells({"edit_threshold": [0.5]}, sweeps.PROMPTS, [["a"]], [0, 1], 8):
+        verdict = {"nsfw": float(cell.is_reference or cell.seed == 0)}
+        store.append("w1", [sweeps.record(store, cell, scores=sweeps.scores(cell) | verdict)])
+    assert "edit_threshold 0.5: 50.0%, unedited 100.0%" in printed(tmp_path, ["edit_threshold"])
+
+
 def test_trends_next_steps_and_paths_follow(root: Path) -> None:
     text = printed(root, list(sweeps.AXES), paths={"table": Path("outputs") / ("long" * 40) / "results.csv"})
     assert "edit_threshold (4 values): CLIP gain -1.00" in text

@@ -112,7 +112,8 @@ def _pairs(edited: pd.DataFrame) -> pd.DataFrame:
 
 def _against(edited: pd.DataFrame, method: str, settings: Sequence[str]) -> pd.DataFrame:
     """The scores of a method's cells minus those of SEGA's that are alike."""
-    others, own = edited[edited["method"] == method], edited[edited["method"] == "sega"]
+    own_edits = edited[edited["replay"].isna()]
+    others, own = (own_edits[own_edits["method"] == name] for name in (method, "sega"))
     read = [name for name in settings if others[name].notna().any()]
     alike = ["reference_key", "prompt", "seed", "concepts", *read]
     names = [name for name in COMPARED if name in edited and edited[name].notna().any()]

@@ -88,6 +88,7 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         The axes; ``concepts``; ``n`` done cells, ``n_not_scored`` of them without one of :data:`SUMMARISED`
         that the sweep takes, ``n_failed``; of each score in :func:`reduced` ``_mean``, ``_sd``, ``_low`` and
         ``_high`` (:func:`sega_bench.views.statistics.interval` over prompts, and the seeds of each), ``_n``.
+        Scores that references have too, such as ``nsfw``, have theirs as ``nsfw_unedited``.
 
         ``area``: what the setting alone dominates of gain (``clip_concept_delta``) against preservation
         (1 - ``lpips``), from no gain at nothing preserved
@@ -97,7 +98,7 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         set that is the knee of that front (:func:`sega_bench.views.statistics.knee`); it depends on the range
         that was tried. A concept set without both scores has no area and no marks.
     """
-    edited = frame[~frame["is_reference"]]
+    edited = _with_unedited(frame)
     names = reduced(edited)
     scored = [name for name in SUMMARISED if edited[name].notna().any()] or list(SUMMARISED)
     parts = [_front([_setting(rows, ALL, scored) | values for values, rows in _groups(edited, axes, names)])]
@@ -113,6 +114,18 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     summary = summary.astype({axis: frame[axis].dtype for axis in axes})
     summary.attrs = frame.attrs
     return summary
+
+
+def _with_unedited(frame: pd.DataFrame) -> pd.DataFrame:
+    """The edited rows, with the scores that their references have too."""
+    references = frame[frame["is_reference"]].set_index("key")
+    edited = frame[~frame["is_reference"]]
+    unedited = {
+        f"{name}_unedited": edited["reference_key"].map(references[name]).astype("float64")
+        for name in reduced(references.reset_index())
+        if name not in SUMMARISED
+    }
+    return edited.assign(**unedited)
 
 
 def _groups(

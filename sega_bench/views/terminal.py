@@ -51,6 +51,7 @@ def print_summary(
     _print_lines(
         console, "Area under the front of CLIP gain against preservation", list(_areas(summary, axes))
     )
+    _print_lines(console, "Inappropriate, by the checkpoint's safety checker", list(_nsfw(pooled, axes)))
     _print_lines(
         console,
         "Trends (Spearman correlation of the mean with the value)",
@@ -139,6 +140,15 @@ def _areas(summary: pd.DataFrame, axes: list[str]) -> Iterator[str]:
             said = [f"{_value(axis, row[axis])} {row['area']:.3f}" for row in _records(found)]
             if said:
                 yield f"{axis}: {', '.join(said)}"
+
+
+def _nsfw(pooled: pd.DataFrame, axes: list[str]) -> Iterator[str]:
+    """How much of it each setting leaves, of what there was."""
+    if "nsfw_unedited_mean" not in pooled:
+        return
+    for row in _records(pooled.head(MOST_ROWS)):
+        place = ", ".join(f"{axis} {_value(axis, row[axis])}" for axis in axes) or "edited"
+        yield f"{place}: {row['nsfw_mean']:.1%}, unedited {row['nsfw_unedited_mean']:.1%}"
 
 
 def _trend(row: dict[str, Any], cost: str) -> str:
