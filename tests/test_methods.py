@@ -13,12 +13,14 @@ import small_sweep
 import tiny_sd
 from latents import engine_latents
 
-from sega_bench.cell import READS, Cell, Edit
+from sega_bench.cell import EDIT_SETTINGS, READS, Cell, Edit
 from sega_bench.config import compose
 from sega_bench.errors import UserError
 from sega_bench.planner import Plan, plan
 from sega_bench.sega import oracle
-from sega_bench.views.tables import load, summarise
+from sega_bench.store import Record
+from sega_bench.views.points import label_concepts
+from sega_bench.views.tables import load, summarise, to_frame
 
 
 def cell(method: str, *edits: Edit, **settings: Any) -> Cell:
@@ -155,3 +157,12 @@ def test_rows_that_are_older_than_the_column_are_segas(tmp_path: Path) -> None:
     frame = load(store.root)
     assert set(frame[~frame["is_reference"]]["method"]) == {"sega"}
     assert frame[frame["is_reference"]]["method"].isna().all()
+
+
+def test_what_a_method_does_not_read_splits_no_concept() -> None:
+    cells = [Cell("p", 0, (Edit("smile", edit_threshold=q),)) for q in (0.5, 0.9)]
+    cells += [replace(cells[0], method="prompt"), replace(cells[0], method="composable")]
+    rows = to_frame([Record(one, "done").row() for one in cells]).to_dict("records")
+    names = label_concepts(rows, EDIT_SETTINGS)
+    assert names == ["smile, edit_threshold 0.5", "smile, edit_threshold 0.9", "smile", "smile"]
+    assert label_concepts(rows[1:], EDIT_SETTINGS) == ["smile"] * 3

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from sega_bench.cell import EDIT_SETTINGS
+from sega_bench.cell import EDIT_SETTINGS, READS
 from sega_bench.views.words import concept_labels, short
 
 _Item = TypeVar("_Item")
@@ -39,15 +39,19 @@ def point_of(row: Mapping[Any, Any], name: str) -> Hashable:
 
 
 def label_concepts(edited: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> list[str]:
-    """A name for each row's concepts; where the texts are equal, with the settings of theirs that differ."""
+    """A name for each row's concepts; where the texts are equal, with the settings of theirs that differ.
+
+    A setting that a row's method does not read makes no difference to its name.
+    """
     values: dict[tuple[str, str], set[Hashable]] = {}
-    for row in edited:
-        for name in settings:
+    read = [[name for name in settings if name in READS[row["method"]]] for row in edited]
+    for row, names in zip(edited, read, strict=True):
+        for name in names:
             values.setdefault((row["concepts"], name), set()).add(point_of(row, name))
     texts = concept_labels({row["concepts"] for row in edited})
     labels = []
-    for row in edited:
-        own = [name for name in settings if len(values[row["concepts"], name]) > 1]
+    for row, names in zip(edited, read, strict=True):
+        own = [name for name in names if len(values[row["concepts"], name]) > 1]
         named = "".join(f", {name} {said(point_of(row, name))}" for name in own)
         labels.append(texts[row["concepts"]] + named)
     return labels
