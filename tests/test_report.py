@@ -83,6 +83,16 @@ def test_the_page_is_handed_every_setting_and_score(tmp_path: Path, monkeypatch:
             assert (got is None and np.isnan(score)) or got == pytest.approx(score, rel=1e-4)
 
 
+def test_a_score_that_is_a_text_is_none_of_the_numbers(tmp_path: Path) -> None:
+    store = sweeps.finished(tmp_path, seeds=[0])
+    frame, plan = load(store.root), store.read_plan() or {}
+    frame["attribute_flipped"] = pd.Series([None, '["hair"]', *["[]"] * (len(frame) - 2)], dtype="str")
+    write_report(store, frame, summarise(frame, list(plan["axes"])), plan)
+    sweep = handed(store)
+    assert [value(sweep, row, "attribute_flipped") for row in range(3)] == [None, '["hair"]', "[]"]
+    assert "attribute_flipped" not in sweep["scores"]
+
+
 def test_a_setting_of_each_concept_is_a_list(tmp_path: Path) -> None:
     sweep = built(sweeps.finished(tmp_path, axes=LISTS, concepts=[["smile", "glasses"]], seeds=[0]))
     assert sweep["values"]["edit_threshold"] == [[0.5, 0.8], 0.9, [0.9, 0.95]]

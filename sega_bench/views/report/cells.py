@@ -34,7 +34,7 @@ class Cells:
         constants: the settings that are the same in every row (of an edit's, in every edited row).
         values: for each other setting or text its values; a row's part holds places in this list, -1 for
             null. Those of an axis are in the order in which they were given.
-        scores: the columns of numbers.
+        scores: the columns of numbers. A score that is a text is one of ``values``.
     """
 
     def __init__(self, frame: pd.DataFrame, axes: Mapping[str, Sequence[Any]], images: set[str]) -> None:
@@ -44,13 +44,14 @@ class Cells:
         self._codes: dict[str, np.ndarray[Any, Any]] = {}
         known = {*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS}
         taken = [name for name in frame.columns if name not in known and frame[name].notna().any()]
-        self.scores = [*taken, "unet_evals", "seconds"]
+        told = [name for name in taken if not pd.api.types.is_numeric_dtype(frame[name])]
+        self.scores = [*(name for name in taken if name not in told), "unet_evals", "seconds"]
         edited = ~frame["is_reference"]
         for name in SETTING_COLUMNS[3:]:
             column = frame[name].where(edited) if name == "concepts" else frame[name]
             self._add(name, column, axes.get(name), edited if name in _OF_EDITS else slice(None))
         self._add("concept", _labels(frame, axes), None, slice(None))
-        for name in ("status", "error"):
+        for name in ("status", "error", *told):
             self._add(name, frame[name], None, slice(None))
 
     def _add(self, name: str, column: pd.Series[Any], axis: Sequence[Any] | None, where: Any) -> None:
