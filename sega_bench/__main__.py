@@ -318,7 +318,9 @@ def _show(job: Job, reporter: Reporter | None) -> tuple[int, int]:
         "summary": store.summary_csv,
         "claims": store.claims_csv,
     }
-    if reporter and (command := reporter.finish(frame, summary, sorted(store.grids_dir.glob("*.png")))):
+    if reporter and (
+        command := reporter.finish(frame, summary, claimed, sorted(store.grids_dir.glob("*.png")))
+    ):
         shown["W&B"] = command
     terminal.print_summary(console, summary, tables.trends(frame, axes), claimed, shown)
     lacks = frame["error"].str.startswith(NOT_SCORED, na=False)

@@ -331,3 +331,13 @@ def test_the_command_draws_from_the_folder_alone(tmp_path: Path, capsys: pytest.
         grids.main([str(tmp_path), "--limit", "-1"])
     assert left.value.code == 2
     assert capsys.readouterr().err == "limit is -1, but it must be at least 1\n"
+
+
+def test_a_sheets_file_says_what_it_shows(tmp_path: Path) -> None:
+    prompt = "a \N{SNOWMAN} in <b>snow</b>"
+    store = small(tmp_path, axes=TWO, prompts=[prompt])
+    paths = write_grids(store, load(tmp_path), store.read_plan() or {})
+    assert grids.caption(paths[-1]) == (
+        f'edit_threshold across, edit_guidance_scale down; "{prompt}"; smile \N{MIDDLE DOT} seed 0; '
+        "Outlined: the best trade-off over all prompts, concepts and seeds"
+    )

@@ -22,6 +22,7 @@ from sega_bench.store import Record, Store
 from sega_bench.views import wandb as view
 from sega_bench.views.claims import claims
 from sega_bench.views.grids import write_grids
+from sega_bench.views.report.building import write_report
 from sega_bench.views.tables import load, summarise, write_results
 from sega_bench.views.wandb import Reporter, configuration, resolve_mode
 
@@ -47,8 +48,10 @@ def report(store: Store, mode: view.Mode = "offline") -> str | None:
     frame, plan = load(store.root), store.read_plan()
     assert plan is not None
     summary = summarise(frame, list(plan["axes"]))
-    write_results(store, frame, summary, claims(frame, list(sweeps.AXES)))
-    return Reporter(store, plan, mode).finish(frame, summary, write_grids(store, frame, plan))
+    claimed = claims(frame, list(plan["axes"]))
+    write_results(store, frame, summary, claimed)
+    write_report(store, frame, summary, plan)
+    return Reporter(store, plan, mode).finish(frame, summary, claimed, write_grids(store, frame, plan))
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -135,6 +138,14 @@ def test_an_offline_run_holds_the_sweep(tmp_path: Path, capfd: pytest.CaptureFix
     best = summarise(frame, ["edit_threshold"]).query("best and concepts == 'all'").iloc[0]
     assert summary["best/edit_threshold"] == best["edit_threshold"]
     assert summary["best/lpips"] == pytest.approx(best["lpips_mean"])
+    each = summarise(frame, ["edit_threshold"]).query("best and concepts != 'all'").set_index("concepts")
+    for label in ("smiling, smile", "glasses, wearing glasses"):
+        assert summary[f"best/{label}/edit_threshold"] == each.loc[f'["{label}"]', "edit_threshold"]
+    claimed = (
+        claims(frame, ["edit_threshold"]).query("concepts == 'all' and measure == 'changed_fraction'").iloc[0]
+    )
+    assert summary["claims/added/isolation/changed_fraction"] == pytest.approx(claimed["value"])
+    assert summary["grids/overview.caption"].startswith("edit_threshold across, concept down; ")
     assert {name for name in summary if name.endswith("._type") and name.startswith("grids/")} == {
         f"grids/{path.stem}._type" for path in store.grids_dir.iterdir()
     }
@@ -143,7 +154,10 @@ def test_an_offline_run_holds_the_sweep(tmp_path: Path, capfd: pytest.CaptureFix
         assert logged.read_bytes() == (store.grids_dir / f"{name}.png").read_bytes()
     artifacts = [record["artifact"] for record in records if record["type"] == "artifact"]
     (results,) = [found for found in artifacts if found["type"] == "results"]
-    assert {entry["path"] for entry in results["manifest"]["contents"]} == {"results.parquet", "summary.csv"}
+    paths = {entry["path"] for entry in results["manifest"]["contents"]}
+    tables = {"results.parquet", "summary.csv", "claims.csv"}
+    assert {path for path in paths if not path.startswith("report/")} == tables
+    assert {"report/index.html", "report/data/sweep.js", "report/assets/report.css"} <= paths
 
 
 def test_each_row_of_the_table_has_its_own_images(tmp_path: Path) -> None:
@@ -188,14 +202,15 @@ def test_live_curves_go_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
     for already in (0, 14):
         reporter = Reporter(store, plan, "offline", already=already)
         reporter.log([Record(cells[0], "done", scores={"clip_prompt": 0.3}), Record(cells[1], "failed")])
-        reporter.log([Record(cells[1], "done", scores={"clip_concept_delta": 0.25})])
-        command = reporter.finish(frame, summarise(frame, []), [])
+        reporter.log([Record(cells[1], "done", scores={"clip_concept_delta": 0.25, "lpips": 0.5})])
+        command = reporter.finish(frame, summarise(frame, []), claims(frame, []), [])
         assert command is not None
         records = read(Path(command.removeprefix("wandb sync ")))
         points = [record["history"]["item"] for record in records if record["type"] == "history"][:2]
         assert [point["cells_done"] for point in points] == [already + 1, already + 2]
         assert [point["cells_failed"] for point in points] == [1, 1]
         assert [point.get("clip_concept_delta_so_far") for point in points] == [None, 0.25]
+        assert [point.get("lpips_so_far") for point in points] == [None, 0.5]
         ids += [record["run"]["run_id"] for record in records if record["type"] == "run"]
         time.sleep(1)  # W&B names an offline run by the second
     assert len(set(ids)) == 1
@@ -298,7 +313,7 @@ def test_a_server_that_goes_away_is_not_waited_for(
     server.shutdown()
     server.server_close()
     begun = time.monotonic()
-    command = reporter.finish(frame, summarise(frame, []), [])
+    command = reporter.finish(frame, summarise(frame, []), claims(frame, []), [])
     assert time.monotonic() - begun < 60
     assert command is not None
     assert command.startswith("wandb sync ")
@@ -331,7 +346,7 @@ def test_without_a_server_an_online_run_is_kept_offline(
         begun = time.monotonic()
         reporter = Reporter(store, plan, "online")
         assert time.monotonic() - begun < 0.5  # nobody waits for the network
-        command = reporter.finish(frame, summarise(frame, []), [])
+        command = reporter.finish(frame, summarise(frame, []), claims(frame, []), [])
     assert "so it is kept offline" in caplog.text
     assert command is not None
     assert re.fullmatch(r"wandb sync \S+offline-run-\S+", command)

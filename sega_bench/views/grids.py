@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sega_bench.cell import EDIT_SETTINGS
 from sega_bench.errors import UserError, check_count, clean
@@ -30,6 +32,9 @@ _SUBJECT = ("prompt", "concept", "seed")
 """There is a sheet for each of these, except for one that is asked for as columns or rows."""
 
 _SAID = {"concept": "{}", "seed": "seed {}"}
+
+_CAPTION = "Description"
+"""Of PNG's own names for text chunks."""
 
 _log = logging.getLogger(__name__)
 _Row = dict[str, Any]
@@ -83,13 +88,26 @@ def write_grids(
     sweep = _read(store, frame, plan)
     paths = []
     for name, sheet in _sheets(sweep, x, y, limit) if sweep.edited else ():
-        buffer = io.BytesIO()
-        draw(sheet).save(buffer, format="PNG")
+        buffer, chunks = io.BytesIO(), PngInfo()
+        chunks.add_itxt(_CAPTION, _caption_of(sheet))
+        draw(sheet).save(buffer, format="PNG", pnginfo=chunks)
         paths.append(store.grids_dir / f"{name}.png")
         store.write_bytes(paths[-1], buffer.getvalue())
     for path in set(store.grids_dir.glob("*.png")) - set(paths):  # of an earlier plan, or of other axes
         path.unlink()
     return paths
+
+
+def caption(path: Path) -> str:
+    """What a sheet shows, its axes first; nothing where the file does not say."""
+    with Image.open(path) as image:
+        return str(image.info.get(_CAPTION, ""))
+
+
+def _caption_of(sheet: Sheet) -> str:
+    rows = f", {sheet.y_name} down" if sheet.y_name else ""
+    lines = [f"{sheet.x_name} across{rows}", sheet.title, *sheet.notes]
+    return "; ".join(lines).encode("utf-8", "replace").decode()
 
 
 def _sheets(sweep: _Sweep, x: str | None, y: str | None, limit: int) -> Iterator[tuple[str, Sheet]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import netrc
 import os
 import re
@@ -30,7 +29,10 @@ import wandb
 from sega_bench.config import WANDB_MODES, WandbConfig
 from sega_bench.errors import UserError, clean
 from sega_bench.store import Record, Store, lock
-from sega_bench.views.tables import ALL, COST, GAIN, digest, load, summarise
+from sega_bench.views.claims import claims
+from sega_bench.views.grids import caption
+from sega_bench.views.headline import Live, configuration, headline
+from sega_bench.views.tables import digest, load, summarise
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -38,9 +40,6 @@ MOST_ROWS = 1000
 """Rows of the table of cells, each with two images; of more cells so many are taken evenly."""
 
 _DIGEST = "digest.txt"
-
-_MOST_ITEMS = 100
-"""Longer lists of the configuration, such as prompts from a file, are cut."""
 
 _SETTINGS = wandb.Settings(
     silent=True,
@@ -120,36 +119,28 @@ class Reporter:
         already: int = 0,
     ) -> None:
         self._store = store
-        self._counts = {"cells_done": already, "cells_failed": 0}
-        self._gains: tuple[int, float] = (0, 0.0)
-        self._new, self._begun = 0, time.monotonic()
+        self._live = Live(already)
+        self._begun = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wandb")
         self._run = self._later(lambda: _start(store, plan, mode, project, entity))
 
     def log(self, records: Sequence[Record]) -> None:
-        """Add a point to the live curves: counts, speed, and the mean gain so far."""
-        done = [record for record in records if record.status == "done"]
-        gains = [
-            gain
-            for record in done
-            if isinstance(gain := record.scores.get(GAIN), float) and not math.isnan(gain)
-        ]
-        self._new += len(records)
-        self._counts["cells_done"] += len(done)
-        self._counts["cells_failed"] += len(records) - len(done)
-        self._gains = (self._gains[0] + len(gains), self._gains[1] + sum(gains))
-        point: dict[str, float] = {**self._counts}
-        point["cells_per_second"] = self._new / max(time.monotonic() - self._begun, 1e-9)
-        if self._gains[0]:
-            point[f"{GAIN}_so_far"] = self._gains[1] / self._gains[0]
+        """Add a point to the live curves: counts, speed, and the mean scores so far."""
+        self._live.add(records)
+        point = self._live.point() | {
+            "cells_per_second": self._live.new / max(time.monotonic() - self._begun, 1e-9)
+        }
         self._later(lambda: self._with_run(lambda run: run.log(point)))
 
-    def finish(self, frame: pd.DataFrame, summary: pd.DataFrame, grids: Sequence[Path]) -> str | None:
+    def finish(
+        self, frame: pd.DataFrame, summary: pd.DataFrame, claimed: pd.DataFrame, grids: Sequence[Path]
+    ) -> str | None:
         """Hand over the results and close the run; waits for it, two minutes at most.
 
         Args:
             frame: as :func:`sega_bench.views.tables.load` gives it.
             summary: as :func:`sega_bench.views.tables.summarise` gives it.
+            claimed: as :func:`sega_bench.views.claims.claims` gives it.
             grids: the sheets' files.
 
         Returns:
@@ -157,8 +148,9 @@ class Reporter:
             was; None if there is no run.
         """
         store = self._store
+        told = headline(summary, claimed)
         handed = self._later(
-            lambda: self._with_run(lambda run: _hand_over(run, store, frame, summary, grids))
+            lambda: self._with_run(lambda run: _hand_over(run, store, frame, summary, told, grids))
         )
         closed = self._later(lambda: self._with_run(_close))
         self._thread.shutdown()
@@ -226,42 +218,27 @@ def _run_id(store: Store) -> str:
     return run_id
 
 
-def configuration(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan as a run's configuration: no path of this machine, no credentials, long lists cut."""
-    shown = {name: value for name, value in plan.items() if name not in ("keys", "model")}
-    model = {name: value for name, value in plan["model"].items() if name != "path"}
-    cleaned = _portable(shown | {"model": model})
-    assert isinstance(cleaned, dict)
-    return cleaned
-
-
-def _portable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _portable(item) for name, item in value.items() if not _PRIVATE.search(str(name))}
-    if isinstance(value, list | tuple):
-        return [_portable(item) for item in value[:_MOST_ITEMS]]
-    if isinstance(value, str) and os.path.isabs(value) and os.path.exists(value):
-        return Path(value).name
-    return value
-
-
-_PRIVATE = re.compile(r"(^|_)(path|dir|folder|token|password|secret|api_key)$")
-
-
 def _hand_over(
-    run: wandb.Run, store: Store, frame: pd.DataFrame, summary: pd.DataFrame, grids: Sequence[Path]
+    run: wandb.Run,
+    store: Store,
+    frame: pd.DataFrame,
+    summary: pd.DataFrame,
+    told: dict[str, Any],
+    grids: Sequence[Path],
 ) -> str:
-    """Tables, pictures, the best setting and the results' files; returns the digest of what they show."""
+    """Tables, pictures, what it comes to, and the results' files; returns the digest of what they show."""
     done = int((frame["status"] == "done").sum())
-    sheets = {f"grids/{path.stem}": wandb.Image(str(path)) for path in grids}
+    sheets = {f"grids/{path.stem}": wandb.Image(str(path), caption=caption(path)) for path in grids}
     cells = _cells(store, frame)
     run.log({"cells_done": done, "cells": cells, "summary": _table(summary), **sheets})
-    run.summary.update(_best(summary))
+    run.summary.update(told)
     run.summary.update({"cells_in_all": len(frame), "cells_in_table": len(cells.data)})
     artifact = wandb.Artifact(f"results-{run.id}", type="results")
-    for path in (store.results_parquet, store.summary_csv):
+    for path in (store.results_parquet, store.summary_csv, store.claims_csv):
         if path.exists():
             artifact.add_file(str(path), name=path.name, skip_cache=True)
+    if store.report_dir.exists():  # its pictures of the small kind with it; the large ones are in no artifact
+        artifact.add_dir(str(store.report_dir), name="report", skip_cache=True, policy="immutable")
     run.log_artifact(artifact)
     return digest(store)
 
@@ -295,15 +272,6 @@ def _table(frame: pd.DataFrame) -> wandb.Table:
 
 def _plain(value: Any) -> Any:
     return None if value is None or pd.isna(value) else value
-
-
-def _best(summary: pd.DataFrame) -> dict[str, Any]:
-    """The best trade-off's settings and scores, if there is one."""
-    axes = summary.columns[: summary.columns.get_loc("concepts")]
-    for row in summary[summary["best"] & (summary["concepts"] == ALL)].to_dict("records"):
-        settings = {f"best/{axis}": _plain(row[axis]) for axis in axes}
-        return settings | {f"best/{name}": _plain(row[f"{name}_mean"]) for name in (GAIN, COST)}
-    return {}
 
 
 def _close(run: wandb.Run) -> str | None:
@@ -348,8 +316,8 @@ def _again(asked: argparse.Namespace, store: Store, frame: pd.DataFrame) -> str 
         entity=asked.entity or where["entity"],
         already=already,
     )
-    summary = summarise(frame, list(plan["axes"]))
-    return reporter.finish(frame, summary, sorted(store.grids_dir.glob("*.png")))
+    summary, claimed = (reduce(frame, list(plan["axes"])) for reduce in (summarise, claims))
+    return reporter.finish(frame, summary, claimed, sorted(store.grids_dir.glob("*.png")))
 
 
 if __name__ == "__main__":

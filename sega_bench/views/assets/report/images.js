@@ -12,7 +12,11 @@ function picture(row, { size = "thumbnail", alt = true, lazy = true } = {}) {
     width: sega.value(row, "width"), height: sega.value(row, "height"),
     alt: alt ? `${said(sega.value(row, "prompt"))}: ${cellLabel(row)}` : "",
   });
-  image.addEventListener("error", () => image.replaceWith(placeholder("unreadable")), { once: true });
+  image.addEventListener("error", () => {
+    const small = new URL(sega.thumbnail(row), document.baseURI).href; // where the report went without the images
+    if (image.src === small) image.replaceWith(placeholder("unreadable"));
+    else image.src = small;
+  });
   return image;
 }
 
