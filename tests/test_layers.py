@@ -34,7 +34,13 @@ ORDER = (
     "benchmark",
     "__main__",
 )
-ONLY = {"wandb": {"views.wandb"}, "hydra": {"config", "__main__"}, "optuna": set(), "submitit": set()}
+ONLY = {
+    "wandb": {"views.wandb"},
+    "matplotlib": {"views.figures"},
+    "hydra": {"config", "__main__"},
+    "optuna": set(),
+    "submitit": set(),
+}
 
 
 def module(path: Path) -> str:

@@ -51,6 +51,7 @@ class Store:
         self.claims_csv = root / "claims.csv"
         self.grids_dir = root / "grids"
         self.report_dir = root / "report"
+        self.figures_dir = root / "figures"
         self.wandb_dir = root / "wandb"
         self.log_path = root / "run.log"
         self.lock_path = root / "lock"

@@ -47,7 +47,8 @@ function tradedOff() {
   const { settings, gain, cost } = sega.sweep;
   return settings.filter((setting) => setting.set === chosenSet)
     .map((setting) => ({ ...setting, x: setting.scores[cost]?.[0] ?? null, y: setting.scores[gain]?.[0] ?? null }))
-    .filter(({ x, y }) => x !== null && y !== null);
+    .filter(({ x, y }) => x !== null && y !== null)
+    .sort((a, b) => a.pareto - b.pareto || a.best - b.best); // what is drawn last lies on top
 }
 
 function drawTradeoff() {
