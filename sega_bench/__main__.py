@@ -288,7 +288,7 @@ def _show(job: Job, reporter: Reporter | None) -> tuple[int, int]:
     """
     from sega_bench.resume import NOT_SCORED
     from sega_bench.store import is_whole_png
-    from sega_bench.views import grids, tables, terminal
+    from sega_bench.views import everything, tables, terminal
     from sega_bench.views.claims import claims
     from sega_bench.views.report import building as report
 
@@ -306,21 +306,10 @@ def _show(job: Job, reporter: Reporter | None) -> tuple[int, int]:
         said = f"{said}; now the views that show them" if is_late else f"nothing to do: {said}"
         console.print(said, highlight=False)
     if is_behind:
-        plan = store.read_plan() or {}
-        grids.write_grids(store, frame, plan)
-        report.write_report(store, frame, summary, plan, digest)
-        # Last, since it tells that all of them are there.
-        tables.write_results(store, frame, summary, claimed, digest)
-    shown: dict[str, object] = {
-        "report": store.report_dir / "index.html",
-        "grids": store.grids_dir,
-        "table": store.results_csv,
-        "summary": store.summary_csv,
-        "claims": store.claims_csv,
-    }
-    if reporter and (
-        command := reporter.finish(frame, summary, claimed, sorted(store.grids_dir.glob("*.png")))
-    ):
+        everything.write_views(store, frame, summary, claimed, digest)
+    shown: dict[str, object] = {**everything.places(store)}
+    sheets = sorted(store.grids_dir.glob("*.png"))
+    if reporter and (command := reporter.finish(frame, summary, claimed, sheets)):
         shown["W&B"] = command
     terminal.print_summary(console, summary, tables.trends(frame, axes), claimed, shown)
     lacks = frame["error"].str.startswith(NOT_SCORED, na=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sega_bench.cell import shown
 from sega_bench.config import Config, plain
 from sega_bench.errors import UserError
 from sega_bench.planner import Plan
+from sega_bench.scores import ScoreSettings
 from sega_bench.store import PLAN_VERSION
 
 _MAY_GROW = ("prompts", "prompt_file", "concepts", "seeds", "method", "replay", "axes", "zip")
@@ -54,6 +56,12 @@ def document(made: Plan, engine: Mapping[str, Any], scores: Mapping[str, Any]) -
 def renewed(made: Plan, stored: Mapping[str, Any]) -> dict[str, Any]:
     """plan.json for a plan of which everything is made already: what it was computed with stays."""
     return {**stored, **_asked(made)}
+
+
+def rescored(stored: Mapping[str, Any], settings: ScoreSettings, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """plan.json of a sweep whose pictures are scored anew; all else stays."""
+    asked = {**stored["settings"], "scores": _portable_scores(asdict(settings))}
+    return {**stored, "settings": asked, "scores": dict(scores)}
 
 
 def is_behind(made: Plan, stored: Mapping[str, Any]) -> bool:
@@ -166,11 +174,15 @@ def _portable_settings(config: Config) -> dict[str, Any]:
     settings["model"] = _portable_model(settings["model"])
     if isinstance(config.prompts, str):  # a file; what it says is in the plan
         settings["prompts"] = Path(config.prompts).name
-    for name in ("clip_model", "clip_pretrained"):  # what the weights are is in the scores' own entries
-        if settings["scores"][name]:
-            settings["scores"][name] = _portable(settings["scores"][name])
+    settings["scores"] = _portable_scores(settings["scores"])
     del settings["output_dir"]
     return settings
+
+
+def _portable_scores(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights are is in the scores' own entries."""
+    named = {name: settings[name] for name in ("clip_model", "clip_pretrained") if settings[name]}
+    return {**settings, **{name: _portable(value) for name, value in named.items()}}
 
 
 def _portable_model(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sega_bench import manifest, resume, scores
+from sega_bench import manifest, rescoring, resume, scores
 from sega_bench.config import Config
 from sega_bench.grader import Grader
 from sega_bench.maker import Maker
@@ -107,6 +107,7 @@ def prepare(made: Plan) -> Job:
         UserError: the folder holds another sweep.
     """
     config, store = made.config, _store(made)
+    rescoring.refuse_half_scored(store)
     stored = _stored_plan(store)
     if stored is not None:
         manifest.check_same_sweep(made, stored)

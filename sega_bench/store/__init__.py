@@ -1,6 +1,7 @@
 """One sweep's folder, the truth of it on disk: rows, images, the plan, and who is at work on them."""
 
 from sega_bench.store.folder import PLAN_VERSION, DamagedPlanError, Store, is_whole_png
+from sega_bench.store.journal import Place
 from sega_bench.store.pictures import IMAGE_CHUNK, Picture
 from sega_bench.store.records import (
     EXECUTION_COLUMNS,
@@ -8,6 +9,7 @@ from sega_bench.store.records import (
     SCORE_COLUMNS,
     SETTING_COLUMNS,
     Record,
+    cell_of,
     columns,
     settings,
 )
@@ -21,8 +23,10 @@ __all__ = [
     "SETTING_COLUMNS",
     "DamagedPlanError",
     "Picture",
+    "Place",
     "Record",
     "Store",
+    "cell_of",
     "columns",
     "is_whole_png",
     "settings",

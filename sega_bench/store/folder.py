@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,8 +22,9 @@ from numpy.typing import NDArray
 from sega_bench import atomic
 from sega_bench.cell import Cell, canonical_json, shown
 from sega_bench.errors import UserError
+from sega_bench.store.journal import Journal, Place
 from sega_bench.store.pictures import Picture
-from sega_bench.store.records import Record, checksum, from_line, settings, to_line
+from sega_bench.store.records import Record, checksum, settings
 
 PLAN_VERSION = 1
 """Version of plan.json; a folder of another version is refused, never guessed at."""
@@ -45,6 +45,8 @@ class Store:
         self.plan_path = root / "plan.json"
         self.images_dir = root / "images"
         self.records_dir = root / "records"
+        self.journal = Journal(self.records_dir)
+        self.rescoring_path = root / "rescoring.json"
         self.results_parquet = root / "results.parquet"
         self.results_csv = root / "results.csv"
         self.summary_csv = root / "summary.csv"
@@ -174,14 +176,12 @@ class Store:
         Raises:
             UserError: there is no space for them; those that fitted are kept.
         """
-        if not made:
-            return
-        lines = b"".join(to_line(record.row()) for record in made)
-        self.records_dir.mkdir(parents=True, exist_ok=True)
-        with self.space(), open(self.records_dir / f"{worker}.jsonl", "a+b") as file:
-            file.write(b"\n" * _is_torn(file) + lines)
-            file.flush()
-            os.fsync(file.fileno())
+        self.append_rows(worker, [record.row() for record in made])
+
+    def append_rows(self, worker: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """:meth:`append` of rows as :meth:`Record.row` makes them."""
+        with self.space():
+            self.journal.append(worker, rows)
 
     def rows(self) -> tuple[list[dict[str, Any]], int]:
         """Each cell's present row, in the order in which cells were first recorded.
@@ -195,11 +195,24 @@ class Store:
         for row in self._lines():
             if row is None:
                 malformed += 1
-                continue
-            before = present.get(row["key"], row)
-            if row["status"] == "done" or before["status"] == "failed" or self._is_lost(before):
+            elif self._counts(row, present.get(row["key"], row)):
                 present[row["key"]] = row
         return list(present.values()), malformed
+
+    def places(self) -> dict[str, Place]:
+        """Where each cell's present row stands, in the order of :meth:`rows`; much smaller than those."""
+        present: dict[str, Place] = {}
+        for place, row in self.journal.lines():
+            if row is None:
+                continue
+            before = present.get(row["key"])
+            if row["status"] == "done" or before is None or self._counts(row, self.journal.read(before)):
+                present[row["key"]] = place
+        return present
+
+    def _counts(self, row: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+        """Whether a row replaces an earlier one of its cell."""
+        return row["status"] == "done" or before["status"] == "failed" or self._is_lost(before)
 
     def _is_lost(self, row: Mapping[str, Any]) -> bool:
         return bool(row.get("image")) and not is_whole_png(self.image_file(row["image"]))
@@ -220,9 +233,7 @@ class Store:
 
     def _lines(self) -> Iterator[dict[str, Any] | None]:
         """Every line of every record file, None for one that holds no row."""
-        for path in sorted(self.records_dir.glob("*.jsonl")):
-            with open(path, "rb") as file:
-                yield from map(from_line, file)
+        return (row for _, row in self.journal.lines())
 
 
 _SEAL = "checksum"
@@ -250,10 +261,3 @@ def is_whole_png(path: Path) -> bool:
 
 
 _PNG_END = bytes.fromhex("0000000049454e44ae426082")
-
-
-def _is_torn(file: io.BufferedRandom) -> bool:
-    if file.seek(0, os.SEEK_END) == 0:
-        return False
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"

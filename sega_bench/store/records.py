@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from sega_bench.cell import READS, Cell
+from sega_bench.cell import EDIT_SETTINGS, READS, Cell, Edit
 
 OUTCOME_COLUMNS = ("image", "image_sha256", "status", "error")
 SCORE_COLUMNS = (
@@ -102,6 +102,17 @@ def settings(cell: Cell) -> dict[str, Any]:
         "replay": cell.replay,
         "method": cell.method if cell.edits else None,
     }
+
+
+def cell_of(row: Mapping[str, Any]) -> Cell:
+    """The cell of a row of :meth:`Record.row`, but for the scheduler's configuration, and so for the key."""
+    columns = {name: row[name] for name in EDIT_SETTINGS if row[name] is not None}
+    edits = [
+        Edit(text, **{name: values[k] for name, values in columns.items()})
+        for k, text in enumerate(row["concepts"])
+    ]
+    names = {field.name for field in fields(Cell)} & {*row} - {"edits"}
+    return Cell(edits=tuple(edits), **{name: row[name] for name in names if row[name] is not None})
 
 
 SETTING_COLUMNS = tuple(settings(Cell(prompt="", seed=0)))
