@@ -237,7 +237,7 @@ def _rows(cells: Iterable[Cell], n: int) -> set[Cell]:
 
 def _together(cells: Sequence[Cell], limit: int, n: int) -> Iterator[list[Cell]]:
     """What should be in one wave: all that shares steps; if that is too much, a source and its replays."""
-    for linked in _linked(cells):
+    for linked in sharing(cells):
         if len(_rows(linked, n)) <= limit:
             yield linked
             continue
@@ -252,7 +252,7 @@ def _together(cells: Sequence[Cell], limit: int, n: int) -> Iterator[list[Cell]]
                 yield from ([cell] for cell in bundle)
 
 
-def _linked(cells: Iterable[Cell]) -> list[list[Cell]]:
+def sharing(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Cells of one trunk, and of trunks between which guidance is replayed, in order of first appearance."""
     parents: dict[Cell, Cell] = {}
 
