@@ -60,7 +60,7 @@ class Store:
 
     def image_path(self, key: str) -> Path:
         """Where the image of a cell belongs, whether or not it is there."""
-        return self.images_dir / key[:2] / f"{key}.png"
+        return Path(f"{self.images_dir}/{key[:2]}/{key}.png")
 
     def prepare(self) -> None:
         """Make the folders and clear what killed writers left.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -156,7 +157,9 @@ def from_line(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and (seal or _is_row(row)) else None
+    if not isinstance(row, dict) or not (seal or _is_row(row)):
+        return None
+    return {sys.intern(name): value for name, value in row.items()}  # else each row has names of its own
 
 
 def checksum(data: bytes) -> str:

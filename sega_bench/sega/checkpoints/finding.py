@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,12 @@ class Model:
                 "set sampling.scheduler to another, for example euler"
             )
         chosen = self.scheduler if name is None else schedulers.class_name(name)
-        config = schedulers.accepted_config(chosen, json.loads(self.scheduler_config))
-        return chosen, canonical_json(config)
+        return chosen, _config_for(chosen, self.scheduler_config)
+
+
+@cache
+def _config_for(scheduler: str, config: str) -> str:
+    return canonical_json(schedulers.accepted_config(scheduler, json.loads(config)))
 
 
 def describe(settings: ModelSettings, *, dry_run: bool = False) -> Model:
