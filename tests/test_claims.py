@@ -119,6 +119,14 @@ def test_methods_are_compared_in_pairs() -> None:
     assert row["n"] == 8  # a method that reads no threshold meets each of SEGA's
 
 
+def test_no_success_seen_to_differ_is_no_certainty() -> None:
+    rows: list[Scored] = [(cell(seed), {"success": 1.0}) for seed in range(3)]
+    rows += [(replace(cell(seed), method="prompt"), {"success": 1.0}) for seed in range(3)]
+    row = the(found(rows, "method"), "baselines")
+    assert (row["value"], row["n"]) == (0.0, 3)
+    assert math.isnan(row["low"])
+
+
 def test_nothing_seen_to_leak_is_no_certainty() -> None:
     rows = [(cell(seed), {"attribute_leakage": 0.0, "attribute_leaked": []}) for seed in range(4)]
     row = the(found(rows), "isolation")

@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import sweeps
 from rich.console import Console
 
 from sega_bench.store import Record
+from sega_bench.views import terminal
 from sega_bench.views.claims import claims
 from sega_bench.views.tables import areas, load, summarise, trends
 from sega_bench.views.terminal import print_summary
@@ -60,6 +62,24 @@ def test_named_axes_are_compared_by_their_areas(tmp_path: Path) -> None:
         f"scheduler: {first['scheduler'].removesuffix('Scheduler')} {first['area']:.3f}, " in lines[place + 1]
     )
     assert "Area" not in printed(tmp_path, ["scheduler"])
+
+
+def test_claims_are_told_with_intervals_each_rival_on_a_line_of_its_own(root: Path) -> None:
+    names = ["claim", "measure", "direction", "concepts", "at", "value", "low", "high", "n"]
+    made = [
+        ["robustness", "success", "added", "all", "edit_threshold 0.9", 1.0, 0.5, 1.0, 4],
+        ["robustness", "success", "added", '["a"]', "edit_threshold 0.9", 0.0, 0.5, 1.0, 4],
+        ["isolation", "flipped hair", "added", "all", "", 0.5, 0.1, 0.9, 4],
+        ["baselines", "lpips, prompt - sega", "added", "all", "", 0.25, 0.125, 0.5, 8],
+        ["baselines", "success, prompt - sega", "added", "all", "", 0.0, float("nan"), float("nan"), 8],
+        ["baselines", "lpips, composable - sega", "added", "all", "", -0.5, -1.0, 0.0, 8],
+    ]
+    lines = list(terminal._claims(pd.DataFrame(made, columns=names)))
+    assert len(lines) == 3
+    assert lines[0] == "robustness: success 1.00 (0.50 to 1.00), n 4 (at edit_threshold 0.9)"
+    assert lines[-2] == "baselines, prompt - sega: lpips 0.25 (0.12 to 0.50), n 8; success 0.00, n 8"
+    assert lines[-1] == "baselines, composable - sega: lpips -0.50 (-1.00 to 0.00), n 8"
+    assert "The paper's claims" in printed(root, list(sweeps.AXES))
 
 
 def test_the_safety_checkers_verdict_is_told_beside_that_of_the_unedited(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -86,7 +87,7 @@ def _of_direction(of_all: pd.DataFrame, settings: Sequence[str]) -> Iterator[_Ro
         for method, differences in against.items():
             names = [name for name in COMPARED if name in differences and method != "sega"]
             found += [
-                ("baselines", f"{name}, {method} - sega", "", mean_of(of(differences), name))
+                ("baselines", f"{name}, {method} - sega", "", _difference(of(differences), name))
                 for name in names
             ]
         for claim, measure, at, value in found:
@@ -119,6 +120,13 @@ def _against(edited: pd.DataFrame, method: str, settings: Sequence[str]) -> pd.D
     names = [name for name in COMPARED if name in edited and edited[name].notna().any()]
     pairs = others[[*alike, *names]].merge(own[[*alike, *names]], on=alike, suffixes=("", "_sega"))
     return pairs[alike].assign(**{name: pairs[name] - pairs[f"{name}_sega"] for name in names})
+
+
+def _difference(differences: pd.DataFrame, score: str) -> Estimate:
+    found = mean_of(differences, score)
+    # Where no success differs, a bootstrap would be certain that none ever does.
+    is_certain = score in SUCCESSES and found.low == found.high
+    return replace(found, low=float("nan"), high=float("nan")) if is_certain else found
 
 
 def _isolation(best: pd.DataFrame) -> Iterator[tuple[str, Estimate]]:

@@ -160,11 +160,18 @@ def _trend(row: dict[str, Any], cost: str) -> str:
 def _claims(claims: pd.DataFrame) -> Iterator[str]:
     """What all concept sets together say of each claim; what each says, and of what, is in claims.csv."""
     pooled = claims[claims["concepts"] == ALL]
+    if pooled.empty:
+        return
+    split = pooled["measure"].str.partition(", ")  # what is compared, and with what
+    heads = ["claim", "direction", "against"]
     both = pooled["direction"].nunique() > 1
-    for (claim, direction), part in pooled.groupby(["claim", "direction"], sort=False):
-        numbers = [_number(row) for row in _records(part) if not row["measure"].startswith("flipped ")]
-        place = f" (at {clean(part['at'].iloc[0])})" if part["at"].iloc[0] else ""
-        yield f"{claim}{f', {direction}' if both else ''}: {'; '.join(numbers)}{place}"
+    told = pooled.assign(measure=split[0], against=split[2])[~pooled["measure"].str.startswith("flipped ")]
+    for _, part in told.groupby(heads, sort=False):
+        rows = _records(part)
+        first = rows[0]
+        said = [first["claim"], first["direction"] if both else "", first["against"]]
+        place = f" (at {clean(first['at'])})" if first["at"] else ""
+        yield f"{', '.join(word for word in said if word)}: {'; '.join(map(_number, rows))}{place}"
 
 
 def _number(row: dict[str, Any]) -> str:
