@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from sega_bench import manifest, scores
+from sega_bench.config import compose
 from sega_bench.errors import UserError
 from sega_bench.grader import Grader, remarks
 from sega_bench.resume import NOT_SCORED
@@ -46,6 +47,24 @@ class Progress:
     scores: Mapping[str, Any]
     keys: str
     done: int = 0
+
+
+def read_words(words: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    """The score settings that differ from the sweep's, and the device.
+
+    Raises:
+        UserError: a word that is none of these, or cannot be read.
+    """
+    for word in words:
+        key = word.partition("=")[0]
+        if key not in ("scores", "engine.device") and not key.startswith("scores."):
+            raise UserError(f"{word!r}: here there are scores=..., scores.KEY=... and engine.device=... only")
+    composed = compose(*words)
+    chosen = asdict(composed.scores)
+    named = {word.partition("=")[0] for word in words}
+    if "scores" not in named:
+        chosen = {name: value for name, value in chosen.items() if f"scores.{name}" in named}
+    return chosen, composed.engine.device
 
 
 def settings_of(store: Store, asked: Mapping[str, Any]) -> ScoreSettings:

@@ -10,14 +10,11 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from sega_bench import signals
-from sega_bench.config import compose
 from sega_bench.errors import UserError
 from sega_bench.store import Store
 
@@ -47,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(store: Store, words: Sequence[str]) -> None:
-    others, device_name = _asked(words)
     from sega_bench import rescoring
     from sega_bench.sega.models import resolve_device
     from sega_bench.store import lock
 
+    others, device_name = rescoring.read_words(words)
     settings = rescoring.settings_of(store, others)
     handler = logging.FileHandler(store.log_path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -68,24 +65,6 @@ def _run(store: Store, words: Sequence[str]) -> None:
     _show(store)
     if lacking := counts["not scored"] + counts["failed"]:
         raise SystemExit(f"{lacking} of {counts.total()} cells lack scores; the column 'error' says why")
-
-
-def _asked(words: Sequence[str]) -> tuple[dict[str, Any], str | None]:
-    """The score settings that differ from the sweep's, and the device.
-
-    Raises:
-        UserError: a word that is none of these, or cannot be read.
-    """
-    for word in words:
-        key = word.partition("=")[0]
-        if key not in ("scores", "engine.device") and not key.startswith("scores."):
-            raise UserError(f"{word!r}: here there are scores=..., scores.KEY=... and engine.device=... only")
-    composed = compose(*words)
-    chosen = asdict(composed.scores)
-    named = {word.partition("=")[0] for word in words}
-    if "scores" not in named:
-        chosen = {name: value for name, value in chosen.items() if f"scores.{name}" in named}
-    return chosen, composed.engine.device
 
 
 def _show(store: Store) -> None:

@@ -74,7 +74,7 @@ def score(
     """
     ordered = _references_first(cells)
     values: dict[str, dict[str, Score]] = defaultdict(dict)
-    with torch.inference_mode(), _reproducible():
+    with torch.inference_mode(), reproducible():
         for scorer in scorers:
             for batch, scores in _stream(scorer, _batches(ordered, images, batch_size)):
                 for cell, scored in zip(batch.cells, scores, strict=True):
@@ -102,7 +102,7 @@ def edited_only(cells: Sequence[Cell], **values_B: Tensor) -> list[dict[str, flo
 
 
 @contextmanager
-def _reproducible() -> Iterator[None]:
+def reproducible() -> Iterator[None]:
     """Float32 in full on CUDA, and on the CPU one thread.
 
     Several threads share out the rows of a matrix product unevenly, and then a row's rounding depends on its

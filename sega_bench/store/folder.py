@@ -49,6 +49,7 @@ class Store:
         self.rescoring_path = root / "rescoring.json"
         self.results_parquet = root / "results.parquet"
         self.results_csv = root / "results.csv"
+        self.sets_csv = root / "sets.csv"
         self.summary_csv = root / "summary.csv"
         self.claims_csv = root / "claims.csv"
         self.grids_dir = root / "grids"
