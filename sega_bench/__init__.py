@@ -5,6 +5,7 @@
 >>> made = sega_bench.plan(config)                    # every cell, nothing run
 >>> records = list(sega_bench.run(config))            # made, scored, stored; only what is missing
 >>> frame = sega_bench.load("outputs/thresholds")     # a pandas DataFrame, one row a cell
+>>> sega_bench.grid(frame, x="edit_threshold")        # its pictures, in a notebook
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ if TYPE_CHECKING:
     from sega_bench.errors import UserError
     from sega_bench.planner import plan
     from sega_bench.runner import run
+    from sega_bench.views.grids import grid
     from sega_bench.views.tables import load
 
 __version__ = "0.1.0"
-__all__ = ["Cell", "Edit", "UserError", "compose", "load", "plan", "run"]
+__all__ = ["Cell", "Edit", "UserError", "compose", "grid", "load", "plan", "run"]
 
 _HOME = {
     "Cell": "cell",
     "Edit": "cell",
     "UserError": "errors",
     "compose": "config",
+    "grid": "views.grids",
     "load": "views.tables",
     "plan": "planner",
     "run": "runner",

@@ -12,14 +12,16 @@ import small_sweep
 import sweeps
 from PIL import Image
 
+import sega_bench
 from sega_bench import manifest
 from sega_bench.errors import UserError
 from sega_bench.planner import plan
 from sega_bench.store import Store
 from sega_bench.views import grids
+from sega_bench.views.claims import claims
 from sega_bench.views.grids import write_grids
 from sega_bench.views.sheet import Layout, Sheet, Tile, lay_out, wrap
-from sega_bench.views.tables import load
+from sega_bench.views.tables import load, summarise, write_results
 
 
 class Drawn:
@@ -341,3 +343,46 @@ def test_a_sheets_file_says_what_it_shows(tmp_path: Path) -> None:
         f'edit_threshold across, edit_guidance_scale down; "{prompt}"; smile \N{MIDDLE DOT} seed 0; '
         "Outlined: the best trade-off over all prompts, concepts and seeds"
     )
+
+
+def test_a_notebook_is_shown_what_is_left_of_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path, axes=TWO, concepts=[["smile"], ["hat"]], seeds=[0, 1])
+    sheets: list[Sheet] = []
+    draw = grids.draw
+    monkeypatch.setattr(grids, "draw", lambda sheet: sheets.append(sheet) or draw(sheet))
+    frame = load(tmp_path)
+    hat = frame[
+        frame["concepts"].str.contains("hat") & (frame["seed"] == 1) & (frame["edit_threshold"] == 0.9)
+    ]
+    image = sega_bench.grid(hat, x="edit_guidance_scale", y="edit_threshold")
+    (sheet,) = sheets
+    assert image._repr_png_() is not None
+    assert image.size == lay_out(sheet).size
+    assert (list(sheet.columns), [row.label for row in sheet.rows]) == (["2", "8"], ["0.9"])
+    shown = [tile.path.stem for tile in sheet.rows[0].tiles if tile and tile.path]
+    assert shown == list(hat.sort_values("edit_guidance_scale")["key"])
+    (reference,) = sheet.references
+    assert reference is not None
+    assert reference.path is not None
+    assert reference.path.stem == hat["reference_key"].iloc[0]
+
+
+def test_a_frame_that_shows_nothing_is_the_users_mistake(tmp_path: Path) -> None:
+    small(tmp_path)
+    frame = load(tmp_path)
+    for rows, said in (
+        (frame[frame["is_reference"]], "no edited cell"),
+        (pd.DataFrame(frame.to_dict("list")), "which sweep"),
+        (frame, "no axis 'nonsense'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            sega_bench.grid(rows, x="nonsense")
+
+
+def test_no_table_file_says_where_it_was_made(tmp_path: Path) -> None:
+    small(tmp_path)
+    frame = load(tmp_path)
+    axes = ["edit_threshold"]
+    write_results(Store(tmp_path), frame, summarise(frame, axes), claims(frame, axes))
+    for name in ("results.parquet", "results.csv", "summary.csv"):
+        assert str(tmp_path).encode() not in (tmp_path / name).read_bytes()

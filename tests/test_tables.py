@@ -60,7 +60,7 @@ def test_load_gives_the_plans_cells_in_its_order(sweep: Store) -> None:
     plan = sweep.read_plan()
     assert plan is not None
     assert list(frame["key"]) == plan["keys"]
-    assert frame.attrs == {"name": "synthetic", "scores": sweeps.PROVENANCE}
+    assert frame.attrs == {"name": "synthetic", "scores": sweeps.PROVENANCE, "folder": str(sweep.root)}
 
 
 def test_load_leaves_out_what_the_plan_does_not_have_and_what_never_ran(tmp_path: Path) -> None:
@@ -109,7 +109,8 @@ def test_parquet_and_csv_come_back(tmp_path: Path) -> None:
     write_results(store, frame, summary, claims(frame, ["edit_threshold"]))
     parquet = pd.read_parquet(store.results_parquet)
     pd.testing.assert_frame_equal(parquet, frame)
-    assert parquet.attrs == frame.attrs
+    assert parquet.attrs | {"folder": frame.attrs["folder"]} == frame.attrs
+    assert "folder" not in parquet.attrs  # it may be moved
     csv = pd.read_csv(store.results_csv)
     assert list(csv.columns) == list(frame.columns)
     assert csv["prompt"].tolist() == frame["prompt"].tolist()

@@ -31,14 +31,14 @@ def load(folder: str | Path) -> pd.DataFrame:
 
     A setting that each concept has for itself is a plain value where every row's concepts agree. If any row
     needs a list, the whole column is JSON text; ``concepts`` is JSON text always. ``attrs`` holds the sweep's
-    ``name`` and where its ``scores`` come from.
+    ``name``, where its ``scores`` come from, and its ``folder``.
 
     Raises:
         UserError: the folder holds no sweep, or one of another version.
     """
     plan, rows = _read(Store(Path(folder)))
     frame = to_frame(rows)
-    frame.attrs = {"name": plan["name"], "scores": plan["scores"]}
+    frame.attrs = {"name": plan["name"], "scores": plan["scores"], "folder": str(folder)}
     return frame
 
 
@@ -130,7 +130,8 @@ def write_results(
         store.write_text(path, table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
     carrier = frame.copy(deep=False)
     tables = {"digest": digest, "csv": _digest_of_csv(store)}
-    carrier.attrs = frame.attrs | (tables if digest else {})
+    told = {name: value for name, value in frame.attrs.items() if name != "folder"}  # it may be moved
+    carrier.attrs = told | (tables if digest else {})
     parquet = io.BytesIO()
     carrier.to_parquet(parquet, index=False)
     store.write_bytes(store.results_parquet, parquet.getvalue())

@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,34 @@ def write_grids(
     for path in set(store.grids_dir.glob("*.png")) - set(paths):  # of an earlier plan, or of other axes
         path.unlink()
     return paths
+
+
+def grid(frame: pd.DataFrame, x: str | None = None, y: str | None = None) -> Image.Image:
+    """One sheet of a sweep's images, for a cell of a notebook.
+
+    Args:
+        frame: as :func:`sega_bench.load` gives it, or some of its rows; unedited ones are found without. Of
+            several prompts, concepts or seeds the first is shown, unless they are ``x`` or ``y``.
+        x: what the columns are of: an axis, ``concept``, ``seed`` or ``prompt``; None chooses.
+        y: what the rows are of, likewise.
+
+    Raises:
+        UserError: there is no such axis, nothing edited is left, or the rows do not say of which sweep.
+    """
+    folder = frame.attrs.get("folder")
+    if folder is None:
+        raise UserError("frame: it does not say which sweep it is of: give rows of what sega_bench.load gave")
+    store, keys = Store(Path(folder)), set(frame["key"])
+    whole = _read(store, load(folder), store.read_plan() or {})
+    edited = [row for row in whole.edited if row["key"] in keys]
+    if not edited:
+        raise UserError("frame: no edited cell is left in it, so there is nothing to show")
+    there = {name: {row[name] for row in edited} for name in whole.axes}
+    axes = {name: [value for value in values if value in there[name]] for name, values in whole.axes.items()}
+    is_best_there = all(value in there[name] for name, value in whole.best.items())
+    sweep = replace(whole, edited=edited, axes=axes, best=whole.best if is_best_there else {})
+    plane = _plane(sweep, x, y)
+    return draw(_sheet(sweep, plane, _subjects(sweep, plane)[0]))
 
 
 def caption(path: Path) -> str:
