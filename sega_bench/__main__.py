@@ -28,7 +28,7 @@ from rich.text import Text
 
 from sega_bench import config as configuration
 from sega_bench import signals
-from sega_bench.errors import UserError
+from sega_bench.errors import UserError, clean
 from sega_bench.progress import progress
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def _print_plan(made: Plan) -> None:
     counts = made.counts()
     ours, theirs = counts["unet_evals"], counts["unet_evals_diffusers"]
     references = f"{counts['references']} reference{'s' * (counts['references'] != 1)}"
-    axes = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in made.axes.items())
+    axes = clean("; ".join(f"{name} {', '.join(map(str, values))}" for name, values in made.axes.items()))
     table = Table(
         title=f"{made.name}: the plan; nothing was run", title_justify="left", box=None, show_header=False
     )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from stub_sweep import NAME, FakeScorer, results, work
+from stub_sweep import NAME, FakeScorer, planned, results, stand_ins, work
 
+from sega_bench import __main__, runner
 from sega_bench.cell import Cell
+from sega_bench.errors import UserError
 from sega_bench.scores.scoring import Features
 
 
@@ -34,3 +40,44 @@ def test_cells_that_lack_scores_are_told_by_the_exit_code_and_in_their_column(
     assert table["error"].dropna().tolist() == ["not scored: clip, lpips: RuntimeError: out of noses"]
     assert work(tmp_path / "hurt", "retry_failed=true") == work(tmp_path / "fresh") == 0
     assert results(tmp_path / "hurt") == results(tmp_path / "fresh")
+
+
+# --- hostile text ---
+
+FORMULA = "=cmd|' /C calc'!A0"
+REVERSED = "a \u202egnp.exe\u202c\u200f face"
+
+
+def test_hostile_texts_are_inert_in_tables_and_terminal_and_exact_in_the_store(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prompts = [FORMULA, "@SUM(1)", "+1", "-1", REVERSED]
+    listed = tmp_path / "prompts.jsonl"
+    listed.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    made = planned(
+        tmp_path, f"prompts={listed}", "concepts=['=1+1']", f"+axes.negative_prompt=['','{REVERSED}']"
+    )
+    __main__._print_plan(made)
+    with stand_ins(), runner.locked(made) as job:
+        assert __main__._run_job(job) == 0
+    out, err = capfd.readouterr()
+    assert "negative_prompt" in out
+    for text in (out, err, (tmp_path / NAME / "run.log").read_text()):
+        assert not {char for char in text if unicodedata.category(char)[0] == "C"} - {"\n", "\r"}
+    with open(tmp_path / NAME / "results.csv", newline="", encoding="utf-8") as file:
+        cells = {cell for row in csv.reader(file) for cell in row}
+    with open(tmp_path / NAME / "summary.csv", newline="", encoding="utf-8") as file:
+        cells |= {cell for row in csv.reader(file) for cell in row}
+    assert {f"'{prompt}" for prompt in prompts[:4]} | {REVERSED} <= cells
+    assert not [c for c in cells if c.startswith(("=", "+", "@", "\t", "\r")) or re.match(r"-[^\d]", c)]
+    assert set(pd.read_parquet(tmp_path / NAME / "results.parquet")["prompt"]) == set(prompts)
+
+
+@pytest.mark.parametrize("text", ["\x1b[31m", "a\0b", "x" * 10_000_000])
+def test_a_prompt_file_cannot_bring_what_the_command_line_may_not(tmp_path: Path, text: str) -> None:
+    listed = tmp_path / "prompts.jsonl"
+    listed.write_text(json.dumps({"prompt": "a face"}) + "\n" + json.dumps({"prompt": text}))
+    with pytest.raises(UserError, match=r"prompts.jsonl line 2, column prompt") as told:
+        planned(tmp_path, f"prompts={listed}")
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) < 1100

@@ -108,6 +108,19 @@ def _agreed(value: Any) -> Any:
     return value
 
 
+def _inert(table: pd.DataFrame) -> pd.DataFrame:
+    """Without anything that a spreadsheet executes; Excel and its like do so in quotes too."""
+    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    return table.assign(**{str(name): table[name].map(_inert_text, na_action="ignore") for name in texts})
+
+
+def _inert_text(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
 def write_results(
     store: Store,
     frame: pd.DataFrame,
@@ -116,6 +129,9 @@ def write_results(
     digest: str | None = None,
 ) -> None:
     """Write results.csv, summary.csv, claims.csv and results.parquet (``attrs`` in its schema's metadata).
+
+    In the CSV files a text that a spreadsheet would take for a formula, such as ``=1+1``, has an apostrophe
+    before it.
 
     Args:
         store: the folder.
@@ -127,7 +143,8 @@ def write_results(
     files = ((store.results_csv, frame), (store.summary_csv, summary), (store.claims_csv, claims))
     for path, table in files:
         # Quoted texts, because a bare carriage return in a prompt would end a CSV row.
-        store.write_text(path, table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
+        text = _inert(table).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        store.write_text(path, text)
     carrier = frame.copy(deep=False)
     tables = {"digest": digest, "csv": _digest_of_csv(store)}
     told = {name: value for name, value in frame.attrs.items() if name != "folder"}  # it may be moved
