@@ -98,6 +98,7 @@ class ScoresConfig:
     clip_pretrained: str | None = None
     perceptual: str = "clip"
     attributes: str | None = None
+    dino: str | None = None
     batch_size: int = 16
 
 

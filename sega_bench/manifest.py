@@ -181,7 +181,7 @@ def _portable_settings(config: Config) -> dict[str, Any]:
 
 def _portable_scores(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the weights are is in the scores' own entries."""
-    named = {name: settings[name] for name in ("clip_model", "clip_pretrained") if settings[name]}
+    named = {name: settings[name] for name in ("clip_model", "clip_pretrained", "dino") if settings[name]}
     return {**settings, **{name: _portable(value) for name, value in named.items()}}
 
 

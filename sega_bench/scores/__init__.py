@@ -41,6 +41,10 @@ def build(
         from .attributes import load_attributes
 
         scorers.append(load_attributes(device))
+    if settings.dino is not None:
+        from .dino import load_dino
+
+        scorers.append(load_dino(settings.dino, device))
     if safety_checker is not None:
         scorers.append(load_safety_checker(safety_checker, device))
     return tuple(scorers)

@@ -40,6 +40,7 @@ class Preprocessing:
         mean, std: per channel, of pixels in [0, 1].
         interpolation: `bicubic` or `bilinear`, antialiased.
         resize_mode: `shortest` (the shorter side fits, then the centre is cut out) or `squash`.
+        shortest: what the shorter side is brought to before; None is `size` itself.
     """
 
     size: tuple[int, int]
@@ -47,6 +48,7 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str
     resize_mode: str
+    shortest: int | None = None
 
     def __call__(self, image_BHWC: Tensor) -> Tensor:
         """uint8 pictures (B, H, W, 3) to the network's float32 input (B, 3, *size)."""
@@ -64,12 +66,13 @@ class Preprocessing:
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if self.resize_mode == "squash":
             return self.size
-        short, side = min(height, width), self.size[0]
+        short, side = min(height, width), self.shortest or self.size[0]
         return int(side * height / short), int(side * width / short)
 
     def __str__(self) -> str:
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         fit = "squashed to" if self.resize_mode == "squash" else "centre crop"
+        fit = f"shortest side to {self.shortest}, {fit}" if self.shortest else fit
         return f"{self.interpolation} antialias, {fit} {self.size[0]}x{self.size[1]}, mean {mean}, std {std}"
 
 

@@ -102,7 +102,7 @@ def _load_open_clip(name: str, settings: ScoreSettings) -> tuple[Any, Any]:
         model = open_clip.create_model(name, pretrained, require_pretrained=True)
         return model, open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        reason = _one_line(error)
+        reason = one_line(error)
         if name.startswith(LOCAL_DIR):
             raise UserError(f"scores.clip_model={settings.clip_model} cannot be loaded: {reason}") from error
         raise UserError(
@@ -111,7 +111,8 @@ def _load_open_clip(name: str, settings: ScoreSettings) -> tuple[Any, Any]:
         ) from error
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, short."""
     return textwrap.shorten(str(error), 200, placeholder="...")
 
 
@@ -177,7 +178,7 @@ def load_lpips(name: str, device: torch.device) -> LpipsScorer:
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:  # no network is an OSError
         file = f"{torch.hub.get_dir()}/checkpoints/{url.rpartition('/')[2]}"
         raise UserError(
-            f"scores.perceptual={name}: its backbone cannot be had from {url} ({_one_line(error)}); "
+            f"scores.perceptual={name}: its backbone cannot be had from {url} ({one_line(error)}); "
             f"use scores.perceptual=clip or =none, or put the file at {file}"
         ) from error
     return make_lpips(name, backbone, device)

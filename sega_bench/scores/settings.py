@@ -25,6 +25,7 @@ class ScoreSettings:
         perceptual: what `lpips` is: LPIPS proper on `alex`, `vgg` or `squeeze`; `clip`, an LPIPS-like
             distance on the stages of CLIP's image tower; or `none`, not scored.
         attributes: the classifier that judges attributes: `embedded`, which knows the face model's; or None.
+        dino: a DINOv2 for `dino`, a folder or hub id with safetensors; None, not scored.
         batch_size: images that go through a network together.
     """
 
@@ -32,6 +33,7 @@ class ScoreSettings:
     clip_pretrained: str | None = None
     perceptual: str = "clip"
     attributes: str | None = None
+    dino: str | None = None
     batch_size: int = 16
 
 

@@ -1,0 +1,79 @@
+"""DINO distance: how much of what a picture shows an edit changed, seen by a network that reads no text.
+
+Shape suffixes: B images of a batch, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor
+
+from sega_bench.cell import Cell
+from sega_bench.errors import UserError
+
+from .clip import Preprocessing
+from .loading import one_line, weights_id
+from .scoring import Features, edited_only
+
+PREPROCESSING = Preprocessing(
+    (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", "shortest", shortest=256
+)
+"""That of DINOv2's authors."""
+
+
+@dataclass(frozen=True)
+class DinoScorer:
+    """`dino`: 1 minus the cosine of the class embeddings of an edited picture and its reference, 0 to 2.
+
+    DreamBooth's DINO score (Ruiz et al. 2023, section 4.1) is that cosine.
+
+    Args:
+        model: transformers' `Dinov2Model` in float32, on `device`.
+    """
+
+    model: Any
+    device: torch.device
+    provenance: Mapping[str, Mapping[str, str]]
+
+    def features(self, image_BHWC: Tensor) -> Features:
+        """Class embeddings (B, D) of unit length."""
+        output = self.model(pixel_values=PREPROCESSING(image_BHWC.to(self.device)))
+        return (F.normalize(output.last_hidden_state[:, 0].double(), dim=-1),)
+
+    def compare(self, cells: Sequence[Cell], edited: Features, reference: Features) -> list[dict[str, float]]:
+        """The distance of every edited cell."""
+        return edited_only(cells, dino=1 - (edited[0] * reference[0]).sum(-1).clamp(-1, 1))
+
+
+def load_dino(name: str, device: torch.device) -> DinoScorer:
+    """DINOv2 from a folder or a hub id, from safetensors only.
+
+    Raises:
+        UserError: its weights cannot be had, or do not fit.
+    """
+    from transformers import Dinov2Model
+
+    path = str(Path(name).expanduser()) if Path(name).expanduser().exists() else name
+    try:
+        model, report = Dinov2Model.from_pretrained(path, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"scores.dino={name} cannot be loaded ({one_line(error)}); give a folder with config.json and "
+            "model.safetensors of a Dinov2Model, a hub id such as facebook/dinov2-base, or null"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"scores.dino={name}: its file lacks {missing[0]}: name a Dinov2Model's weights")
+    source = {
+        "name": "DINOv2, class embedding",
+        "backbone": Path(name).name if path != name or Path(name).exists() else name,
+        "weights": weights_id(model.state_dict()),
+        "preprocessing": str(PREPROCESSING),
+    }
+    return DinoScorer(model.to(device).eval().requires_grad_(False), device, {"dino": source})
