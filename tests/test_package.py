@@ -1,5 +1,6 @@
 """What is shipped: the wheel brings its configuration and runs away from the checkout."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -61,6 +62,42 @@ def test_the_top_level_is_what_was_agreed() -> None:
     ).stdout.splitlines()
     folders = {name.split("/")[0] for name in tracked if "/" in name}
     assert folders <= {"sega_bench", "conf", "tests", "outputs", ".ci"}
+
+
+def test_every_dependency_of_ci_is_locked_and_comes_from_no_particular_index() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()
+    locked = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in locked)
+    names = {line.partition("==")[0] for line in locked}
+    needed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {re.match(r"[\w-]+", line)[0].lower() for line in needed} <= names  # type: ignore[index]
+
+
+OFFLINE = """
+import importlib, pkgutil, sys
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        raise AssertionError(f"{event} {arguments}")
+
+sys.addaudithook(refuse)
+import sega_bench
+for module in pkgutil.walk_packages(sega_bench.__path__, "sega_bench."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+        print(module.name)
+"""
+
+
+def test_importing_asks_no_network() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", OFFLINE], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert {"sega_bench.runner", "sega_bench.views.wandb", "sega_bench.scores.clip"} <= set(
+        ended.stdout.split()
+    )
 
 
 def test_lower_bounds_are_given_for_every_dependency() -> None:
