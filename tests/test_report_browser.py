@@ -172,10 +172,11 @@ def test_a_point_shows_and_opens_its_images(report: Opened, planned: tuple[Store
     page, cells = report.page, planned[1]
     points = page.locator("#tradeoff [role=button]")
     assert points.count() == 6
-    points.first.hover()
+    first = page.locator('#tradeoff [data-at="0,0"]')
+    first.hover(force=True)
     assert page.locator("#tooltip img").count() > 0
     assert "edit_threshold 0.5, edit_guidance_scale 3" in page.locator("#tooltip").inner_text()
-    points.first.click()
+    first.click(force=True)
     keys = page.evaluate(
         """[...document.querySelectorAll("#gallery button.tile")]
         .map((tile) => sega.columns.key[tile.dataset.row])"""
@@ -187,12 +188,11 @@ def test_a_point_shows_and_opens_its_images(report: Opened, planned: tuple[Store
     }
     assert set(keys) == of_setting
     page.keyboard.press("Escape")
-    points.nth(1).focus()
-    page.keyboard.press("Enter")
+    page.locator('#tradeoff [data-at="0,1"]').press("Enter")
     assert "edit_guidance_scale 6" in page.locator("#gallery-title").inner_text()
     page.keyboard.press("Escape")
     page.locator("#setting-concept").select_option(label="smile + curls")
-    page.locator("#tradeoff [role=button]").first.press("Enter")
+    first.press("Enter")
     assert page.locator("#gallery button.tile").count() == len(of_setting) // 2
 
 
@@ -247,6 +247,27 @@ def test_what_is_copied_makes_the_same_cell(
         page.locator("#copy-call").click()
         assert_is_call(page.evaluate("window.copied"), cells[key])
         page.keyboard.press("Escape")
+
+
+def test_a_baselines_command_makes_the_same_cell(browser: Any, tmp_path: Path) -> None:
+    asked = "+axes.method=[sega,composable,prompt]", "prompts=[a face]", "concepts=[glasses]", "seeds=1"
+    plan = planner.plan(compose(*asked, "name=methods", f"output_dir={tmp_path}"))
+    store = Store(tmp_path / "methods")
+    store.prepare()
+    engine = {"device": "cpu", "dtype": plan.cells[0].dtype}
+    store.write_plan(manifest.document(plan, engine, sweeps.PROVENANCE))
+    store.append("w0", [sweeps.record(store, cell) for cell in plan.cells])
+    build(store)
+    opened = open_report(browser, store.root)
+    commands = {
+        cell: opened.page.evaluate(f'command(sega.columns.key.indexOf("{cell.key}"))') for cell in plan.cells
+    }
+    opened.page.context.close()
+    assert {cell.method for cell in commands if cell.edits} == {"sega", "composable", "prompt"}
+    for cell, text in commands.items():
+        made = planner.plan(compose(*shlex.split(text)[3:], f"output_dir={tmp_path}"))
+        assert cell.key in {found.key for found in made.cells}
+    assert opened.complaints == []
 
 
 def assert_is_call(text: str, cell: Cell) -> None:

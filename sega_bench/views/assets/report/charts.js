@@ -199,7 +199,7 @@ function curve(axis, rows) {
     color: { type: "identity" }, symbol: { type: "identity" },
     marks: [
       spread,
-      numeric && Plot.line(sorted, { x, y: "mean", z: "set", stroke: colour, strokeWidth: 2 }),
+      numeric ? Plot.line(sorted, { x, y: "mean", z: "set", stroke: colour, strokeWidth: 2 }) : null,
       Plot.dot(rows, { x, y: "mean", fill: colour, symbol: ({ set }) => SHAPES[set % SHAPES.length], r: 4, title: described, tip: true }),
     ],
   });
