@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -81,3 +83,35 @@ def test_a_prompt_file_cannot_bring_what_the_command_line_may_not(tmp_path: Path
         planned(tmp_path, f"prompts={listed}")
     assert str(told.value).isprintable()
     assert len(str(told.value)) < 1100
+
+
+# --- a disk that fails ---
+
+
+def test_a_folder_that_turns_read_only_is_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, unlink = os.replace, Path.unlink
+    budget = iter(range(9))
+
+    def fail(*names: Path) -> None:
+        if next(budget, None) is None:
+            raise OSError(errno.EROFS, "Read-only file system")
+        replace(*names)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "lock":
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(UserError, match=r"can't be written any more \(Read-only file system\)"):
+            work(tmp_path / "hurt", "engine.wave_rows=3", "seeds=4")
+    kept = results(tmp_path / "hurt")
+    assert 0 < len(kept) < 12
+    assert work(tmp_path / "hurt", "engine.wave_rows=3", "seeds=4") == 0
+    assert work(tmp_path / "fresh", "seeds=4") == 0
+    assert kept.items() <= results(tmp_path / "hurt").items()
+    assert results(tmp_path / "hurt") == results(tmp_path / "fresh")

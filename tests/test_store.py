@@ -283,6 +283,21 @@ def test_no_space_is_the_users_to_mend(store: Store, monkeypatch: pytest.MonkeyP
         assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE])
+def test_a_disk_that_fails_is_the_users_to_mend(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(file: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for write in (lambda: store.write_text(store.root / "file", "x"), lambda: store.append("w", seeds(0))):
+        with pytest.raises(
+            UserError, match=r"output_dir: .* can't be written any more \(.*\): mend that, and the"
+        ):
+            write()
+
+
 def test_a_file_is_flushed_before_it_takes_its_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     flush, rename = os.fsync, os.replace

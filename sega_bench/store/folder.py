@@ -31,6 +31,7 @@ PLAN_VERSION = 1
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_DISK = (errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOTCONN)
 
 
 class Store:
@@ -91,15 +92,19 @@ class Store:
 
     @contextmanager
     def space(self) -> Iterator[None]:
-        """A full disk, or a spent quota, is the user's to mend; nothing that was written before is lost."""
+        """A disk that is full or fails is the user's to mend; nothing that was written before is lost."""
         try:
             yield
         except OSError as error:
-            if error.errno not in _NO_SPACE:
+            if error.errno not in (*_NO_SPACE, *_NO_DISK):
                 raise
+            if error.errno in _NO_SPACE:
+                what = f"there is no space left for {self.root} ({error.strerror}): free some"
+            else:
+                what = f"{self.root} can't be written any more ({error.strerror}): mend that"
             raise UserError(
-                f"output_dir: there is no space left for {self.root} ({error.strerror}): free some, and the "
-                "same command goes on where it stopped, or choose another output_dir="
+                f"output_dir: {what}, and the same command goes on where it stopped, or choose another "
+                "output_dir="
             ) from error
 
     def write_text(self, path: Path, text: str) -> None:

@@ -185,4 +185,5 @@ def _confirm(path: Path, lost: Event) -> None:
 def _give_back(path: Path, launch: str) -> None:
     holder = _holder(path)
     if holder is not None and holder.launch == launch:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that can't be written any more: it goes stale
+            path.unlink()
