@@ -99,6 +99,14 @@ def test_a_setting_of_each_concept_is_a_list(tmp_path: Path) -> None:
     assert sweep["values"]["edit_guidance_scale"] == [2, 5]
 
 
+def test_null_is_a_value_of_an_axis_that_has_it(tmp_path: Path) -> None:
+    axes = {"edit_cooldown_steps": [None, 20], "edit_threshold": [0.5]}
+    sweep = built(sweeps.finished(tmp_path, axes=axes, concepts=[["smile"]], seeds=[0]))
+    assert sweep["values"]["edit_cooldown_steps"] == [None, 20]
+    assert sweep["cells"]["edit_cooldown_steps"][1:] == [0, 1]
+    assert [row["at"] for row in sweep["settings"]] == [[0, 0], [1, 0]] * 2
+
+
 def test_settings_and_curves_are_the_tables(tmp_path: Path) -> None:
     store = sweeps.finished(tmp_path)
     sweep, frame = built(store), load(store.root)

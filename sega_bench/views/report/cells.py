@@ -33,7 +33,7 @@ class Cells:
     Attributes:
         constants: the settings that are the same in every row (of an edit's, in every edited row).
         values: for each other setting or text its values; a row's part holds places in this list, -1 for
-            null. Those of an axis are in the order in which they were given.
+            null. Those of an axis are in the order in which they were given, null among them if it was.
         scores: the columns of numbers. A score that is a text is one of ``values``.
     """
 
@@ -59,7 +59,7 @@ class Cells:
         points = [_parsed(name, value) for value in found]
         values = declared(axis or (), [{name: value} for value in points], name)
         at = {value: i for i, value in enumerate(values)}
-        places = np.array([at[value] for value in points] + [-1])  # -1 is the last: null
+        places = np.array([at[value] for value in points] + [at.get(None, -1)])  # -1 is the last: null
         codes = places[numbers]
         if axis is None and name not in _ALWAYS and len(set(codes[where])) <= 1:
             code = codes[where][0] if len(codes[where]) else -1
@@ -71,7 +71,8 @@ class Cells:
     def places(self, name: str, column: pd.Series[Any]) -> list[int]:
         """Of another table's column of settings, the places of its values."""
         at = {value: i for i, value in enumerate(self.values[name])}
-        return [at.get(_sent(_parsed(name, value)), -1) if _is_known(value) else -1 for value in column]
+        known = (_sent(_parsed(name, value)) if _is_known(value) else None for value in column)
+        return [at.get(value, -1) for value in known]
 
     def parts(self, size: int) -> Iterator[dict[str, Any]]:
         """The rows, so many at a time: columns by name, beside what a page needs to find an image.
