@@ -122,7 +122,7 @@ def test_the_texts_of_the_four_concepts_claim_them() -> None:
 
 
 def test_how_well_both_judges_know_what_is_drawn() -> None:
-    """The classifier at least 98 in 100, zero-shot CLIP at least 3 in 4 of each concept of "a woman"."""
+    """The classifier at least 98 in 100, zero-shot CLIP at least 7 in 10 of each concept."""
     faces = [face_of_seed(77, index) for index in range(200)]
     image_BHWC = torch.from_numpy(np.stack([render(face) for face in faces]))
     clip = load_clip(ScoreSettings(), CPU)
@@ -130,12 +130,14 @@ def test_how_well_both_judges_know_what_is_drawn() -> None:
         seen_BL = load_attributes(CPU).features(image_BHWC)[0]
         image_BD = clip.features(image_BHWC)[0].double()
         one = cell(*CONCEPTS.values())
-        clip._encode(_texts(one))
-        shown_BK = torch.tensor([shows(image_D, clip._features_of(one)) for image_D in image_BD])
+        clip._encode(["", *_texts(one)])
+        shown_BK = torch.tensor(
+            [shows(image_D, clip._features_of(one), clip._known[""]) for image_D in image_BD]
+        )
     for k, name in enumerate(CONCEPTS):
         truth_B = torch.tensor([getattr(face, name) for face in faces])
         assert (seen_BL[:, JUDGED.index(name)].bool() == truth_B).float().mean() > 0.98
-        assert (shown_BK[:, k] == truth_B).float().mean() > 0.75
+        assert (shown_BK[:, k] == truth_B).float().mean() > 0.7
 
 
 def test_a_picture_of_another_size_is_brought_to_the_classifiers() -> None:

@@ -183,17 +183,16 @@ def test_every_score_by_hand_with_one_concept_reversed(tower: str) -> None:
     assert [edit.reverse_editing_direction for edit in cell.edits] == [False, True]
     loaded = scorer(tower)
     (values,) = score([loaded], [cell], IMAGES, batch_size=5)
-    texts = [cell.prompt, "smile", "beard", f"{cell.prompt}, smile", f"{cell.prompt}, beard"]
+    texts = [cell.prompt, "smile", "beard", f"{cell.prompt}, smile", f"{cell.prompt}, beard", ""]
     pictures = [IMAGES[cell.key], IMAGES[cell.reference().key]]
     (edited, reference), text = features_by_hand(loaded.model, pictures, texts)
-    prompt, smile, beard, with_smile, with_beard = text
+    prompt, smile, beard, with_smile, with_beard, empty = text
     moved = edited - reference
     wanted = ((with_smile - prompt) - (with_beard - prompt)) / 2
-    goals = [(smile, with_smile, True), (beard, with_beard, False)]
-    was, now = ([bool(seen @ with_ > seen @ prompt) for _, with_, _ in goals] for seen in (reference, edited))
+    goals = [(smile, True), (beard, False)]
+    was, now = ([bool(seen @ shown > seen @ empty) for shown, _ in goals] for seen in (reference, edited))
     each = [
-        math.nan if a == goal else float(b == goal)
-        for a, b, (_, _, goal) in zip(was, now, goals, strict=True)
+        math.nan if a == goal else float(b == goal) for a, b, (_, goal) in zip(was, now, goals, strict=True)
     ]
     expected = {
         "success_1": each[0],
@@ -235,21 +234,21 @@ def test_a_picture_that_did_not_move_has_no_direction() -> None:
 
 
 def test_success_is_a_concept_that_came_or_went_by_its_own_absence() -> None:
-    """On the axes of the prompt and of "prompt, concept": nearer to which is the picture?"""
+    """On the axes of the empty text and of two concepts: nearer to which is the picture?"""
     d = torch.eye(4, dtype=torch.float64)
-    text = TextFeatures(d[0], d[[3, 3]], d[[1, 2]], torch.tensor([1.0, -1.0], dtype=torch.float64))
+    text = TextFeatures(d[3], d[[1, 2]], d[[3, 3]], torch.tensor([1.0, -1.0], dtype=torch.float64))
     plain, with_first, with_both = d[0], d[1], (d[1] + d[2]) / 2**0.5
-    assert (shows(plain, text), shows(with_first, text), shows(with_both, text)) == (
+    assert [shows(image_D, text, d[0]) for image_D in (plain, with_first, with_both)] == [
         [False, False],
         [True, False],
         [True, True],
-    )
+    ]
     came = {"success": 1.0, "success_1": 1.0, "success_2": math.nan}
-    assert zero_shot_success(with_first, plain, text) == pytest.approx(came, nan_ok=True)
+    assert zero_shot_success(with_first, plain, text, d[0]) == pytest.approx(came, nan_ok=True)
     one_of_two = {"success": 0.5, "success_1": 1.0, "success_2": 0.0}
-    assert zero_shot_success(with_both, d[2], text) == one_of_two
+    assert zero_shot_success(with_both, d[2], text, d[0]) == one_of_two
     idle = {"success": math.nan, "success_1": math.nan, "success_2": math.nan}
-    assert zero_shot_success(with_first, with_first, text) == pytest.approx(idle, nan_ok=True)
+    assert zero_shot_success(with_first, with_first, text, d[0]) == pytest.approx(idle, nan_ok=True)
 
 
 def test_concepts_that_cancel_have_no_direction() -> None:

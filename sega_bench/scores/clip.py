@@ -22,8 +22,9 @@ from .success import success
 
 TEXT_BATCH = 8
 """Texts a batch, padded like the images."""
-SHOWN = 'cos(image, "{prompt}, {concept}") > cos(image, "{prompt}")'
-"""When a picture shows a concept, zero-shot: the two texts differ in the concept and in nothing else."""
+SHOWN = 'cos(image, "{concept}") > cos(image, "")'
+"""When a picture shows a concept, zero-shot: it is nearer to it than to the empty text, from which SEGA's own
+direction leads to the concept."""
 SHORTEST_DIFFERENCE = 1e-6
 """Unit embeddings that are closer differ by rounding alone: there is no direction from one to the other."""
 
@@ -91,18 +92,21 @@ def concept_cosines(image_D: Tensor, text: TextFeatures) -> Tensor:
     return text.sign_K * (text.concept_KD @ image_D).clamp(-1, 1)
 
 
-def shows(image_D: Tensor, text: TextFeatures) -> list[bool]:
-    """Which of the K concepts a picture shows, each set against its own absence as :data:`SHOWN` says."""
-    shown_K: list[bool] = (text.target_KD @ image_D > torch.dot(text.prompt_D, image_D)).tolist()
+def shows(image_D: Tensor, text: TextFeatures, empty_D: Tensor) -> list[bool]:
+    """Which of the K concepts a picture shows, each set against its absence as :data:`SHOWN` says."""
+    shown_K: list[bool] = (text.concept_KD @ image_D > torch.dot(empty_D, image_D)).tolist()
     return shown_K
 
 
-def zero_shot_success(edited_D: Tensor, reference_D: Tensor, text: TextFeatures) -> dict[str, float]:
+def zero_shot_success(
+    edited_D: Tensor, reference_D: Tensor, text: TextFeatures, empty_D: Tensor
+) -> dict[str, float]:
     """`success` and `success_1..K` (:func:`success`) by what both pictures show (:func:`shows`)."""
     if not len(text.sign_K):
         return {}
     wanted: list[bool] = (text.sign_K > 0).tolist()
-    return success("success", wanted, shows(reference_D, text), shows(edited_D, text))
+    before, after = (shows(image_D, text, empty_D) for image_D in (reference_D, edited_D))
+    return success("success", wanted, before, after)
 
 
 def directional(edited_D: Tensor, reference_D: Tensor, text: TextFeatures) -> float:
@@ -180,10 +184,10 @@ class ClipScorer:
 
     def compare(self, cells: Sequence[Cell], edited: Features, reference: Features) -> list[dict[str, float]]:
         """CLIP scores of every cell, and `lpips` of the edited ones if there are stages."""
-        self._encode(text for cell in cells for text in _texts(cell))
+        self._encode(["", *(text for cell in cells for text in _texts(cell))])
         pairs = zip(cells, _unit(edited[0]), _unit(reference[0]), strict=False)
         scores = [
-            cell_scores(own_D, other_D, text) | zero_shot_success(own_D, other_D, text)
+            cell_scores(own_D, other_D, text) | zero_shot_success(own_D, other_D, text, self._known[""])
             for cell, own_D, other_D in pairs
             for text in (self._features_of(cell),)
         ]
