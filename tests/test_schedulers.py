@@ -153,3 +153,14 @@ def test_what_a_scheduler_refuses_is_told_under_its_settings_name() -> None:
 
 def test_all_known_are_diffusers_classes() -> None:
     assert all(hasattr(diffusers, name) for name in KNOWN)
+
+
+@pytest.mark.parametrize("name", sorted(schedulers._ROW_STATE))
+def test_a_solver_is_refused_the_steps_at_which_it_would_divide_by_zero(name: str) -> None:
+    config = json.dumps(schedulers.accepted_config(name, BETAS))
+    if name.startswith(("DPMSolver", "DEIS", "UniPC")):
+        with pytest.raises(ValueError, match=rf"^num_inference_steps is 1000, but {name} would visit"):
+            schedulers.make(name, config, 1000)
+        assert len(schedulers.make(name, config, 999).timesteps) == 999
+    elif name != "LCMScheduler":  # which takes 50 at most
+        assert len(schedulers.make(name, config, 1000).timesteps) >= 1000

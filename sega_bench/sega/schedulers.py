@@ -106,6 +106,9 @@ def make(name: str, config: str, num_inference_steps: int) -> Any:
         raise ValueError(f"{asked} cannot take so many: use fewer ({error})") from error
     if scheduler.timesteps.max() >= trained:
         raise ValueError(f"{asked} would begin at a timestep that was not trained: use fewer")
+    if hasattr(scheduler, "lambda_t") and bool((scheduler.timesteps.diff() == 0).any()):
+        # It divides by the difference of two steps' log-SNR.
+        raise ValueError(f"{asked} would visit a timestep twice, and divide by zero: use fewer")
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # else it searches its timesteps for the first one
     return scheduler
