@@ -229,6 +229,19 @@ def test_standardised_latents_decode_to_the_same_pictures() -> None:
     assert (after.std((0, 2, 3)) - 1).abs().max() < 1e-4
 
 
+def test_the_learning_rate_runs_in_equal_cycles() -> None:
+    recipe = Recipe(steps=40, batch=1, lr=0.5, warmup=4, cycles=2)
+    rates = [recipe.lr_at(step) for step in range(40)]
+    assert rates[:20] == rates[20:]
+    assert rates[:4] == [0.125, 0.25, 0.375, 0.5]
+    assert rates[4:20] == sorted(rates[4:20], reverse=True)
+    assert rates[19] < 0.02
+    for scale, steps in ((0.5, 20), (0.03, 4), (1e-6, 4)):
+        small = recipe.scaled(scale)
+        assert (small.steps, small.cycles) == (steps, 2)
+        assert small.warmup <= steps // 4
+
+
 @cache
 def tiny_model(folder: Path) -> Path:
     train.main(["--out", str(folder), "--scale", "0.0005"])
