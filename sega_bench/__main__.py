@@ -44,6 +44,8 @@ errors = Console(stderr=True, width=None if sys.stderr.isatty() else 10_000)
 def main() -> None:
     """Run the command line; exits with the codes above."""
     signals.listen()
+    # Read when torch is imported: threads that wait for each other sleep, and leave the core to others.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with _mistakes_in_one_line():
             flags = _flags()
