@@ -31,7 +31,7 @@ def pooled(frame: pd.DataFrame, *axes: str) -> pd.DataFrame:
 
 
 def test_sega_adds_at_less_cost_than_its_baselines(tmp_path: Path) -> None:
-    frame = result(tmp_path, "baselines", TWO, "axes.edit_warmup_steps=[0,4]", "seeds=[1,3]")
+    frame = result(tmp_path, "baselines", TWO, "axes.edit_warmup_steps=[0,4]", "seeds=[2,3]")
     summary = pooled(frame, "method", "edit_warmup_steps")
     assert (summary[f"{GAIN}_mean"] > 0.1).all()  # every method brings the concepts in
     from_the_first = summary.xs(0, level="edit_warmup_steps")["changed_fraction_mean"]

@@ -41,8 +41,9 @@ LIMITS = """\
   model, as those of a foreign CLIP would be. Compare settings by them, not models.
 - It knows "woman" and "man" as the drawings have them (eyelashes, lips, brows, mostly long or short
   hair); this is a device of the renderer, no statement about people.
-- Hair is what edits disturb most, curls above all ("colours kept"); grey hair takes a tint of what is
-  behind it. A text it does not know may bring in something that it does (see the control).
+- Hair is what edits disturb most, curls above all ("colours kept"): they may change its colour, or come
+  with a hat. Grey hair takes a tint of what is behind it. A text the model does not know may bring in
+  something that it does (see the control).
 - Rates are of this model. What a setting does to a large model has to be measured there.
 
 ## Licence

@@ -35,7 +35,7 @@ from .measures import Outcome, Share
 
 PROMPTS = ("a photo of the face of a woman", "a photo of the face of a man", "a portrait of a person")
 CONTROLS = ("blue background", "xylophone")
-ALL_FOUR = Setting(edit_warmup_steps=5)
+ALL_FOUR = Setting(edit_threshold=0.9, edit_warmup_steps=5)
 CURVES: dict[str, tuple[float, ...]] = {
     "edit_guidance_scale": (1, 3, 5, 7, 9, 12),
     "edit_threshold": (0.5, 0.75, 0.9, 0.95, 0.99),
