@@ -249,6 +249,26 @@ def test_what_is_copied_makes_the_same_cell(
         page.keyboard.press("Escape")
 
 
+def test_a_prompt_with_a_seed_of_its_own_is_shown_with_it(browser: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    plan = [
+        cell
+        for prompt, seed in (("a", 3), ("b", 4))
+        for cell in sweeps.cells(sweeps.AXES, [prompt], [["x"]], [seed])
+    ]
+    sweeps.write_plan(store, plan, sweeps.AXES)
+    store.append("w0", [sweeps.record(store, cell) for cell in plan])
+    build(store)
+    opened = open_report(browser, tmp_path)
+    of_prompt = {prompt: {c.key for c in plan if c.prompt == prompt} for prompt in "ab"}
+    for prompt, key, label in (("a", "Prompt", "a"), ("b", "Prompt", "b"), ("a", "Seed", "3")):
+        choose(opened.page, key, label)
+        assert {key for line in shown_keys(opened.page) for key in line} == of_prompt[prompt]
+    opened.page.context.close()
+    assert opened.complaints == []
+
+
 def test_a_baselines_command_makes_the_same_cell(browser: Any, tmp_path: Path) -> None:
     asked = "+axes.method=[sega,composable,prompt]", "prompts=[a face]", "concepts=[glasses]", "seeds=1"
     plan = planner.plan(compose(*asked, "name=methods", f"output_dir={tmp_path}"))

@@ -65,6 +65,7 @@ function drawControls() {
     axis("x", "y"), axis("y", "x"),
     ...held.map((name) => chooser(SAID[name] ?? name, values[name].map((value, i) => [i, said(value)]), chosen.at[name], (place) => {
       chosen.at[name] = Number(place);
+      settle(name);
       drawGrid();
     })));
 }
@@ -84,10 +85,17 @@ function rowFor(x, y) {
   return undefined;
 }
 
-/** The values of a dimension that have any cell at what is held: a prompt may have seeds of its own. */
-function places(name) {
-  return sega.sweep.values[name].map((_, i) => i);
+/** Where nothing was run at what is held, as for prompts with seeds of their own, move to where it was. */
+function settle(name) {
+  const { values } = sega.sweep;
+  if (values[chosen.x].some((_, x) => values[chosen.y].some((_, y) => rowFor(x, y) !== undefined))) return;
+  const row = sega.columns[name].findIndex((place, i) => place === chosen.at[name] && !sega.isReference(i));
+  if (row < 0) return;
+  for (const held of sega.dimensions()) if (held !== name) chosen.at[held] = sega.columns[held][row];
+  drawControls();
 }
+
+const places = (name) => sega.sweep.values[name].map((_, i) => i);
 
 function drawGrid() {
   const { values, settings, axes } = sega.sweep;
