@@ -40,7 +40,10 @@ def test_cells_that_lack_scores_are_told_by_the_exit_code_and_in_their_column(
     table = pd.read_csv(tmp_path / "hurt" / NAME / "results.csv")
     assert set(table["status"]) == {"done"}
     assert table["error"].dropna().tolist() == ["not scored: clip, lpips: RuntimeError: out of noses"]
-    assert work(tmp_path / "hurt", "retry_failed=true") == work(tmp_path / "fresh") == 0
+    images = {path: path.stat().st_mtime_ns for path in (tmp_path / "hurt" / NAME / "images").rglob("*.png")}
+    assert work(tmp_path / "hurt", "retry_failed=true", "scores.batch_size=4") == 0
+    assert {path: path.stat().st_mtime_ns for path in images} == images
+    assert work(tmp_path / "fresh") == 0
     assert results(tmp_path / "hurt") == results(tmp_path / "fresh")
 
 
