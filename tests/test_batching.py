@@ -139,7 +139,7 @@ def test_without_memory_a_batch_is_one() -> None:
 
 @pytest.mark.parametrize(
     ("estimates", "threads", "micro"),
-    [(0.0, 2, 1), (2.0, 2, 1), (9.7, 2, 8), (9.7, 1, 16), (100.8, 2, 32), (9.7, 64, 1)],
+    [(0.0, 2, 1), (2.0, 2, 1), (9.7, 2, 8), (9.7, 1, 16), (100.8, 2, 16), (257.8, 2, 32), (9.7, 64, 1)],
 )
 def test_batches_are_no_larger_than_a_step_fills(estimates: float, threads: int, micro: int) -> None:
     """Padding is computed like anything else: the smoke sweep has 9.7 estimates a step."""
