@@ -23,7 +23,7 @@ SHARE = 0.5
 MOST_ON_CPU, MOST_ON_GPU = 32, 64
 """Larger micro-batches are not faster."""
 OFTEN = 3
-"""Batches of the largest size a step and CPU thread; with fewer, half the size is faster, being less padding."""
+"""Batches of the largest size a step and CPU thread; with fewer, half the size is faster: less is padding."""
 
 
 def fitting(
