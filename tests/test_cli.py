@@ -36,6 +36,7 @@ def test_a_sweep_from_a_command_to_its_files_and_again(tmp_path: Path) -> None:
         "results.parquet",
         "results.csv",
         "summary.csv",
+        "claims.csv",
         "grids",
         "report",
         "wandb",
