@@ -12,8 +12,12 @@ STEPS = 7
 METHODS = ("sega", "composable", "prompt", "negative")
 CONCEPTS = ("glasses", "smile", "beard", "curls")
 
-# Thresholds k/(n-1) are a step's edge, where rounding decides; exactly 0 and 1 are not.
-thresholds = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.05, 0.95).map(lambda q: round(q, 3) + 0.0003))
+# Thresholds k/(n-1) are a step's edge, where rounding decides. So is 0: the smallest value meets itself
+# rounded to float32, and of one that is nearly nothing the last bits differ. Fixed settings of test_parity
+# have 0 itself.
+thresholds = st.one_of(
+    st.sampled_from([0.0003, 1.0]), st.floats(0.05, 0.95).map(lambda q: round(q, 3) + 0.0003)
+)
 scales = st.integers(0, 90).map(lambda tenths: 0.0 if tenths < 9 else tenths / 10)
 weights = st.integers(0, 30).map(lambda tenths: 0.0 if tenths < 3 else tenths / 10)
 

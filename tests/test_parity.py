@@ -138,7 +138,7 @@ def sweeps(draw: st.DrawFn) -> tuple[list[Cell], str]:
     prediction_type = draw(st.sampled_from(["epsilon", "epsilon", "v_prediction"]))
     scheduler = draw(st.sampled_from(sorted(SCHEDULERS)))
     eta = draw(st.sampled_from([0.0, 0.4, 1.0])) if scheduler == "DDIM" else 0.0
-    base = sampled(scheduler, prediction_type, eta=eta, num_inference_steps=draw(st.sampled_from([4, 5])))
+    base = sampled(scheduler, prediction_type, eta=eta, num_inference_steps=draw(st.sampled_from([4, 5, 7])))
     shared = {
         f.name: getattr(base, f.name) for f in fields(base) if f.name not in ("prompt", "seed", "edits")
     }
