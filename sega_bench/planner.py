@@ -80,7 +80,7 @@ class Plan:
             "references": len(self.cells) - len(self.edited),
             "merged": self.merged,
             "same_as_reference": same,
-            "unet_evals": sum(sum(wave.count_evaluations().values()) for wave in self.waves),
+            "unet_evals": sum(wave.unet_evals for wave in self.waves),
             "unet_evals_diffusers": _diffusers_evaluations(self.cells),
         }
 

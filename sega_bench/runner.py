@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from sega_bench.sega.models import load, resolve_device
 from sega_bench.sega.schedule import Wave, form_waves
 from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import DamagedPlanError, Record, Store, lock
+from sega_bench.threads import threads
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Job:
     @property
     def unet_evals(self) -> int:
         """UNet evaluations to make them."""
-        return _unet_evals(self.waves)
+        return sum(wave.unet_evals for wave in self.waves)
 
 
 @contextmanager
@@ -141,10 +142,6 @@ def _sizes(config: Config, stored: Mapping[str, Any] | None) -> dict[str, int | 
     return {name: getattr(config.engine, name) or before.get(name) for name in _EXACT}
 
 
-def _unet_evals(waves: Iterable[Wave]) -> int:
-    return sum(sum(wave.count_evaluations().values()) for wave in waves)
-
-
 def batching_for(made: Plan, waves: Sequence[Wave], sizes: Mapping[str, int | None]) -> Batching:
     """Batch sizes for these waves: those that are given, else what they fill and memory holds.
 
@@ -162,7 +159,7 @@ def batching_for(made: Plan, waves: Sequence[Wave], sizes: Mapping[str, int | No
             itemsize=getattr(torch, made.cells[0].dtype).itemsize,
             weights=checkpoint.weights_bytes if checkpoint is not None else 0,
             threads=config.engine.threads or torch.get_num_threads(),
-            estimates=_unet_evals(waves) / max(1, sum(wave.n for wave in waves)),
+            estimates=sum(wave.unet_evals for wave in waves) / max(1, sum(wave.n for wave in waves)),
         )
         micro, decode = micro or fitting.micro, decode or fitting.decode
     return Batching(micro, decode, config.engine.wave_rows)
@@ -208,13 +205,12 @@ def execute(
     scorers = scores.build(ScoreSettings(**asdict(config.scores)), device, job.plan.model.safety_checker)
     provenance = scores.provenance(scorers)
     manifest.check_same_scores(provenance, job.stored or {})
-    with _threads(job.threads):
+    with threads(job.threads):
         if not job.missing:  # plan.json was lost, and nothing else
-            job.store.write_plan(manifest.document(job.plan, _engine(job, device), provenance))
+            _write_plan(job, device, provenance)
             return
         denoiser = load(job.plan.model, device, job.plan.cells[0].dtype, compile=job.compile)
-        engine = _engine(job, device)
-        job.store.write_plan(manifest.document(job.plan, engine, provenance))
+        engine = _write_plan(job, device, provenance)
         if others := manifest.changes(job.stored or {}, engine, config):
             words = ", ".join(others)
             log.warning("%s: new images and scores may differ from this folder's others by rounding", words)
@@ -232,21 +228,16 @@ def execute(
         for record in maker.make(job.waves, job.unscored):
             if smaller := _changes(engine, _engine(job, device)):
                 log.warning("out of memory: %s", smaller)
-                engine = _engine(job, device)  # a resume begins with what fitted
-                job.store.write_plan(manifest.document(job.plan, engine, provenance))
+                engine = _write_plan(job, device, provenance)  # a resume begins with what fitted
             job.confirm()
             yield record
 
 
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """So many threads of torch's, and as many as there were afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _write_plan(job: Job, device: torch.device, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Write plan.json; returns what it says of how the images are computed."""
+    engine = _engine(job, device)
+    job.store.write_plan(manifest.document(job.plan, engine, provenance))
+    return engine
 
 
 def _engine(job: Job, device: torch.device) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sega_bench.sega import Model, ModelSettings, StableDiffusion, cell_of, desc
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.schedule import form_waves
 from sega_bench.sega.wave import count_timesteps, denoise, generate
+from sega_bench.threads import threads
 
 
 def latents(wanted: Sequence[Cell], wave_rows: int = 64) -> dict[Cell, torch.Tensor]:
@@ -30,8 +31,8 @@ def latents(wanted: Sequence[Cell], wave_rows: int = 64) -> dict[Cell, torch.Ten
     return made
 
 
-@pytest.mark.parametrize(("threads", "examples"), [(1, 8), (2, 2)])
-def test_company_order_waves_and_shards_change_no_bit(threads: int, examples: int) -> None:
+@pytest.mark.parametrize(("count", "examples"), [(1, 8), (2, 2)])
+def test_company_order_waves_and_shards_change_no_bit(count: int, examples: int) -> None:
     @given(st.data())
     @settings(max_examples=examples)
     def check(data: st.DataObject) -> None:
@@ -48,12 +49,8 @@ def test_company_order_waves_and_shards_change_no_bit(threads: int, examples: in
             for cell in others.keys() & together.keys():
                 assert torch.equal(others[cell], together[cell])
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads(count):
         check()
-    finally:
-        torch.set_num_threads(before)
 
 
 # Between sizes. What these bounds rest on was measured on two cores: see CONTRIBUTING.md.

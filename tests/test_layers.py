@@ -13,6 +13,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # Each may import those before it, and nothing after it.
 ORDER = (
     "errors",
+    "threads",
     "cell",
     "faces",
     "config",

@@ -5,7 +5,7 @@ element falls.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import cache
 
@@ -81,13 +81,7 @@ ROUND_TO_FLOAT32 = ("EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultist
 """Schedulers of diffusers that take a step in float32 whatever they are given."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Several threads only get in each other's way on networks as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

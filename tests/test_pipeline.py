@@ -1,7 +1,7 @@
 """The drop-in against diffusers' own class, both called as its documentation calls it, in float64."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,7 @@ EXAMPLE: dict[str, Any] = {
 ONE: dict[str, Any] = {"editing_prompt": "glasses", "edit_warmup_steps": 2, "edit_threshold": 0.931}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

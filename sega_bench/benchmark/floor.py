@@ -20,7 +20,7 @@ from sega_bench.maker import Maker
 from sega_bench.planner import Plan, plan
 from sega_bench.runner import batching_for
 from sega_bench.scores import build
-from sega_bench.scores.scoring import Scorer
+from sega_bench.scores.scoring import Scorer, reproducible
 from sega_bench.sega.batching import Batching, decode
 from sega_bench.sega.models import StableDiffusion, load, resolve_device
 from sega_bench.store import Store
@@ -119,17 +119,15 @@ def _decode(made: Plan, denoiser: StableDiffusion) -> None:
 
 
 def _features(made: Plan, scorers: Sequence[Scorer]) -> None:
-    """Every image once through every scorer's networks, on one thread as in a run."""
-    size, threads = made.config.scores.batch_size, torch.get_num_threads()
+    """Every image once through every scorer's networks, as in a run."""
+    size = made.config.scores.batch_size
     image_BHW3 = torch.randint(
         0, 256, (size, made.cells[0].height, made.cells[0].width, 3), dtype=torch.uint8
     )
-    torch.set_num_threads(1)
-    with torch.inference_mode():
+    with reproducible(), torch.inference_mode():
         for _ in range(0, len(made.cells), size):
             for scorer in scorers:
                 scorer.features(image_BHW3)
-    torch.set_num_threads(threads)
 
 
 def _exhaust(items: Iterable[object]) -> None:

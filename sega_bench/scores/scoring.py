@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sega_bench.cell import Cell
+from sega_bench.threads import threads
 
 Features = tuple[Tensor, ...]
 """What a scorer computes once for an image: tensors whose first dimension is the batch."""
@@ -108,13 +109,8 @@ def reproducible() -> Iterator[None]:
     Several threads share out the rows of a matrix product unevenly, and then a row's rounding depends on its
     place in the batch. Small networks are faster so, and large ones belong on a GPU.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with threads(1), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from sega_bench.cell import Cell
 from sega_bench.sega.steps import (
@@ -133,7 +134,7 @@ def pays_for_trunk(trunk: Trunk, n: int) -> str:
     return trunk.cells[0].key if first is None else first.pays
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Wave:
     """Trunks that are stepped together: one scheduler, one number of steps, one size.
 
@@ -156,6 +157,11 @@ class Wave:
         for trunk in self.trunks:
             total.update(count_evaluations(trunk, self.n))
         return dict(total)
+
+    @cached_property
+    def unet_evals(self) -> int:
+        """All of them; kept, for counting takes seconds where there are a hundred thousand cells."""
+        return sum(self.count_evaluations().values())
 
 
 def wave_of(cells: Sequence[Cell], n: int) -> Wave:

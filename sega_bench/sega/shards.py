@@ -58,15 +58,14 @@ def shards(
     """
 
     def cost(part: Sequence[Cell]) -> int:
-        return sum(sum(wave.count_evaluations().values()) for wave in form_waves(part, limit, timesteps))
+        return sum(wave.unet_evals for wave in form_waves(part, limit, timesteps))
 
     waves = [wave for together in sharing(cells) for wave in form_waves(together, limit, timesteps)]
-    lengths = [sum(wave.count_evaluations().values()) for wave in waves]
-    dealt = _dealt([Shard(wave.cells, length) for wave, length in zip(waves, lengths, strict=True)], count)
+    dealt = _dealt([Shard(wave.cells, wave.unet_evals) for wave in waves], count)
     if not _is_even(dealt):
         longest = max(_lengths(dealt))
         for order in (_sources_together, _costly_first):
-            pieces = [Shard(order(wave), length) for wave, length in zip(waves, lengths, strict=True)]
+            pieces = [Shard(order(wave), wave.unet_evals) for wave in waves]
             cut = _cut(pieces, count, cost, longest)
             dealt = min(dealt, cut or dealt, key=lambda dealt: max(_lengths(dealt)))
     place = {cell: i for i, cell in enumerate(cells)}
