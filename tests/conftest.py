@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from slurm_cluster import Cluster, cluster, without_slurm
 
 from sega_bench.threads import threads
 
@@ -21,3 +22,20 @@ def one_thread() -> Iterator[None]:
     """Several threads only get in each other's way on networks as small as these tests have."""
     with threads(1):
         yield
+
+
+@pytest.fixture(scope="session")
+def _cluster() -> Iterator[Cluster]:
+    with cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def slurm(_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A Slurm cluster without jobs, the one this process speaks with; skips where there can be none."""
+    for name in os.environ.keys() - without_slurm(os.environ).keys():
+        monkeypatch.delenv(name)
+    for name, value in _cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    yield _cluster
+    _cluster.cancel_all()
