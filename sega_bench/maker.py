@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 from sega_bench.cell import Cell
@@ -21,6 +21,12 @@ from sega_bench.sega.wave import Outcome, count_timesteps, run_wave
 from sega_bench.store import Picture, Record, Store
 
 log = logging.getLogger(__name__)
+
+WRITERS = 4
+"""Threads that compress pictures and wait for the disk; a few suffice to hide both behind the scorers."""
+
+_Files = dict[str, Future[tuple[str, str]]]
+"""Pictures on their way to the disk by the keys of the cells that own them, as the store returns them."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +67,26 @@ class Maker:
             yield from self._score_stored(unscored)
 
     def _make(self, waves: Iterable[Wave]) -> Generator[Record, None, bool]:
-        """Records in the order in which they reach the disk, one wave behind the engine.
+        """Records in the order in which they reach the disk, each wave's before the next one begins.
+
+        A wave's pictures are written while it is scored. So a kill costs the one wave that is in flight, no
+        more pictures than a wave's wait for a slow disk, and what was counted is there.
 
         Returns:
             Whether a failure stopped it.
         """
         recent: dict[str, Picture] = {}
-        is_stopped = False
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer") as writer:
-            pending: Future[list[Record]] | None = None
+        with ThreadPoolExecutor(WRITERS, thread_name_prefix="writer") as writers:
             for wave in waves:
                 start = time.perf_counter()
                 outcomes = list(self._run(wave))
+                files = self._write(outcomes, writers)
                 made, recent = self._score(outcomes, recent)
                 made = _share_time(made, time.perf_counter() - start)
-                following = writer.submit(self._commit, made, _pictures(outcomes))
-                if pending is not None:
-                    yield from pending.result()
-                pending = following
-                if is_stopped := self._stops(made):
-                    break
-            if pending is not None:
-                yield from pending.result()
-        return is_stopped
+                yield from writers.submit(self._commit, made, files).result()
+                if self._stops(made):
+                    return True
+        return False
 
     def _stops(self, records: Iterable[Record]) -> bool:
         failed = next((record for record in records if record.status == "failed"), None)
@@ -132,25 +135,32 @@ class Maker:
         cut = [self.denoiser.truncation(text) for text in dict.fromkeys(cell.texts)]
         return SEPARATOR.join(note for note in cut if note) or None
 
-    def _commit(self, records: Sequence[Record], pictures: Mapping[str, Picture]) -> list[Record]:
-        """Images first, then the records that speak of them. Runs on the writer's thread."""
-        files: dict[str, tuple[str, str]] = {}
-        written: list[Record] = []
-        try:
-            for record in records:
-                written.append(self._write(record, pictures.get(record.cell.key), files))
-        finally:  # of a wave that does not fit on the disk, what does is kept
-            self.store.append(self.worker, written)
-        return written
+    def _write(self, outcomes: Iterable[Outcome], writers: Executor) -> _Files:
+        """Begin to write the pictures; cells that are equal share a file."""
+        files: _Files = {}
+        for cell, picture in ((o.cell, _picture(o)) for o in outcomes):
+            owner = _owner(cell)
+            if picture is not None and owner.key not in files:
+                files[owner.key] = writers.submit(self.store.write_picture, owner, picture)
+        return files
 
-    def _write(self, record: Record, picture: Picture | None, files: dict[str, tuple[str, str]]) -> Record:
-        if picture is None:
-            return record
-        owner = image_owner(record.cell, count_timesteps(record.cell))  # cells that are equal share a file
-        if owner.key not in files:
-            files[owner.key] = self.store.write_picture(owner, picture)
-        name, digest = files[owner.key]
-        return replace(record, image=name, image_sha256=digest)
+    def _commit(self, records: Sequence[Record], files: _Files) -> list[Record]:
+        """The records, once the pictures that they speak of are on disk.
+
+        Runs on a thread of the writers, so that an interruption does not come between it and the disk. Of a
+        wave that does not fit there, what does is kept.
+        """
+        wait(files.values())
+        done = {key: file.result() for key, file in files.items() if file.exception() is None}
+        written = [
+            _at(record, done)
+            for record in records
+            if record.status == "failed" or _owner(record.cell).key in done
+        ]
+        self.store.append(self.worker, written)
+        for file in files.values():
+            file.result()  # raises what it met
+        return written
 
     def _score_stored(self, unscored: Sequence[Record]) -> Iterator[Record]:
         """Score images that are on disk already; none is made or written again."""
@@ -169,8 +179,26 @@ class Maker:
                 yield from scored
 
 
+def _picture(outcome: Outcome) -> Picture | None:
+    return None if outcome.image_HWC is None else Picture(outcome.image_HWC, outcome.is_guided_HW)
+
+
 def _pictures(outcomes: Iterable[Outcome]) -> dict[str, Picture]:
-    return {o.cell.key: Picture(o.image_HWC, o.is_guided_HW) for o in outcomes if o.image_HWC is not None}
+    found = {outcome.cell.key: _picture(outcome) for outcome in outcomes}
+    return {key: picture for key, picture in found.items() if picture is not None}
+
+
+def _owner(cell: Cell) -> Cell:
+    """The cell under whose key a cell's picture is kept."""
+    return image_owner(cell, count_timesteps(cell))
+
+
+def _at(record: Record, files: Mapping[str, tuple[str, str]]) -> Record:
+    """A record with the place of its picture, if it has one."""
+    if record.status == "failed":
+        return record
+    image, digest = files[_owner(record.cell).key]
+    return replace(record, image=image, image_sha256=digest)
 
 
 def _share_time(records: Sequence[Record], seconds: float) -> list[Record]:

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import time
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from sega_bench import __main__, runner
 from sega_bench.cell import Cell
 from sega_bench.errors import UserError
 from sega_bench.scores.scoring import Features
+from sega_bench.store import Picture, Store
 
 
 def test_cells_that_lack_scores_are_told_by_the_exit_code_and_in_their_column(
@@ -89,6 +91,28 @@ def test_a_prompt_file_cannot_bring_what_the_command_line_may_not(tmp_path: Path
 
 
 # --- a disk that fails ---
+
+
+def test_a_slow_disk_is_waited_for_with_no_more_than_a_wave_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Store.write_picture
+    waiting: list[int] = []
+
+    def slowly(store: Store, cell: Cell, picture: Picture) -> tuple[str, str]:
+        waiting.append(1)
+        time.sleep(0.02)
+        waiting.pop()
+        return write(store, cell, picture)
+
+    left_behind: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write_picture", slowly)
+        words = ("seeds=4", "engine.wave_rows=3")
+        assert work(tmp_path / "slow", *words, before=lambda latents: left_behind.extend(waiting)) == 0
+    assert left_behind == []  # nothing is computed while pictures pile up
+    assert work(tmp_path / "fresh", "seeds=4") == 0
+    assert results(tmp_path / "slow") == results(tmp_path / "fresh")
 
 
 def test_a_folder_that_turns_read_only_is_one_line_and_the_same_command_goes_on(

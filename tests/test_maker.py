@@ -1,5 +1,6 @@
 """What goes wrong while cells are made costs as little as it can, and is told."""
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -131,3 +132,12 @@ def test_equal_cells_of_a_wave_write_their_file_once(tmp_path: Path, monkeypatch
     records = run(tmp_path, "seeds=1", "+axes.edit_guidance_scale=[0,5]")
     assert len(records) == 5
     assert len(names) == len(set(names)) == 3
+
+
+def test_cells_are_counted_before_the_next_wave_begins(tmp_path: Path) -> None:
+    told: list[str] = []
+    job = runner.prepare(plan(small(tmp_path, "engine.wave_rows=3")))
+    for record in runner.execute(job, lambda count: told.append("evaluations")):
+        assert record.cell.key in rows(tmp_path)
+        told.append("cell")
+    assert [what for what, _ in itertools.groupby(told)] == ["evaluations", "cell"] * 2
