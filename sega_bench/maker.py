@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.schedule import Wave, wave_of
 from sega_bench.sega.steps import image_owner
-from sega_bench.sega.wave import Outcome, count_timesteps, run_wave
+from sega_bench.sega.wave import Outcome, count_timesteps, run_waves
 from sega_bench.store import Picture, Record, Store
 
 log = logging.getLogger(__name__)
@@ -67,22 +68,23 @@ class Maker:
             yield from self._score_stored(unscored)
 
     def _make(self, waves: Iterable[Wave]) -> Generator[Record, None, bool]:
-        """Records in the order in which they reach the disk, each wave's before the next one begins.
+        """Records in the order in which they reach the disk, each wave's before the next one goes on.
 
-        A wave's pictures are written while it is scored. So a kill costs the one wave that is in flight, no
-        more pictures than a wave's wait for a slow disk, and what was counted is there.
+        A wave's pictures are written while it is scored. So a kill costs the wave that is in flight, and what
+        younger ones did in its gaps; no more pictures than a wave's wait for a slow disk, and what was
+        counted is there.
 
         Returns:
             Whether a failure stopped it.
         """
         recent: dict[str, Picture] = {}
         with ThreadPoolExecutor(WRITERS, thread_name_prefix="writer") as writers:
-            for wave in waves:
-                start = time.perf_counter()
-                outcomes = list(self._run(wave))
+            start = time.perf_counter()
+            for outcomes in self._run(waves):
                 files = self._write(outcomes, writers)
                 made, recent = self._score(outcomes, recent)
-                made = _share_time(made, time.perf_counter() - start)
+                now = time.perf_counter()
+                made, start = _share_time(made, now - start), now
                 yield from writers.submit(self._commit, made, files).result()
                 if self._stops(made):
                     return True
@@ -95,20 +97,28 @@ class Maker:
         log.warning("fail_fast: stopped, since cell %s failed: %s", failed.cell.key, failed.error)
         return True
 
-    def _run(self, wave: Wave) -> Iterator[Outcome]:
-        """A wave's outcomes. What raises is halved until the one cell that does is alone, and failed."""
-        try:
-            yield from run_wave(self.denoiser, wave, self.batching, self.on_evaluations)
-        except Exception as error:
-            if self.config.fail_fast:
-                raise
-            cells = wave.cells
-            log.warning("a wave of %d cells raised %s", len(cells), named(error))
-            if len(cells) == 1:
-                yield Outcome(cells[0], None, 0, named(error))
-                return
-            for half in _halves(wave):
-                yield from self._run(half)
+    def _run(self, waves: Iterable[Wave]) -> Iterator[list[Outcome]]:
+        """Each wave's outcomes. What raises is halved until the one cell that does is alone, and failed."""
+        begun: deque[Wave] = deque()
+
+        def noted() -> Iterator[Wave]:
+            for wave in waves:
+                begun.append(wave)
+                yield wave
+
+        for made in run_waves(self.denoiser, noted(), self.batching, self.on_evaluations):
+            wave = begun.popleft()
+            yield made if not isinstance(made, Exception) else self._halved(wave, made)
+
+    def _halved(self, wave: Wave, error: Exception) -> list[Outcome]:
+        """The outcomes of a wave that raised, cell by cell if need be."""
+        if self.config.fail_fast:
+            raise error
+        cells = wave.cells
+        log.warning("a wave of %d cells raised %s", len(cells), named(error))
+        if len(cells) == 1:
+            return [Outcome(cells[0], None, 0, named(error))]
+        return [outcome for half in _halves(wave) for made in self._run([half]) for outcome in made]
 
     def _score(
         self, outcomes: Sequence[Outcome], recent: Mapping[str, Picture]

@@ -25,7 +25,7 @@ from sega_bench.scores import ScoreSettings
 from sega_bench.sega import compiling, memory
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.models import load, resolve_device
-from sega_bench.sega.schedule import Wave, form_waves
+from sega_bench.sega.schedule import AT_ONCE, Wave, form_waves
 from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import DamagedPlanError, Record, Store, lock
 from sega_bench.threads import threads
@@ -159,7 +159,9 @@ def batching_for(made: Plan, waves: Sequence[Wave], sizes: Mapping[str, int | No
             itemsize=getattr(torch, made.cells[0].dtype).itemsize,
             weights=checkpoint.weights_bytes if checkpoint is not None else 0,
             threads=config.engine.threads or torch.get_num_threads(),
-            estimates=sum(wave.unet_evals for wave in waves) / max(1, sum(wave.n for wave in waves)),
+            estimates=min(AT_ONCE, len(waves))
+            * sum(wave.unet_evals for wave in waves)
+            / max(1, sum(wave.n for wave in waves)),
         )
         micro, decode = micro or fitting.micro, decode or fitting.decode
     return Batching(micro, decode, config.engine.wave_rows)

@@ -45,7 +45,7 @@ class FakeDenoiser:
         height, width = latents_BCHW.shape[-2:]
         ramp_HW = torch.linspace(-1, 1, height * width, dtype=torch.float64).reshape(height, width)
         phase_BCHW = conditioning["pattern"] * (1 + ramp_HW) + 0.3 * latents_BCHW
-        return 0.2 * latents_BCHW + phase_BCHW.sin() * (0.5 + float(timestep) / 2000)
+        return 0.2 * latents_BCHW + phase_BCHW.sin() * (0.5 + timestep.double().reshape(-1, 1, 1, 1) / 2000)
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         image_BCHW = (latents_BCHW.tanh() / 2 + 0.5).mul(255).round().to(torch.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sega_bench.config import Config, compose
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.schedule import Wave
-from sega_bench.sega.wave import Outcome, run_wave
+from sega_bench.sega.wave import Outcome, run_waves
 from sega_bench.store import Record, Store
 
 
@@ -84,10 +84,12 @@ def poison(monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[Cell], bool]) -> N
     """Make every wave raise that holds a bad cell."""
 
     def poisoned(
-        denoiser: Denoiser, wave: Wave, batching: Batching, on: Callable[[int], None]
-    ) -> list[Outcome]:
-        if any(is_bad(cell) for cell in wave.cells):
-            raise ValueError("the model choked\non two lines")
-        return run_wave(denoiser, wave, batching, on)
+        denoiser: Denoiser, waves: Iterable[Wave], batching: Batching, on: Callable[[int], None]
+    ) -> Iterator[list[Outcome] | Exception]:
+        for wave in waves:
+            if any(is_bad(cell) for cell in wave.cells):
+                yield ValueError("the model choked\non two lines")
+            else:
+                yield from run_waves(denoiser, [wave], batching, on)
 
-    monkeypatch.setattr(maker, "run_wave", poisoned)
+    monkeypatch.setattr(maker, "run_waves", poisoned)

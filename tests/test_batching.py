@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from sega_bench.cell import Cell, Edit
 from sega_bench.sega import memory, onednn
-from sega_bench.sega.batching import Batching, decode, evaluate
+from sega_bench.sega.batching import Batching, decode
+from sega_bench.sega.pooling import Request, evaluate
 from sega_bench.sega.wave import generate
 
 
@@ -71,7 +72,8 @@ def test_every_batch_has_the_same_size_and_every_row_its_own_estimate() -> None:
     denoiser, counted = FakeDenoiser(), []
     latents_ECHW = torch.arange(7.0, dtype=torch.float64)[:, None, None, None].expand(7, 2, 4, 4)
     texts = {"pattern": denoiser.encode("p")["pattern"].expand(7, -1, -1, -1)}
-    estimates = evaluate(denoiser, latents_ECHW, torch.tensor(3), texts, Batching(micro=3), counted.append)
+    request = Request(latents_ECHW, torch.tensor(3), texts)
+    estimates = evaluate(denoiser, request, Batching(micro=3), counted.append)
     assert (denoiser.batches, counted) == ([3, 3, 3], [3, 3, 1])
     assert torch.equal(estimates, denoiser.predict(latents_ECHW, torch.tensor(3), texts))
     images = list(decode(denoiser, latents_ECHW, Batching(decode=5)))

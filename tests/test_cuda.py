@@ -45,8 +45,8 @@ class Contraction:
     def encode(self, text: str) -> Conditioning:
         return {"pattern": torch.full((4, 1, 1), float(len(text)), device=self.device)}
 
-    def predict(self, latents_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        return 0.3 * latents_BCHW + (conditioning["pattern"] * timestep).sin()
+    def predict(self, latents_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+        return 0.3 * latents_BCHW + (conditioning["pattern"] * timestep_B[:, None, None, None]).sin()
 
 
 def denoise(denoiser: Denoiser, wanted: list[Cell]) -> Tensor:

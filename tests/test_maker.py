@@ -3,7 +3,7 @@
 import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.models import StableDiffusion
 from sega_bench.sega.schedule import Wave
-from sega_bench.sega.wave import Outcome, run_wave
+from sega_bench.sega.wave import Outcome, run_waves
 
 
 class Nose:
@@ -60,7 +60,7 @@ def test_a_scorer_that_raises_costs_one_cell_its_own_score(
         assert "clip_prompt" in record.scores
         assert record.error == ("not scored: nose: RuntimeError: no nose" if is_second_edit(cell) else None)
     (message,) = caplog.messages
-    assert message == "1 of 6 cells not scored: nose: RuntimeError: no nose; retry_failed=true tries again"
+    assert message == "1 of 3 cells not scored: nose: RuntimeError: no nose; retry_failed=true tries again"
 
     add_scorer(monkeypatch, lambda cell: False)
     assert run(tmp_path) == []
@@ -106,14 +106,16 @@ def test_fail_fast_stops_at_a_cell_that_became_nan_and_keeps_its_wave(
     made: list[Wave] = []
 
     def poisoned(
-        denoiser: Denoiser, wave: Wave, batching: Batching, on: Callable[[int], None]
-    ) -> list[Outcome]:
-        made.append(wave)
-        outcomes = run_wave(denoiser, wave, batching, on)
-        return [*outcomes[:-1], Outcome(outcomes[-1].cell, None, 3, "the latents became NaN or infinite")]
+        denoiser: Denoiser, waves: Iterable[Wave], batching: Batching, on: Callable[[int], None]
+    ) -> Iterator[list[Outcome] | Exception]:
+        for wave in waves:
+            made.append(wave)
+            (outcomes,) = run_waves(denoiser, [wave], batching, on)
+            assert not isinstance(outcomes, Exception)
+            yield [*outcomes[:-1], Outcome(outcomes[-1].cell, None, 3, "the latents became NaN or infinite")]
 
     with monkeypatch.context() as patch:
-        patch.setattr(maker, "run_wave", poisoned)
+        patch.setattr(maker, "run_waves", poisoned)
         records = run(tmp_path, "engine.wave_rows=3", "fail_fast=true")
     assert (len(made), [record.status for record in records]) == (1, ["done", "done", "failed"])
     assert list(rows(tmp_path)) == [record.cell.key for record in records]

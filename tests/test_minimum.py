@@ -19,7 +19,7 @@ from strategies import METHODS, STEPS, with_method
 from sega_bench.cell import Cell, Edit
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.schedule import Wave, form_waves
-from sega_bench.sega.wave import count_timesteps, run_wave
+from sega_bench.sega.wave import count_timesteps, run_waves
 
 
 def acts(edit: Edit, i: int) -> bool:
@@ -84,8 +84,8 @@ def run(cell: Cell, n: int, steps: Sequence[int], needed_at: range) -> Iterator[
 def executed(waves: Sequence[Wave]) -> int:
     """UNet evaluations as the network sees them, one at a time."""
     denoiser = FakeDenoiser()
-    for wave in waves:
-        outcomes = run_wave(denoiser, wave, Batching(micro=1))
+    for wave, outcomes in zip(waves, run_waves(denoiser, waves, Batching(micro=1)), strict=True):
+        assert not isinstance(outcomes, Exception)
         assert {o.cell.key: o.unet_evals for o in outcomes} == wave.count_evaluations()
     assert set(denoiser.batches) <= {1}
     return len(denoiser.batches)

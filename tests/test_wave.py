@@ -185,7 +185,7 @@ def test_cells_equal_to_their_reference_are_its_image_at_no_cost() -> None:
 def test_every_text_is_encoded_once_a_wave() -> None:
     denoiser = FakeDenoiser()
     wanted = [Cell("p", s, (Edit("c", 5, q, 2),), height=32, width=32) for s in range(3) for q in (0.1, 0.8)]
-    list(generate(denoiser, wanted))
+    denoise(denoiser, wave_of(wanted, count_timesteps(wanted[0])), Batching())
     assert sorted(denoiser.encoded) == ["", "c", "p"]
 
 

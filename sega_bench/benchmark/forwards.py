@@ -19,9 +19,10 @@ from sega_bench.benchmark.peak import peak_bytes
 from sega_bench.config import compose
 from sega_bench.planner import Plan, plan
 from sega_bench.sega import onednn
-from sega_bench.sega.batching import Batching, evaluate
+from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Conditioning
 from sega_bench.sega.models import StableDiffusion, resolve_device
+from sega_bench.sega.pooling import Request, evaluate
 
 PROMPT = "a photo of the face of a woman"
 DIFFUSERS = "diffusers' UNet"
@@ -77,9 +78,8 @@ class Way:
         rows = self.rows(batch)
         latents_ECHW, timestep, conditioning_E = self.inputs(rows)
         if self.is_apart:
-            evaluate(
-                self.denoiser, latents_ECHW, timestep, conditioning_E, Batching(batch), lambda count: None
-            )
+            request = Request(latents_ECHW, timestep, conditioning_E)
+            evaluate(self.denoiser, request, Batching(batch), lambda count: None)
             return
         for start in range(0, rows, batch):
             some = {name: value[start : start + batch] for name, value in conditioning_E.items()}

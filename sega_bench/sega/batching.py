@@ -5,17 +5,17 @@ So does one thread a batch: several share out the rows of a matrix product uneve
 depends on its place. It is also the faster way on a CPU: threads that have batches of their own meet once a
 step, threads that share each operation hundreds of times.
 
-Shapes: E estimates of a step, N latents, B a batch.
+Shapes: N latents, B a batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from threading import Barrier
-from typing import Literal, TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from sega_bench.sega.denoiser import Conditioning, Denoiser
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+_P = ParamSpec("_P")
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Batching:
     Args:
         micro: estimates in one pass through the UNet.
         decode: latents in one pass through the VAE decoder.
-        wave_rows: rows of latents in one wave.
+        wave_rows: rows of latents in one wave, of which a few are under way at once.
     """
 
     micro: int = 16
@@ -43,51 +44,34 @@ class Batching:
     wave_rows: int = 64
 
 
-def evaluate(
-    denoiser: Denoiser,
-    latents_ECHW: Tensor,
-    timestep: Tensor,
-    conditioning_E: Conditioning,
-    batching: Batching,
-    on_evaluations: Callable[[int], None],
-) -> Tensor:
-    """The UNet's estimates ECHW of all rows, in micro-batches.
-
-    Args:
-        denoiser: the model.
-        latents_ECHW: scaled for the timestep.
-        timestep: without dimensions, on the denoiser's device.
-        conditioning_E: of as many texts.
-        batching: its ``micro`` may be halved.
-        on_evaluations: called with the number of evaluations just made.
-
-    Raises:
-        torch.OutOfMemoryError: memory does not even suffice for a single row.
-    """
-
-    def predict(size: int, start: int) -> Tensor:
-        conditioning = {name: _padded(value, start, size) for name, value in conditioning_E.items()}
-        return denoiser.predict(_padded(latents_ECHW, start, size), timestep, conditioning)
-
-    estimates: list[Tensor] = []
-    for eps_BCHW in _in_batches(predict, len(latents_ECHW), batching, "micro", denoiser.device):
-        estimates.append(eps_BCHW)
-        on_evaluations(len(eps_BCHW))
-    return torch.cat(estimates)
-
-
 def decode(denoiser: Denoiser, latents_NCHW: Tensor, batching: Batching) -> Iterator[npt.NDArray[np.uint8]]:
     """Images as uint8 HW3 in the order of the latents.
+
+    When memory runs out ``batching.decode`` is halved, for the rest of them and for all that come.
 
     Raises:
         torch.OutOfMemoryError: memory does not even suffice for a single image.
     """
 
     def decode_some(size: int, start: int) -> Tensor:
-        return denoiser.decode(_padded(latents_NCHW, start, size))
+        return denoiser.decode(padded(latents_NCHW[start:], size))
 
-    for image_BHW3 in _in_batches(decode_some, len(latents_NCHW), batching, "decode", denoiser.device):
-        yield from image_BHW3.cpu().numpy()
+    done, total = 0, len(latents_NCHW)
+    while done < total:
+        size = batching.decode
+        starts = range(done, total, size)
+        try:
+            for image_BHW3 in _map_batches(partial(decode_some, size), starts, denoiser.device):
+                image_BHW3 = image_BHW3[: total - done]
+                done += len(image_BHW3)
+                yield from image_BHW3.cpu().numpy()
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        if done < total:  # only now is free again what the error's traceback held
+            batching.decode = size // 2
+            if denoiser.device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
 def encode(denoiser: Denoiser, texts: Sequence[str]) -> Conditioning:
@@ -100,38 +84,9 @@ def encode(denoiser: Denoiser, texts: Sequence[str]) -> Conditioning:
     return {name: torch.stack([one[name] for one in encoded]) for name in encoded[0]}
 
 
-def _in_batches(
-    function: Callable[[int, int], Tensor],
-    total: int,
-    batching: Batching,
-    kind: Literal["micro", "decode"],
-    device: torch.device,
-) -> Iterator[Tensor]:
-    """``function(size, start)`` from 0 to ``total``, what it made of padding cut off.
-
-    When memory runs out the size is halved, for the rest of these rows and for all that come.
-    """
-    done = 0
-    while done < total:
-        size: int = getattr(batching, kind)
-        starts = range(done, total, size)
-        try:
-            for made_B in _map_batches(partial(function, size), starts, device):
-                made_B = made_B[: total - done]
-                done += len(made_B)
-                yield made_B
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-        if done < total:  # only now is free again what the error's traceback held
-            setattr(batching, kind, size // 2)
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-
-
-def _padded(values_N: Tensor, start: int, size: int) -> Tensor:
-    """``size`` rows from ``start`` on; after the last one it is repeated."""
-    batch_B = values_N[start : start + size]
+def padded(values_N: Tensor, size: int) -> Tensor:
+    """The first ``size`` rows; where there are fewer the last one is repeated."""
+    batch_B = values_N[:size]
     missing = size - len(batch_B)
     return torch.cat([batch_B, batch_B[-1:].expand(missing, *batch_B.shape[1:])]) if missing else batch_B
 
@@ -140,10 +95,26 @@ def _map_batches(
     function: Callable[[_In], _Out], batches: Sequence[_In], device: torch.device
 ) -> Iterator[_Out]:
     """``function`` of every batch in order, on a CPU several at once, each on one thread."""
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        return map(function, batches)
-    return _single_threaded(threads).map(function, batches)
+    pool, threads = executor(device)
+    return map(function, batches) if threads == 1 else pool.map(function, batches)
+
+
+def executor(device: torch.device) -> tuple[Executor, int]:
+    """What batches are handed to, and how many it works on at once: on a CPU as many as torch has threads."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    return (_single_threaded(threads) if threads > 1 else _AtOnce()), threads
+
+
+class _AtOnce(Executor):
+    """Does what it is handed in the thread that hands it over."""
+
+    def submit(self, function: Callable[_P, _Out], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_Out]:
+        future: Future[_Out] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 @lru_cache(maxsize=1)

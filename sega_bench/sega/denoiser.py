@@ -31,8 +31,8 @@ class Denoiser(Protocol):
         """One line that says what of a text the model does not read; None if it reads all of it."""
         ...
 
-    def predict(self, latents_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output (noise or velocity) at one timestep, BCHW in ``latent_dtype``."""
+    def predict(self, latents_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's output (noise or velocity), BCHW in ``latent_dtype``; every row at its own timestep."""
         ...
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:

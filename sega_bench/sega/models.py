@@ -131,12 +131,12 @@ class StableDiffusion:
         return ids.to(self.device)
 
     @torch.inference_mode()
-    def predict(self, latents_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output, BCHW in ``latent_dtype``."""
+    def predict(self, latents_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's output, BCHW in ``latent_dtype``; one timestep without dimensions serves all rows."""
         added = {"added_cond_kwargs": self._added(latents_BCHW, conditioning)} if self.is_xl else {}
         states_BTD = conditioning["encoder_hidden_states"]
         latents_BCHW = latents_BCHW.to(self.dtype)
-        output = self._predict(latents_BCHW, timestep, states_BTD, return_dict=False, **added)[0]
+        output = self._predict(latents_BCHW, timestep_B, states_BTD, return_dict=False, **added)[0]
         return output.to(self.latent_dtype)  # type: ignore[no-any-return]
 
     def _added(self, latents_BCHW: Tensor, conditioning: Conditioning) -> Conditioning:

@@ -16,6 +16,7 @@ classifier-free guidance, and nothing is stored. A source that is not asked for 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from sega_bench.sega.steps import (
     needed,
     quiets,
 )
+
+AT_ONCE = 3
+"""Waves under way: one that is served first and two that fill its gaps (:mod:`sega_bench.sega.pooling`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +188,7 @@ def wave_of(cells: Sequence[Cell], n: int) -> Wave:
 
 
 def form_waves(cells: Iterable[Cell], limit: int, timesteps: Callable[[Cell], int]) -> tuple[Wave, ...]:
-    """Cells to be made as waves of at most ``limit`` rows, in order of first appearance.
+    """Cells to be made as waves of at most ``limit`` rows, a few at least, in order of first appearance.
 
     Args:
         cells: distinct, in any order; their references and sources only where they are to be made too.
@@ -218,10 +222,12 @@ def _lock_step(cell: Cell) -> tuple[object, ...]:
 
 
 def _pack(cells: Sequence[Cell], limit: int, n: int) -> Iterator[list[Cell]]:
+    groups = [(together, _rows(together, n)) for together in _together(cells, limit, n)]
+    # A few smaller waves fill each other's gaps; a single one would have none to fill its own.
+    limit = min(limit, math.ceil(sum(len(rows) for _, rows in groups) / AT_ONCE))
     packed: list[Cell] = []
     rows: set[Cell] = set()
-    for together in _together(cells, limit, n):
-        more = _rows(together, n)
+    for together, more in groups:
         if packed and len(rows | more) > limit:
             yield packed
             packed, rows = [], set()

@@ -24,12 +24,13 @@ from torch import Tensor
 
 from sega_bench.cell import Cell
 from sega_bench.sega import schedulers
-from sega_bench.sega.batching import Batching, decode, evaluate
+from sega_bench.sega.batching import Batching, decode
 from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.guidance import semantic_guidance
+from sega_bench.sega.pooling import Request, Task, run_pooled
 from sega_bench.sega.routes import Edits, Routes, Texts
 from sega_bench.sega.rows import Noise, Rows, trunk_rows
-from sega_bench.sega.schedule import Wave, form_waves
+from sega_bench.sega.schedule import AT_ONCE, Wave, form_waves
 from sega_bench.sega.steps import breakpoints, image_owner
 
 
@@ -62,8 +63,11 @@ def generate(
         on_evaluations: called with the number of UNet evaluations just made.
     """
     batching = batching or Batching()
-    for wave in form_waves(cells, batching.wave_rows, count_timesteps):
-        yield from run_wave(denoiser, wave, batching, on_evaluations)
+    waves = form_waves(cells, batching.wave_rows, count_timesteps)
+    for made in run_waves(denoiser, waves, batching, on_evaluations):
+        if isinstance(made, Exception):
+            raise made
+        yield from made
 
 
 def count_timesteps(cell: Cell) -> int:
@@ -72,22 +76,22 @@ def count_timesteps(cell: Cell) -> int:
 
 
 @torch.inference_mode()
-def run_wave(
+def run_waves(
     denoiser: Denoiser,
-    wave: Wave,
+    waves: Iterable[Wave],
     batching: Batching,
     on_evaluations: Callable[[int], None] = lambda count: None,
-) -> list[Outcome]:
-    """Make the images of one wave, in the order of ``wave.cells``."""
-    denoised = denoise(denoiser, wave, batching, on_evaluations)
-    images = _decode(denoiser, denoised.latents, batching)
-    guided = {cell: is_guided_HW.cpu().numpy() for cell, is_guided_HW in denoised.guided.items()}
-    outcomes = []
-    for cell in wave.cells:
-        owner = image_owner(cell, wave.n)
-        image_HWC, error = images[owner]
-        outcomes.append(Outcome(cell, image_HWC, denoised.evaluations[cell.key], error, guided.get(owner)))
-    return outcomes
+) -> Iterator[list[Outcome] | Exception]:
+    """Make the images of waves, a few at once, and yield those of each in the order of its ``cells``.
+
+    In the order of ``waves``; an exception where one raised it.
+    """
+
+    def outcomes(wave: Wave) -> Task[list[Outcome]]:
+        denoised = yield from _denoising(denoiser, wave)
+        return _outcomes(wave, denoised, _decode(denoiser, denoised.latents, batching))
+
+    yield from run_pooled(denoiser, map(outcomes, waves), batching, on_evaluations, AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,10 @@ class Denoised(NamedTuple):
     guided: dict[Cell, Tensor]
 
 
+_Image = tuple[npt.NDArray[np.uint8] | None, str | None]
+"""HWC, or why there is none."""
+
+
 @torch.inference_mode()
 def denoise(
     denoiser: Denoiser,
@@ -143,6 +151,21 @@ def denoise(
         sem_guidance: for each step, RCHW, guidance to add to every row; for waves whose rows do not fork.
         on_step: called after every step.
     """
+    task = _denoising(denoiser, wave, noise, sem_guidance, on_step)
+    (denoised,) = run_pooled(denoiser, [task], batching, on_evaluations)
+    if isinstance(denoised, Exception):
+        raise denoised
+    return denoised
+
+
+def _denoising(
+    denoiser: Denoiser,
+    wave: Wave,
+    noise: Noise | None = None,
+    sem_guidance: Sequence[Tensor] | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Task[Denoised]:
+    """:func:`denoise` as a task, which asks for every step's estimates."""
     rows, edited = trunk_rows(wave)
     first = rows[0].cell
     shape_CHW = denoiser.latent_shape(first.height, first.width)
@@ -158,14 +181,7 @@ def denoise(
         if state.fork(step) or step in changes:
             routes = Routes.at(step, state.rows, edits, texts, wave.n)
         inputs_RCHW = state.scheduler.scale_model_input(state.latents_RCHW, timestep)
-        eps_ECHW = evaluate(
-            denoiser,
-            inputs_RCHW[routes.row_E],
-            timesteps_on_device[step],
-            routes.conditioning_E,
-            batching,
-            on_evaluations,
-        )
+        eps_ECHW = yield Request(inputs_RCHW[routes.row_E], timesteps_on_device[step], routes.conditioning_E)
         eps_RCHW, added_RCHW = _combine(eps_ECHW, routes, edits, step, state.is_guided_RHW)
         if sem_guidance is not None:
             eps_RCHW = eps_RCHW + sem_guidance[step].to(eps_RCHW)
@@ -179,6 +195,16 @@ def denoise(
         evaluations=evaluations,
         guided={row.cell: state.is_guided_RHW[place] for row, place in final if row.edit is not None},
     )
+
+
+def _outcomes(wave: Wave, denoised: Denoised, images: Mapping[Cell, _Image]) -> list[Outcome]:
+    guided = {cell: is_guided_HW.cpu().numpy() for cell, is_guided_HW in denoised.guided.items()}
+    outcomes = []
+    for cell in wave.cells:
+        owner = image_owner(cell, wave.n)
+        image_HWC, error = images[owner]
+        outcomes.append(Outcome(cell, image_HWC, denoised.evaluations[cell.key], error, guided.get(owner)))
+    return outcomes
 
 
 def _combine(
@@ -205,9 +231,7 @@ def _combine(
     return eps_u_RCHW + (guidance_RCHW + added_RCHW), added_RCHW
 
 
-def _decode(
-    denoiser: Denoiser, latents: Mapping[Cell, Tensor], batching: Batching
-) -> dict[Cell, tuple[npt.NDArray[np.uint8] | None, str | None]]:
+def _decode(denoiser: Denoiser, latents: Mapping[Cell, Tensor], batching: Batching) -> dict[Cell, _Image]:
     """The image of every cell's latents, or why it has none."""
     latents_NCHW = torch.stack(list(latents.values()))
     is_finite_N = latents_NCHW.isfinite().flatten(1).all(dim=1).tolist()
