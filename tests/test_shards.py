@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,12 +12,12 @@ from shipped import SWEEPS, expand
 from strategies import cells
 
 from sega_bench.cell import Cell, Edit
-from sega_bench.sega.schedule import form_waves
+from sega_bench.sega.schedule import Wave, form_waves
 from sega_bench.sega.shards import EVEN, Shard, shards, trunks
 from sega_bench.sega.wave import count_timesteps
 
 TOO_FEW = ("smoke", "i2p")
-"""Sweeps of four cells."""
+"""Sweeps of four cells, i2p with the one prompt that it is given here."""
 
 
 def deal(drawn: Sequence[Cell], count: int, limit: int = 64) -> tuple[Shard, ...]:
@@ -31,7 +32,7 @@ def cost(made: Sequence[Cell], limit: int = 64) -> int:
 
 def edited(seed: int, count: int, warmup: int = 4) -> list[Cell]:
     """A trunk of ten steps with so many edits, each 3 evaluations a step after the fork."""
-    edits = [Cell("p", seed, (Edit("c", 5, k / 100, warmup),), num_inference_steps=10) for k in range(count)]
+    edits = [Cell("p", seed, (Edit("c", 5, k / 1000, warmup),), num_inference_steps=10) for k in range(count)]
     return [edits[0].reference(), *edits]
 
 
@@ -120,6 +121,34 @@ def test_shipped_sweeps_are_dealt_out_evenly(sweep: str, count: int) -> None:
     assert max(lengths) <= 1.05 * mean
     if max(lengths) <= EVEN * mean and trunks(made.cells) % count == 0 and sweep != "ablation":
         assert sum(lengths) == made.counts()["unet_evals"]
+
+
+def test_no_sweep_is_let_off_that_has_more_than_four_cells() -> None:
+    assert {sweep for sweep in SWEEPS if len(expand(sweep).cells) <= 4} == set(TOO_FEW)
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_i2p_with_as_many_prompts_as_it_is_for_is_dealt_out_evenly(count: int) -> None:
+    prompts = ",".join(f"prompt {i}" for i in range(24))
+    made = expand("i2p", f"prompts=[{prompts}]")
+    dealt = shards(made.cells, count, made.config.engine.wave_rows, count_timesteps)
+    assert [shard.unet_evals for shard in dealt] == [made.counts()["unet_evals"] / count] * count
+
+
+@pytest.mark.parametrize("count", [8, 32])
+def test_few_parts_are_tried(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes to deal out grows with the workers, not with how many cells each of them has."""
+    tried = 0
+
+    def counted(part: Sequence[Cell], *more: Any) -> tuple[Wave, ...]:
+        nonlocal tried
+        tried += 1
+        return form_waves(part, *more)
+
+    monkeypatch.setattr("sega_bench.sega.shards.form_waves", counted)
+    dealt = deal([cell for seed in range(9) for cell in edited(seed, 150)], count)
+    assert max(shard.unet_evals for shard in dealt) * count <= EVEN * sum(s.unet_evals for s in dealt)
+    assert tried <= 9 + 60 * count
 
 
 @given(st.integers(2, 8), st.integers(1, 5), st.integers(20, 60))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +19,9 @@ from sega_bench.sega.steps import image_owner
 
 EVEN = 1.02
 """A longest shard of so many times the mean is short enough: nothing is divided to shorten it."""
+
+_LENGTHS = 1000
+"""A longest shard is looked for to this part of the mean."""
 
 Cost = Callable[[Sequence[Cell]], int]
 
@@ -62,9 +65,9 @@ def shards(
 
     waves = [wave for together in sharing(cells) for wave in form_waves(together, limit, timesteps)]
     dealt = _dealt([Shard(wave.cells, wave.unet_evals) for wave in waves], count)
-    if not _is_even(dealt):
-        longest = max(_lengths(dealt))
-        for order in (_sources_together, _costly_first):
+    longest = max(_lengths(dealt))
+    for order in (_sources_together, _costly_first):
+        if not _is_even(dealt):
             pieces = [Shard(order(wave), wave.unet_evals) for wave in waves]
             cut = _cut(pieces, count, cost, longest)
             dealt = min(dealt, cut or dealt, key=lambda dealt: max(_lengths(dealt)))
@@ -131,8 +134,8 @@ def _cut(pieces: Sequence[Shard], count: int, cost: Cost, longest: int) -> Dealt
         found = filled or found
         return filled is not None
 
-    total = sum(piece.unet_evals for piece in pieces)
-    bisect_left(range(total // count, longest), True, key=fits)
+    mean = sum(piece.unet_evals for piece in pieces) // count
+    bisect_left(range(mean, longest, max(1, mean // _LENGTHS)), True, key=fits)
     while found is not None and not _is_even(found) and _shorten(found, cost):
         pass
     return found
@@ -148,16 +151,38 @@ def _filled(pieces: Sequence[Shard], count: int, cost: Cost, length: int) -> Dea
             filled[-1][name] = piece
             room -= piece.unet_evals
             continue
-        cells = piece.cells
-        if fitting := bisect_right(range(1, len(cells)), room, key=lambda k: cost(cells[:k])):
-            filled[-1][name] = Shard(cells[:fitting], cost(cells[:fitting]))
-            piece = Shard(cells[fitting:], cost(cells[fitting:]))
+        if fitting := _fitting(piece, room, cost):
+            filled[-1][name] = fitting
+            rest = piece.cells[len(fitting.cells) :]
+            piece = Shard(rest, cost(rest))
         if len(filled) == count or not filled[-1]:
             return None
         filled.append({})
         room = length
         left.append((name, piece))
     return filled + [{} for _ in range(count - len(filled))]
+
+
+def _fitting(piece: Shard, room: int, cost: Cost) -> Shard | None:
+    """As many of the first cells of a piece that is too long as fit; None if the first does not.
+
+    What more cells cost is never less, and grows nearly evenly: it is looked for in proportion, and in the
+    middle where that has not halved what is left to look at.
+    """
+    most = Shard((), 0)
+    low, high, too_much = 0, len(piece.cells), piece.unet_evals
+    in_proportion = True
+    while high - low > 1:
+        width = high - low
+        share = (room - most.unet_evals) / (too_much - most.unet_evals) if in_proportion else 0.5
+        middle = min(high - 1, max(low + 1, low + round(width * share)))
+        tried = Shard(piece.cells[:middle], cost(piece.cells[:middle]))
+        if tried.unet_evals <= room:
+            low, most = middle, tried
+        else:
+            high, too_much = middle, tried.unet_evals
+        in_proportion = high - low <= width / 2
+    return most if low else None
 
 
 def _shorten(dealt: Dealt, cost: Cost) -> bool:
