@@ -17,7 +17,7 @@ from sega_bench.views.points import point_of
 from sega_bench.views.report import __main__ as command
 from sega_bench.views.report import building
 from sega_bench.views.report.building import ASSETS, shown, write_report
-from sega_bench.views.tables import ALL, GAIN, digest, load, summarise
+from sega_bench.views.tables import ALL, GAIN, around, curve, digest, load, summarise
 
 LISTS = {"edit_threshold": [[0.5, 0.8], 0.9, [0.9, 0.95]], "edit_guidance_scale": [2.0, 5.0]}
 
@@ -112,25 +112,27 @@ def test_settings_and_curves_are_the_tables(tmp_path: Path) -> None:
     sweep, frame = built(store), load(store.root)
     sets = list(frame.loc[~frame["is_reference"], "concepts"].unique())
 
-    def compare(rows: list[dict[str, Any]], axes: list[str]) -> None:
-        table = summarise(frame, axes)
+    def compare(rows: list[dict[str, Any]], table: pd.DataFrame, axes: list[str], compared: str) -> None:
+        ends = zip(*around(table, GAIN, compared), strict=True)
         assert len(rows) == len(table)
-        for row, expected in zip(rows, table.to_dict("records"), strict=True):
+        for row, expected, between in zip(rows, table.to_dict("records"), ends, strict=True):
             assert [sweep["values"][a][i] for a, i in zip(axes, row["at"], strict=True)] == [
                 expected[a] for a in axes
             ]
             assert (ALL, *sets)[row["set"] + 1] == expected["concepts"]
-            assert (row["best"], row["pareto"], row["n"]) == tuple(
-                expected[k] for k in ("best", "pareto", "n")
-            )
-            mean, low, high, _, n = row["scores"][GAIN]
+            assert row["n"] == expected["n"]
+            mean, low, high, _, n, *apart = row["scores"][GAIN]
             wanted = [expected[f"{GAIN}_{part}"] for part in ("mean", "low", "high", "n")]
-            assert [mean, low, high, n] == pytest.approx(wanted, rel=1e-4)
+            assert [mean, low, high, n, *apart] == pytest.approx([*wanted, *between], rel=1e-4)
 
-    compare(sweep["settings"], list(sweeps.AXES))
+    axes = list(sweeps.AXES)
+    summary = summarise(frame, axes)
+    compare(sweep["settings"], summary, axes, "gap")
+    for name in ("best", "pareto"):
+        assert [row[name] for row in sweep["settings"]] == summary[name].tolist()
     assert set(sweep["curves"]) == set(sweeps.AXES)
     for axis, rows in sweep["curves"].items():
-        compare(rows, [axis])
+        compare(rows, curve(frame, axis, axes), [axis], "within")
     assert [concepts[0].partition(",")[0] for concepts in sweep["values"]["concepts"]] == [
         "smiling",
         "glasses",

@@ -15,10 +15,13 @@ from sega_bench.errors import UserError
 from sega_bench.store import Record, Store
 from sega_bench.views.advice import next_steps
 from sega_bench.views.claims import claims
+from sega_bench.views.statistics import interval
 from sega_bench.views.tables import (
     ALL,
     GAIN,
     areas,
+    around,
+    curve,
     load,
     reduced,
     summarise,
@@ -288,6 +291,65 @@ def test_where_one_axis_at_a_time_is_moved_the_others_are_held() -> None:
     assert found["values"].tolist() == [3, 3]
 
 
+def moved(*settings: tuple[float, float, float], method: str = "sega") -> list[dict[str, Any]]:
+    """Rows of threshold, scale and gain, two seeds each, of which the second gains 0.2 more."""
+    return [
+        Record(
+            Cell("p", seed, (Edit("a", edit_threshold=t, edit_guidance_scale=s),), method=method),
+            "done",
+            scores={GAIN: gain + 0.2 * seed, "lpips": gain},
+        ).row()
+        for t, s, gain in settings
+        for seed in range(2)
+    ]
+
+
+BOTH = ["edit_threshold", "edit_guidance_scale"]
+
+
+def test_a_curve_compares_like_with_like() -> None:
+    """One setting at a time is moved from (0.9, 5); a mean over all of scale 5 would be 0.7."""
+    frame = to_frame(moved((0.9, 5, 0.5), (0.5, 5, 0.9), (0.7, 5, 0.7), (0.9, 2, 0.1), (0.9, 8, 0.6)))
+    found = curve(frame, "edit_guidance_scale", BOTH)
+    own = found[found["concepts"] == ALL].set_index("edit_guidance_scale")
+    assert own[f"{GAIN}_mean"].to_dict() == pytest.approx({5: 0.6, 2: 0.2, 8: 0.7})
+    assert own["n"].tolist() == [2, 2, 2]
+    assert own[f"{GAIN}_within"].to_dict() == pytest.approx({5: 0.1, 2: -0.3, 8: 0.2})
+    low, high = around(own, GAIN, "within")  # both seeds' curves are alike, whatever they have in common
+    assert low.tolist() == pytest.approx(own[f"{GAIN}_mean"].tolist())
+    assert high.tolist() == pytest.approx(own[f"{GAIN}_mean"].tolist())
+    assert own[f"{GAIN}_high"].iloc[0] - own[f"{GAIN}_low"].iloc[0] == pytest.approx(0.2)
+
+
+def test_a_crossed_curve_is_the_mean_over_the_others_and_a_zipped_one_is_of_all(sweep: Store) -> None:
+    frame = load(sweep.root)
+    crossed = curve(frame, "edit_threshold", AXES)
+    alone = summarise(frame, ["edit_threshold"])
+    assert crossed[f"{GAIN}_mean"].tolist() == alone[f"{GAIN}_mean"].tolist()
+    together = to_frame(moved((0.5, 2, 0.9), (0.7, 5, 0.7), (0.9, 8, 0.6)))
+    found = curve(together, "edit_threshold", BOTH)
+    assert found[f"{GAIN}_mean"].tolist() == pytest.approx([1.0, 0.8, 0.7] * 2)
+
+
+def test_levels_that_lack_a_value_are_left_out_of_its_curve() -> None:
+    """Scale 8 was never run at threshold 0.7, where everything gains more."""
+    frame = to_frame(moved((0.9, 5, 0.1), (0.9, 8, 0.2), (0.5, 5, 0.3), (0.5, 8, 0.4), (0.7, 5, 5.0)))
+    found = curve(frame, "edit_guidance_scale", BOTH)
+    assert found[f"{GAIN}_mean"].tolist() == pytest.approx([0.3, 0.4] * 2)
+
+
+def test_a_method_that_does_not_read_a_setting_is_comparable_at_all_its_values() -> None:
+    rows = moved((0.5, 5, 0.3), (0.9, 5, 0.1)) + moved((0.9, 5, 0.4), method="composable")
+    frame = to_frame(rows)
+    assert frame["edit_threshold"].isna().sum() == 2
+    axes = ["edit_threshold", "method"]
+    methods = curve(frame, "method", axes)
+    assert methods[f"{GAIN}_mean"].tolist() == pytest.approx([0.3, 0.5] * 2)
+    thresholds = curve(frame, "edit_threshold", axes)
+    assert thresholds["edit_threshold"].tolist() == [0.5, 0.9] * 2
+    assert thresholds[f"{GAIN}_mean"].tolist() == pytest.approx([0.4, 0.2] * 2)
+
+
 def advice(gains: dict[float, float], costs: dict[float, float], seeds: int = 4, noise: float = 0.0) -> str:
     rows = [
         {"threshold": t, "seed": seed, "lpips": costs[t], "clip_concept_delta": gain + noise * (seed - 1.5)}
@@ -317,9 +379,71 @@ def test_no_advice_past_the_end_of_a_range() -> None:
 
 
 def test_advice_where_noise_hides_the_differences() -> None:
-    told = advice({0.5: 0.32, 0.8: 0.31, 0.9: 0.3}, COSTS, noise=0.2)
+    rows = [
+        {"threshold": t, "seed": seed, "clip_concept_delta": 0.3 + noise, "lpips": 0.1 + cost}
+        for t, noises in {0.5: (0.1, -0.1, 0.2, -0.1), 0.9: (-0.1, 0.2, -0.2, 0.1)}.items()
+        for seed, (noise, cost) in enumerate(zip(noises, (0, 0.02, 0, 0.01), strict=True))
+    ]
+    frame, axes = frame_of(rows), ["edit_threshold"]
+    (told,) = next_steps(summarise(frame, axes), trends(frame, axes))
     assert "add seeds or prompts before choosing" in told
-    assert "axes." not in told
+
+
+def test_what_images_have_in_common_hides_no_difference() -> None:
+    """Gains of the same four faces, 0.01 apart in each, while the faces themselves are 0.6 apart."""
+    gains = {0.5: 0.32, 0.8: 0.31, 0.9: 0.3}
+    told = advice(gains, COSTS, noise=0.2)
+    assert "try axes.edit_threshold=" in told
+    assert "before choosing" not in told
+    rows = [
+        {
+            "threshold": t,
+            "seed": seed,
+            "lpips": 0.1,
+            "clip_concept_delta": gain + 0.2 * seed + 0.001 * (-seed if t < 0.7 else seed),
+        }
+        for t, gain in gains.items()
+        for seed in range(4)
+    ]
+    summary = pooled(summarise(frame_of(rows), ["edit_threshold"]))
+    first, last = summary.loc[0.5], summary.loc[0.9]
+    assert first[f"{GAIN}_low"] < last[f"{GAIN}_mean"] < first[f"{GAIN}_high"]  # alone, neither can be told
+    assert last[f"{GAIN}_gap"] == pytest.approx(0.3 - 0.32 + 0.002 * 1.5)
+    assert -0.021 < last[f"{GAIN}_gap_low"] < last[f"{GAIN}_gap_high"] < 0
+    assert first[[f"{GAIN}_gap", f"{GAIN}_gap_low", f"{GAIN}_gap_high"]].tolist() == [0, 0, 0]
+
+
+def test_the_interval_of_a_difference_is_that_of_the_pairs_differences() -> None:
+    rng = np.random.default_rng(0)
+    face, own = rng.normal(0, 1, 12), rng.normal(0, 0.1, (2, 12))
+    rows = [
+        {
+            "threshold": t,
+            "seed": seed,
+            "clip_concept_delta": face[seed] + own[i, seed] + 0.5 * i,
+            "lpips": 0.1,
+        }
+        for i, t in enumerate((0.5, 0.9))
+        for seed in range(12)
+    ]
+    summary = pooled(summarise(frame_of(rows[1:]), ["edit_threshold"]))  # one lacks its pair
+    differences = (own[0] - own[1] - 0.5)[1:]
+    wanted = (differences.mean(), *interval(differences, np.arange(11)))
+    assert summary["best"].tolist() == [False, True]
+    found = summary.loc[0.5, [f"{GAIN}_gap", f"{GAIN}_gap_low", f"{GAIN}_gap_high"]]
+    assert found.tolist() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("gains", "is_told"), [((0.4, 0.0, 0.3, 0.5), True), ((0.1, 0.2, 0.1, 0.2), False)])
+def test_advice_names_what_is_cheaper_and_may_do_as_well(gains: tuple[float, ...], is_told: bool) -> None:
+    rows = [
+        {"threshold": t, "seed": seed, "clip_concept_delta": gain, "lpips": cost}
+        for t, cost, of_seeds in ((0.5, 0.2, (0.3, 0.4, 0.3, 0.4)), (0.9, 0.1, gains))
+        for seed, gain in enumerate(of_seeds)
+    ]
+    frame, axes = frame_of(rows), ["edit_threshold"]
+    told = " ".join(next_steps(summarise(frame, axes), trends(frame, axes)))
+    assert ("edit_threshold 0.9 costs less than the best trade-off" in told) == is_told
 
 
 def test_one_seed_asks_for_more() -> None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sega_bench.views.tables import ALL, COST, GAIN
@@ -38,10 +37,10 @@ def next_steps(summary: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
     best = pooled[pooled["best"]]
     if best.empty:
         return [*steps, f"No setting has both {GAIN} and {COST}, so none is marked best."]
-    noise = list(_noise(pooled, best.iloc[0]))
+    noise = list(_noise(pooled))
     if noise:  # where settings can't be told apart, a place on an axis means nothing
         return steps + noise
-    steps += _gain(best.iloc[0])
+    steps += [*_gain(best.iloc[0]), *_cheaper(pooled, axes)]
     crossed = len(pooled) == math.prod(pooled[axis].nunique(dropna=False) for axis in axes)
     for _, trend in trends.iterrows():
         if trend["axis"] in _RANGES and trend["values"] > 1:
@@ -56,17 +55,33 @@ def _failures(pooled: pd.DataFrame) -> Iterator[str]:
         yield f"{failed} {cells} failed: retry_failed=true tries {them} again."
 
 
-def _noise(pooled: pd.DataFrame, best: pd.Series[Any]) -> Iterator[str]:
-    if len(pooled) < 2:
+def _noise(pooled: pd.DataFrame) -> Iterator[str]:
+    others = pooled[~pooled["best"]]
+    if others.empty:
         return
-    width = best[f"{GAIN}_high"] - best[f"{GAIN}_low"]
-    spread = float(np.ptp(pooled[f"{GAIN}_mean"].dropna()))
-    if math.isnan(width):
+    if others[[f"{GAIN}_gap_low", f"{COST}_gap_low"]].isna().all(axis=None):
         yield "One prompt with one seed can't tell settings from chance: add seeds, e.g. seeds=4."
-    elif spread < width:
+    elif not (_apart(others, GAIN) | _apart(others, COST)).any():
         yield (
-            f"The settings' CLIP gains differ by {spread:.2g} in all, less than the 95 % interval of the "
-            f"best one ({width:.2g}): add seeds or prompts before choosing."
+            "No other setting can be told from the best trade-off, neither by its CLIP gain nor by its cost "
+            "(differences in pairs of the same prompt and seed, 95 %): add seeds or prompts before choosing."
+        )
+
+
+def _apart(others: pd.DataFrame, score: str) -> pd.Series[bool]:
+    """Which settings differ from the best one, chance aside."""
+    return (others[f"{score}_gap_low"] > 0) | (others[f"{score}_gap_high"] < 0)
+
+
+def _cheaper(pooled: pd.DataFrame, axes: list[str]) -> Iterator[str]:
+    """What may do as well."""
+    cheaper = pooled[(pooled[f"{COST}_gap_high"] < 0) & ~_apart(pooled, GAIN) & ~pooled["best"]]
+    if len(cheaper):
+        least = cheaper.sort_values(f"{COST}_mean", kind="stable").iloc[0]
+        place = ", ".join(f"{axis} {short(least[axis])}" for axis in axes)
+        yield (
+            f"{place} costs less than the best trade-off and can't be told from it in CLIP gain: "
+            "more seeds or prompts would tell whether it does as well."
         )
 
 

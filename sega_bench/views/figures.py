@@ -15,7 +15,7 @@ import pandas as pd
 from sega_bench.errors import UserError
 from sega_bench.store import Store
 from sega_bench.views.latex import latex_table
-from sega_bench.views.tables import ALL, COST, GAIN, load, summarise
+from sega_bench.views.tables import ALL, COST, GAIN, around, curve, load, summarise
 from sega_bench.views.words import concept_labels, short
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def write_figures(
 ) -> list[Path]:
     """Write figures/: ``tradeoff`` and a ``curve-<axis>`` of each axis, as SVG and PDF, and ``summary.tex``.
 
-    The same results give the same files, byte for byte.
+    Their intervals (95 %) are of differences in pairs: of a setting to the best one, of a value to the same
+    images' mean over the axis. The same results give the same files, byte for byte.
 
     Args:
         store: the folder.
@@ -81,7 +82,10 @@ def _figures(
         yield "tradeoff", _tradeoff(summary)
     for axis in plan["axes"]:
         if frame[axis].nunique() > 1:
-            yield f"curve-{re.sub(r'[^a-z_]', '-', axis)}", _curve(summarise(frame, [axis]), axis)
+            yield (
+                f"curve-{re.sub(r'[^a-z_]', '-', axis)}",
+                _curve(curve(frame, axis, list(plan["axes"])), axis),
+            )
 
 
 def _empty() -> tuple[Figure, Axes]:
@@ -93,57 +97,86 @@ def _empty() -> tuple[Figure, Axes]:
 
 
 def _tradeoff(summary: pd.DataFrame) -> Figure:
+    """One point a setting; of a sweep that has one alone, one point a concept set."""
     figure, axes = _empty()
     pooled = summary[summary["concepts"] == ALL]
-    gain, cost = pooled[f"{GAIN}_mean"], pooled[f"{COST}_mean"]
-    axes.scatter(cost, gain, s=10, color=_FAINT, label="setting", zorder=2)
+    if len(pooled) > 1:
+        _settings(axes, pooled)
+    else:
+        _concept_sets(axes, summary[summary["concepts"] != ALL])
+    axes.set(xlabel=f"{_cost_name(summary)} (less is better)", ylabel="CLIP gain (more is better)")
+    _add_legend(axes)
+    return figure
+
+
+def _settings(axes: Axes, pooled: pd.DataFrame) -> None:
+    axes.scatter(
+        pooled[f"{COST}_mean"], pooled[f"{GAIN}_mean"], s=10, color=_FAINT, label="setting", zorder=2
+    )
     front = pooled[pooled["pareto"]].sort_values(f"{COST}_mean")
     x, y = front[f"{COST}_mean"], front[f"{GAIN}_mean"]
     axes.errorbar(
-        x, y, _reach(front, GAIN), _reach(front, COST), fmt="none", ecolor=COLOURS[0], alpha=0.4, lw=0.7
+        x,
+        y,
+        _reach(front, GAIN, "gap"),
+        _reach(front, COST, "gap"),
+        fmt="none",
+        ecolor=COLOURS[0],
+        alpha=0.4,
+        lw=0.7,
+        label="95 %, in pairs with the best",
     )
     axes.step(x, y, where="post", color=COLOURS[0], lw=0.9, ls="--", marker="o", ms=3, label="Pareto front")
     best = pooled[pooled["best"]]
-    axes.plot(
-        best[f"{COST}_mean"],
-        best[f"{GAIN}_mean"],
-        color=COLOURS[1],
-        marker="*",
-        ms=10,
-        ls="none",
-        label="best trade-off",
-        zorder=4,
-    )
-    axes.set(xlabel=f"{_cost_name(summary)} (less is better)", ylabel="CLIP gain (more is better)")
-    axes.legend(loc="lower right")
-    return figure
+    look: dict[str, Any] = {"color": COLOURS[1], "marker": "*", "ms": 10, "ls": "none", "zorder": 4}
+    axes.plot(best[f"{COST}_mean"], best[f"{GAIN}_mean"], label="best trade-off", **look)
 
 
-def _curve(summary: pd.DataFrame, axis: str) -> Figure:
+def _concept_sets(axes: Axes, each: pd.DataFrame) -> None:
+    labels = concept_labels(each["concepts"])
+    for i, (_, row) in enumerate(each.iterrows()):
+        look = _look(i) | {"ls": "none", "ms": 4, "label": labels[row["concepts"]]}
+        axes.plot(row[f"{COST}_mean"], row[f"{GAIN}_mean"], **look)
+
+
+def _curve(table: pd.DataFrame, axis: str) -> Figure:
     figure, axes = _empty()
-    sets = [concepts for concepts in summary["concepts"].unique() if concepts != ALL]
+    sets = [concepts for concepts in table["concepts"].unique() if concepts != ALL]
     labels = concept_labels(sets)
-    numeric = pd.api.types.is_numeric_dtype(summary[axis]) and not pd.api.types.is_bool_dtype(summary[axis])
+    numeric = pd.api.types.is_numeric_dtype(table[axis]) and not pd.api.types.is_bool_dtype(table[axis])
     for i, concepts in enumerate(sets):
-        rows = summary[summary["concepts"] == concepts]
-        rows = rows.sort_values(axis) if numeric else rows
-        x = rows[axis].astype(float) if numeric else [short(value) for value in rows[axis]]
-        colour = COLOURS[i % len(COLOURS)]
-        look: dict[str, Any] = {"color": colour, "marker": _MARKERS[i % len(_MARKERS)], "ms": 3}
-        mean = rows[f"{GAIN}_mean"]
+        rows = table[table["concepts"] == concepts]
+        look = _look(i) | {"label": labels[concepts]}
         if numeric:
-            axes.plot(x, mean, ls=_LINES[i % len(_LINES)], label=labels[concepts], **look)
-            axes.fill_between(x, rows[f"{GAIN}_low"], rows[f"{GAIN}_high"], color=colour, alpha=0.15, lw=0)
+            rows = rows.sort_values(axis)
+            x, mean = rows[axis].astype(float), rows[f"{GAIN}_mean"]
+            below, above = _reach(rows, GAIN, "within")
+            axes.plot(x, mean, ls=_LINES[i % len(_LINES)], **look)
+            axes.fill_between(x, mean - below, mean + above, color=look["color"], alpha=0.15, lw=0)
         else:
-            axes.errorbar(x, mean, _reach(rows, GAIN), ls="none", label=labels[concepts], **look)
+            aside = 0.1 * (i - (len(sets) - 1) / 2)  # else they would lie on each other
+            places = [place + aside for place in range(len(rows))]
+            axes.errorbar(places, rows[f"{GAIN}_mean"], _reach(rows, GAIN, "within"), ls="none", **look)
+            axes.set_xticks(range(len(rows)), [short(value) for value in rows[axis]])
     axes.set(xlabel=axis, ylabel="CLIP gain")
-    axes.legend()
+    _add_legend(axes)
     return figure
 
 
-def _reach(rows: pd.DataFrame, name: str) -> list[list[float]]:
+def _look(i: int) -> dict[str, Any]:
+    """Of one of several: colours and markers do not come round together."""
+    marker = _MARKERS[(i + i // len(COLOURS)) % len(_MARKERS)]
+    return {"color": COLOURS[i % len(COLOURS)], "marker": marker, "ms": 3}
+
+
+def _add_legend(axes: Axes) -> None:
+    """Above the plot, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.2, handlelength=1.8)
+
+
+def _reach(rows: pd.DataFrame, name: str, compared: str) -> list[list[float]]:
     """How far the interval reaches below and above each mean; nowhere where it is not known."""
-    mean, low, high = (rows[f"{name}_{part}"] for part in ("mean", "low", "high"))
+    mean, (low, high) = rows[f"{name}_mean"], around(rows, name, compared)
     return [(end.fillna(0.0).clip(lower=0.0)).tolist() for end in (mean - low, high - mean)]
 
 

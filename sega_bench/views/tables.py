@@ -6,7 +6,7 @@ A score that was not taken is NaN: it is skipped and counted, and the mean of no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, fields
 from typing import Any
 
@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS
+from sega_bench.views.designs import comparable
 from sega_bench.views.frames import digest, load, shown, to_frame, write_results
 from sega_bench.views.statistics import (
     Estimate,
@@ -31,11 +32,14 @@ __all__ = [
     "ALL",
     "COST",
     "GAIN",
+    "PAIRED",
     "SUMMARISED",
     "TRENDS",
     "areas",
+    "around",
     "at_best",
     "correlations",
+    "curve",
     "digest",
     "load",
     "mean_of",
@@ -58,10 +62,15 @@ SUMMARISED = (GAIN, "clip_directional", "clip_image", COST, "ssim", "changed_fra
 TRENDS = (GAIN, "changed_fraction", COST)
 """The scores whose trend along an axis is told."""
 
+PAIRED = TRENDS
+"""The scores in which settings are compared with the best one in pairs."""
+
 ALL = "all"
 """``concepts`` of a summary's pooled rows; in the others it is a JSON list, and can't be taken for this."""
 
 _STATISTICS = tuple(field.name for field in fields(Estimate))
+_COUNTS = ("n", "n_not_scored", "n_failed")
+_ENDS = ("", "_low", "_high")
 _Columns = dict[str, NDArray[Any]]
 
 
@@ -90,6 +99,10 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         ``_high`` (:func:`sega_bench.views.statistics.interval` over prompts, and the seeds of each), ``_n``.
         Scores that references have too, such as ``nsfw``, have theirs as ``nsfw_unedited``.
 
+        ``<score>_gap`` of each of :data:`PAIRED`: how far the setting lies above the best one, over the pairs
+        of the same prompt, seed and concepts; ``_gap_low`` and ``_gap_high``, the interval of that. What
+        settings have in common, such as a face that is hard to edit, is not in it.
+
         ``area``: what the setting alone dominates of gain (``clip_concept_delta``) against preservation
         (1 - ``lpips``), from no gain at nothing preserved
         (:func:`sega_bench.views.statistics.area_under_front`). ``front_area``: what all settings of its
@@ -101,19 +114,72 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     edited = _with_unedited(frame)
     names = reduced(edited)
     scored = [name for name in SUMMARISED if edited[name].notna().any()] or list(SUMMARISED)
-    parts = [_front([_setting(rows, ALL, scored) | values for values, rows in _groups(edited, axes, names)])]
-    for concepts, part in edited.groupby("concepts", sort=False):
-        settings = [
-            _setting(rows, str(concepts), scored) | values for values, rows in _groups(part, axes, names)
-        ]
-        parts.append(_front(settings))
+    parts = []
+    for concepts, part in _sets(edited):
+        groups = list(_groups(part, axes, names))
+        settings = _front([_setting(rows, concepts, scored) | values for values, rows in groups])
+        best = next((rows for row, (_, rows) in zip(settings, groups, strict=True) if row["best"]), None)
+        centre = {} if best is None else {name: _of_units(best, name) for name in PAIRED}
+        parts.append(
+            [row | _apart(rows, centre, "gap") for row, (_, rows) in zip(settings, groups, strict=True)]
+        )
     statistics = [f"{name}_{statistic}" for name in names for statistic in _STATISTICS]
-    counts = ["n", "n_not_scored", "n_failed"]
-    columns = [*axes, "concepts", *counts, *statistics, "area", "front_area", "pareto", "best"]
+    gaps = [f"{name}_gap{end}" for name in PAIRED for end in _ENDS]
+    columns = [*axes, "concepts", *_COUNTS, *statistics, *gaps, "area", "front_area", "pareto", "best"]
     summary = pd.DataFrame([row for part in parts for row in part], columns=columns)
     summary = summary.astype({axis: frame[axis].dtype for axis in axes})
     summary.attrs = frame.attrs
     return summary
+
+
+def curve(frame: pd.DataFrame, axis: str, axes: Sequence[str]) -> pd.DataFrame:
+    """One row for each value of an axis over all concept sets, then for each: how the scores go with it.
+
+    Args:
+        frame: as :func:`load` gives it.
+        axis: one of ``axes``.
+        axes: the sweep's; only rows that differ in this one alone are compared
+            (:func:`sega_bench.views.designs.comparable`).
+
+    Returns:
+        The axis, ``concepts``, counts and statistics as in :func:`summarise`; ``<score>_within`` of each
+        score in :func:`reduced`: how far the value lies above the mean over the whole axis, of the same
+        prompt, seed and concepts; ``_within_low`` and ``_within_high``, the interval of that.
+    """
+    edited = comparable(_with_unedited(frame), axis, axes)
+    names = reduced(edited)
+    rows: list[dict[str, Any]] = []
+    for concepts, part in _sets(edited):
+        whole = {name: part[name].to_numpy() for name in names} | _units(part)
+        centre = {name: _of_units(whole, name) for name in names}
+        for values, group in _groups(part, [axis], names):
+            rows.append(values | _setting(group, concepts, names) | _apart(group, centre, "within"))
+    statistics = [f"{name}_{statistic}" for name in names for statistic in _STATISTICS]
+    within = [f"{name}_within{end}" for name in names for end in _ENDS]
+    table = pd.DataFrame(rows, columns=[axis, "concepts", *_COUNTS, *statistics, *within])
+    table = table.astype({axis: frame[axis].dtype})
+    table.attrs = frame.attrs
+    return table
+
+
+def around(table: pd.DataFrame, score: str, compared: str) -> tuple[pd.Series[Any], pd.Series[Any]]:
+    """The ends of a comparison's interval about the mean of the score: what a plot draws.
+
+    Args:
+        table: as :func:`summarise` or :func:`curve` gives it.
+        score: one that is compared in it.
+        compared: ``gap`` or ``within``.
+    """
+    offset = table[f"{score}_mean"] - table[f"{score}_{compared}"]
+    low, high = (offset + table[f"{score}_{compared}{end}"] for end in _ENDS[1:])
+    return low, high
+
+
+def _sets(edited: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """All edited rows, then those of each concept set."""
+    yield ALL, edited
+    for concepts, part in edited.groupby("concepts", sort=False):
+        yield str(concepts), part
 
 
 def _with_unedited(frame: pd.DataFrame) -> pd.DataFrame:
@@ -148,9 +214,33 @@ def _groups(
 
 
 def _units(frame: pd.DataFrame) -> _Columns:
-    """What is drawn at random in a bootstrap: the prompt of each row, and its seed of that prompt."""
-    drawn = {"_prompt": ["prompt"], "_draw": ["prompt", "seed"]}
-    return {name: frame.groupby(by, sort=False).ngroup().to_numpy() for name, by in drawn.items()}
+    """What is drawn at random in a bootstrap: the prompt of each row, and its seed of that prompt.
+
+    And what makes a pair of rows of two settings: that, with the concepts.
+    """
+    alike = {"_prompt": ["prompt"], "_draw": ["prompt", "seed"], "_pair": ["prompt", "seed", "concepts"]}
+    return {name: frame.groupby(by, sort=False).ngroup().to_numpy() for name, by in alike.items()}
+
+
+def _of_units(rows: _Columns, name: str) -> NDArray[np.float64]:
+    """The mean score of each pair's rows; NaN where there is none."""
+    taken = ~np.isnan(rows[name])
+    pairs = rows["_pair"][taken]
+    counts = np.bincount(pairs, minlength=1)
+    with np.errstate(invalid="ignore"):
+        means: NDArray[np.float64] = np.bincount(pairs, rows[name][taken], minlength=1) / counts
+    return means
+
+
+def _apart(rows: _Columns, centre: Mapping[str, NDArray[np.float64]], label: str) -> dict[str, Any]:
+    """How far a setting's scores lie above their pairs' centres, with the interval."""
+    found: dict[str, Any] = {}
+    for name, means in centre.items():
+        of_pair = np.append(means, np.full(max(0, rows["_pair"].max() + 1 - len(means)), np.nan))
+        told = estimate(rows[name] - of_pair[rows["_pair"]], rows["_draw"], rows["_prompt"])
+        ends = (told.mean, told.low, told.high)
+        found |= {f"{name}_{label}{end}": value for end, value in zip(_ENDS, ends, strict=True)}
+    return found
 
 
 def _setting(rows: _Columns, concepts: str, scored: list[str]) -> dict[str, Any]:
@@ -158,7 +248,7 @@ def _setting(rows: _Columns, concepts: str, scored: list[str]) -> dict[str, Any]
     unscored = np.any([np.isnan(rows[name][done]) for name in scored], axis=0)
     row: dict[str, Any] = {"concepts": concepts, "n": int(done.sum()), "n_not_scored": int(unscored.sum())}
     row["n_failed"] = int((rows["status"] == "failed").sum())
-    for name in rows.keys() - {"status", "_prompt", "_draw"}:
+    for name in (name for name in rows if name != "status" and not name.startswith("_")):
         found = estimate(rows[name][done], rows["_draw"][done], rows["_prompt"][done])
         row |= {f"{name}_{label}": value for label, value in zip(_STATISTICS, astuple(found), strict=True)}
     return row
@@ -202,8 +292,7 @@ def areas(summary: pd.DataFrame, axis: str) -> pd.DataFrame:
 def trends(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """Spearman correlation of each numeric axis' values with the mean score of the edited cells at each.
 
-    Where the axes are not crossed (one at a time is moved, say), the cells are those whose other axes have
-    their most common values, if several values are left.
+    Only cells that differ in the axis alone are compared (:func:`sega_bench.views.designs.comparable`).
 
     Returns:
         One row an axis: ``axis``, ``values`` (how many different), ``peak`` (that with most mean gain), and
@@ -214,29 +303,13 @@ def trends(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     rows = []
     for axis in axes:
         if pd.api.types.is_numeric_dtype(frame[axis]) and not pd.api.types.is_bool_dtype(frame[axis]):
-            means = _comparable(edited, axis, axes).groupby(axis)[list(TRENDS)].mean()
+            means = comparable(edited, axis, axes).groupby(axis)[list(TRENDS)].mean()
             ranked = means[GAIN].dropna().sort_values(kind="stable")
             peak = ranked.index[-1] if len(ranked) else float("nan")
             places = means.index.to_numpy(dtype=np.float64)
             correlations = {name: spearman(places, means[name].to_numpy()) for name in TRENDS}
             rows.append({"axis": axis, "values": len(means), "peak": peak} | correlations)
     return pd.DataFrame(rows, columns=["axis", "values", "peak", *TRENDS])
-
-
-def _comparable(edited: pd.DataFrame, axis: str, axes: Sequence[str]) -> pd.DataFrame:
-    """The rows in which an axis may be blamed for the differences."""
-    others = [name for name in axes if name != axis]
-    settings = edited[list(axes)].drop_duplicates()
-    if len(settings) == np.prod([settings[name].nunique(dropna=False) for name in axes]):
-        return edited  # crossed: every value meets the same others
-    usual = {name: settings[name].mode(dropna=False).iloc[0] for name in others}
-    held = edited[np.logical_and.reduce([_equals(edited[name], value) for name, value in usual.items()])]
-    return held if held[axis].nunique() > 1 else edited
-
-
-def _equals(column: pd.Series[Any], value: Any) -> NDArray[np.bool_]:
-    same = column.isna() if pd.isna(value) else (column == value).fillna(False)
-    return same.to_numpy(dtype=bool)
 
 
 def mean_of(frame: pd.DataFrame, score: str) -> Estimate:

@@ -11,7 +11,7 @@ from sega_bench import __version__
 from sega_bench.views.advice import next_steps
 from sega_bench.views.report.cells import Cells, rounded
 from sega_bench.views.report.thumbnails import SIDE
-from sega_bench.views.tables import ALL, COST, GAIN, reduced, summarise, trends
+from sega_bench.views.tables import ALL, COST, GAIN, around, curve, reduced, trends
 from sega_bench.views.words import concept_labels
 
 _ASKED = ("name", "description", "model", "engine", "versions", "code_version")
@@ -26,8 +26,10 @@ def overview(
     Returns:
         ``asked``: of plan.json. ``counts``: cells by their state. ``values``, ``constants``, ``scores``: see
         :class:`~sega_bench.views.report.cells.Cells`. ``sets``: what each value of ``concepts`` is called.
-        ``axes``: their names. ``settings``: the summary's rows; ``curves``: for each axis those of a summary
-        of it alone. ``at`` are the places of the axes' values, ``set`` that of the concept set, -1 for all.
+        ``axes``: their names. ``settings``: the summary's rows; ``curves``: for each axis those of its curve.
+        ``at`` are the places of the axes' values, ``set`` that of the concept set, -1 for all. A score has
+        mean, low, high, deviation, n, and the ends of the interval in pairs: with the best setting, or with
+        the same images at the other values of the axis.
         ``advice``: where to look next.
     """
     axes = [name for name in plan["axes"] if name in cells.values]
@@ -50,9 +52,17 @@ def overview(
         "titles": _titles(plan),
         "gain": GAIN,
         "cost": COST,
-        "settings": _rows(summary, axes, sets, names, cells),
+        "settings": [
+            row | {"pareto": pareto, "best": best}
+            for row, pareto, best in zip(
+                _rows(summary, axes, sets, names, "gap", cells),
+                summary["pareto"],
+                summary["best"],
+                strict=True,
+            )
+        ],
         "curves": {
-            axis: _rows(summarise(frame, [axis]), [axis], sets, names, cells)
+            axis: _rows(curve(frame, axis, list(plan["axes"])), [axis], sets, names, "within", cells)
             for axis in axes
             if len(cells.values[axis]) > 1
         },
@@ -63,26 +73,35 @@ def overview(
 
 
 def _rows(
-    summary: pd.DataFrame, axes: Sequence[str], sets: Sequence[str], names: Sequence[str], cells: Cells
+    table: pd.DataFrame,
+    axes: Sequence[str],
+    sets: Sequence[str],
+    names: Sequence[str],
+    compared: str,
+    cells: Cells,
 ) -> list[dict[str, Any]]:
-    places = [cells.places(axis, summary[axis]) for axis in axes]
+    places = [cells.places(axis, table[axis]) for axis in axes]
     number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
+    told = {name: _told(table, name, compared) for name in names}
+    counts = zip(table["concepts"], table["n"], table["n_failed"], strict=True)
     return [
         {
-            "at": list(at),
-            "set": number[row["concepts"]],
-            "n": row["n"],
-            "failed": row["n_failed"],
-            "pareto": row["pareto"],
-            "best": row["best"],
-            "scores": {name: [rounded(row[f"{name}_{part}"]) for part in _STATISTICS] for name in names},
+            "at": [place[i] for place in places],
+            "set": number[concepts],
+            "n": n,
+            "failed": failed,
+            "scores": {name: told[name][i] for name in names},
         }
-        for at, row in zip(
-            zip(*places, strict=True) if places else [()] * len(summary),
-            ({str(name): value for name, value in row.items()} for row in summary.to_dict("records")),
-            strict=True,
-        )
+        for i, (concepts, n, failed) in enumerate(counts)
     ]
+
+
+def _told(table: pd.DataFrame, name: str, compared: str) -> list[list[float | None]]:
+    """Of each row: mean, low, high, deviation, n; then, where it is compared, the ends of that interval."""
+    columns = [table[f"{name}_{part}"] for part in _STATISTICS]
+    if f"{name}_{compared}" in table:
+        columns += around(table, name, compared)
+    return [[rounded(value) for value in values] for values in zip(*columns, strict=True)]
 
 
 def _titles(plan: Mapping[str, Any]) -> dict[str, str]:
