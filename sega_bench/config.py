@@ -132,8 +132,35 @@ class WandbConfig:
 
 
 @dataclass
+class HeldOutConfig:
+    """Prompts and seeds that a study does not search with, on which what it found is tried again."""
+
+    prompts: Any = None
+    seeds: Any = None
+
+
+@dataclass
+class StudyConfig:
+    """A search in place of a sweep's axes; without a ``space`` there is none.
+
+    See :class:`sega_bench.study.settings.StudySettings`.
+    """
+
+    space: dict[str, Any] = field(default_factory=dict)
+    objectives: dict[str, Any] = field(default_factory=dict)
+    constraints: Any = field(default_factory=list)
+    sampler: str = "tpe"
+    sampler_seed: int = 0
+    trials: int = 60
+    batch: int | None = None
+    min_resource: int | None = None
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    storage: str | None = None
+
+
+@dataclass
 class Config:
-    """One sweep, as asked for."""
+    """One sweep or study, as asked for."""
 
     name: str = "custom"
     description: str = ""
@@ -152,6 +179,7 @@ class Config:
     scores: ScoresConfig = field(default_factory=ScoresConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     output_dir: str = "outputs"
     dry_run: bool = False
     retry_failed: bool = False

@@ -12,7 +12,7 @@ from typing import Any
 
 from sega_bench import scores
 from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, shown
-from sega_bench.config import WANDB_MODES, Config
+from sega_bench.config import WANDB_MODES, Config, StudyConfig
 from sega_bench.errors import UserError, check_count, expand_user, nearest
 from sega_bench.prompts import as_text, read_prompts, read_replays
 from sega_bench.resolver import MOMENTUM_SETTINGS, SAMPLING_SETTINGS, Concept, ConceptSet, Point, Resolver
@@ -98,8 +98,12 @@ def _diffusers_evaluations(cells: Iterable[Cell]) -> int:
     return sum(evaluations(one) for one in {one for cell in cells for one in (cell, cell.source())})
 
 
-def plan(config: Config) -> Plan:
+def plan(config: Config, model: Model | None = None) -> Plan:
     """Resolve a configuration into all its cells.
+
+    Args:
+        config: of a sweep.
+        model: the configuration's, as an earlier plan has it; None describes it, which takes a while.
 
     Raises:
         UserError: anything wrong with what was asked, named by its key; no model has been loaded.
@@ -118,7 +122,7 @@ def plan(config: Config) -> Plan:
     _check_number(len(prompts), len(seeds), len(concepts), len(replays), *map(len, axes.values()))
     points = list(_points(axes, zipped))
     scores.check(ScoreSettings(**asdict(config.scores)))
-    model = describe(ModelSettings.of(asdict(config.model)), dry_run=config.dry_run)
+    model = model or describe(ModelSettings.of(asdict(config.model)), dry_run=config.dry_run)
     resolver = Resolver(config, model)
     cells, merged = _distinct(resolver.cells(prompts, seeds, concepts, replays, points))
     return Plan(
@@ -139,6 +143,10 @@ def _check_settings(config: Config) -> None:
     """What no cell depends on: a mistake here would be met late, when a model is loaded or all is done."""
     for key, text in _texts(config):
         as_text(text, key)
+    if config.study.space:
+        raise UserError("study.space: a search is no sweep: `python -m sega_bench` or sega_bench.study runs it")
+    if config.study != StudyConfig():
+        raise UserError("study: there is no study.space to search: +study=pareto, or give one")
     for name, most in _MOST_OF_ENGINE.items():
         if (value := getattr(config.engine, name)) is not None:
             check_count(f"engine.{name}", value, most)

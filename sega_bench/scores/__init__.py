@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .settings import ScoreSettings, check
+from .settings import ScoreSettings, check, score_names
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .scoring import Scorer
 
-__all__ = ["ScoreSettings", "build", "check", "provenance"]
+__all__ = ["ScoreSettings", "build", "check", "provenance", "score_names"]
 
 
 def build(

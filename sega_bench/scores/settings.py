@@ -61,6 +61,15 @@ def check(settings: ScoreSettings) -> None:
         _check_folder(folder, settings)
 
 
+def score_names(settings: ScoreSettings, *, safety_checker: bool = False) -> tuple[str, ...]:
+    """The columns of numbers that scorers of these settings fill for an edited cell, but for each concept's."""
+    names = ["clip_prompt", "clip_concept", "clip_concept_delta", "clip_directional", "clip_image", "success"]
+    names += ["ssim", "psnr", "mse", "changed_fraction", "locality", "guided_fraction"]
+    names += ["lpips"] * (settings.perceptual != "none") + ["dino"] * (settings.dino is not None)
+    names += ["attribute_success", "attribute_leakage"] * (settings.attributes is not None)
+    return (*names, *["nsfw"] * safety_checker)
+
+
 def clip_folder(settings: ScoreSettings) -> Path | None:
     """The folder that holds the CLIP model; None for one of open_clip's names."""
     if settings.clip_model == EMBEDDED:

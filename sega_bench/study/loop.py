@@ -1,0 +1,130 @@
+"""A study from its first trial to its last: asked in batches, run as plans, told what they scored.
+
+The loop knows no model: who calls it makes the plans that it yields, and the store has what they scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sega_bench.planner import Plan
+from sega_bench.study import halving
+from sega_bench.study.asking import Asking, grid
+from sega_bench.study.objectives import Floats
+from sega_bench.study.scoring import Rows, Scores, mean_of_known
+from sega_bench.study.trials import BASELINE, Study, Trial
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be made before the study can go on.
+
+    Args:
+        plan: the cells of all trials so far, on as many blocks as each was given.
+        trials: how many were asked for, those of the batch at work included.
+        at_work: how many of them get more blocks by this plan.
+        resource: so many blocks in all.
+    """
+
+    plan: Plan
+    trials: int
+    at_work: int
+    resource: int
+
+
+def search(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Iterator[Step]:
+    """Ask, have run, and tell, until there are as many trials as the study wants.
+
+    Whatever ended an earlier command, this goes on where it stopped: which trials go on is decided from the
+    stored scores alone, so that what was decided before is decided again.
+
+    Args:
+        study: resolved.
+        asking: its trials.
+        rows: reads the store's present rows; called after each step was made.
+
+    Yields:
+        Steps, each to be made before the next is asked for.
+    """
+    wanted = study.settings.trials
+    if study.settings.sampler == "grid":
+        wanted = min(wanted, len(grid(study.settings)))
+    while True:
+        trials = asking.trials()
+        begun = [trial.number for trial in trials if trial.state == "asked"]
+        if not begun and len(trials) >= wanted:
+            return
+        first = begun[0] if begun else len(trials)
+        end = (first // study.batch + 1) * study.batch
+        while len(asking.trials()) < min(end, max(wanted, len(trials))):
+            asking.ask()
+        yield from _run_batch(study, asking, rows)
+
+
+def _run_batch(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Generator[Step, None, None]:
+    """Have those run that were asked for, the best of them on more and more blocks, and tell all."""
+    trials = asking.trials()
+    given = {trial.number: trial.resource for trial in trials}
+    at_work = [trial.number for trial in trials if trial.state == "asked"]
+    asked = list(at_work)
+    for resource in halving.resources(study.first_resource, len(study.blocks)):
+        given |= dict.fromkeys(at_work, resource)
+        granted = [(trial.params, given[trial.number]) for trial in trials]
+        yield Step(study.plan(granted), len(trials), len(at_work), resource)
+        scores = Scores(study, rows())
+        at_work = _promoted(scores, trials, given, at_work, resource)
+        if not at_work:
+            break
+    for number in asked:
+        _tell(asking, scores, trials[number], given[number])
+
+
+def _promoted(
+    scores: Scores, trials: Sequence[Trial], given: dict[int, int], at_work: Sequence[int], resource: int
+) -> list[int]:
+    """Which of the trials at work get more blocks."""
+    study = scores.study
+    base_BS = scores.by_block(BASELINE, study.settings.names, len(study.blocks))
+    seen_B = np.isfinite(base_BS[:resource]).all(axis=1)  # elsewhere a score is not defined
+    alive = [n for n in at_work if not scores.has_failed(trials[n].params, resource)]
+    if resource == len(study.blocks) or not seen_B.any():
+        return alive
+    compared = [t.number for t in trials if given[t.number] >= resource and t.state != "failed"]
+    values_TBS = np.stack(
+        [scores.by_block(trials[n].params, study.settings.names, resource)[:resource] for n in compared]
+    )[:, seen_B]
+    losses_TBK, excess_TBC = _losses(study, values_TBS, base_BS[:resource][seen_B], mean_of_known(base_BS))
+    candidates_T = np.isin(compared, alive)
+    goes_on_T = halving.promoted(losses_TBK, candidates_T, excess_TBC)
+    return [number for number, goes_on in zip(compared, goes_on_T, strict=True) if goes_on]
+
+
+def _losses(
+    study: Study, values_TBS: Floats, base_BS: Floats, base_S: Floats
+) -> tuple[Floats, Floats | None]:
+    """The objectives' losses, and by how much each constraint is missed, as estimated of all blocks."""
+    settings = study.settings
+    count = len(settings.objectives)
+    losses_TBK = values_TBS[..., :count] * np.array([one.sign for one in settings.objectives])
+    if not settings.constraints:
+        return losses_TBK, None
+    estimates_TBC = (values_TBS - base_BS + base_S)[..., count:]
+    signs, bounds = ([getattr(one, name) for one in settings.constraints] for name in ("sign", "bound"))
+    return losses_TBK, (estimates_TBC - np.array(bounds)) * np.array(signs)
+
+
+def _tell(asking: Asking, scores: Scores, trial: Trial, resource: int) -> None:
+    settings = scores.study.settings
+    estimates_S = scores.estimates(trial.params, settings.names, resource)
+    if scores.has_failed(trial.params, resource) or not np.isfinite(estimates_S).all():
+        asking.tell(trial, None, {}, resource)
+        return
+    count = len(settings.objectives)
+    excess = {
+        str(one): one.sign * (float(value) - one.bound)
+        for one, value in zip(settings.constraints, estimates_S[count:], strict=True)
+    }
+    asking.tell(trial, [float(value) for value in estimates_S[:count]], excess, resource)
