@@ -14,6 +14,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -34,8 +36,11 @@ from sega_bench.progress import progress
 if TYPE_CHECKING:
     from sega_bench.config import Config
     from sega_bench.planner import Plan
-    from sega_bench.runner import Job
+    from sega_bench.runner import Job, Networks
+    from sega_bench.study.trials import Study
     from sega_bench.views.wandb import Reporter
+
+    Say = Callable[[dict[str, object]], None]
 
 console = Console(width=None if sys.stdout.isatty() else 100)
 errors = Console(stderr=True, width=None if sys.stderr.isatty() else 10_000)
@@ -116,7 +121,8 @@ def _run_hydra(flags: argparse.Namespace) -> list[Config]:
 
 def _print_overview() -> None:
     console.print("[bold]sega_bench[/]: sweep the settings of semantic guidance, score every image\n")
-    for title, group, usage in (("Sweeps", "sweep", "+sweep="), ("Models", "model", "model=")):
+    groups = (("Sweeps", "sweep", "+sweep="), ("Studies", "study", "+study="), ("Models", "model", "model="))
+    for title, group, usage in groups:
         table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
         for name, line in configuration.headlines(group).items():
             table.add_row(f"{usage}{name}", Text(line))
@@ -126,6 +132,7 @@ def _print_overview() -> None:
         "+sweep=thresholds",
         "+sweep=thresholds model=sd15 dry_run=true",
         "+sweep=thresholds 'axes.edit_threshold=[0.9,0.95]' 'seeds=[0,1,2]' name=mine",
+        "+study=pareto study.trials=30",
         "+sweep=thresholds --cfg job",
         "--multirun +sweep=thresholds,warmup model=faces,sd15",
     ):
@@ -133,7 +140,8 @@ def _print_overview() -> None:
 
 
 def _run_sweeps(configs: Sequence[Config]) -> int:
-    """Sweeps from their configurations to their views; returns how many cells failed or lack scores.
+    """Sweeps and studies from their configurations to their views; returns how many cells failed or lack
+    scores.
 
     All are planned before the first begins, so that a mistake in any is told at once.
     """
@@ -141,17 +149,25 @@ def _run_sweeps(configs: Sequence[Config]) -> int:
         return 0
     from sega_bench import planner, runner  # torch and diffusers take seconds: wrong keys are told before
     from sega_bench.store import lock
+    from sega_bench.study import trials
 
     _quieten_libraries()
-    plans = [planner.plan(config) for config in configs]
+    studies = [trials.resolve(config) if config.study.space else None for config in configs]
+    plans = [
+        study.plan(()) if study else planner.plan(config)
+        for study, config in zip(studies, configs, strict=True)
+    ]
     _refuse_one_folder_for_two(plans)
     signals.before_leaving(lock.release_all)
     with ExitStack() as folders:
-        jobs = [folders.enter_context(runner.locked(made)) for made in plans if not made.config.dry_run]
-        for made in plans:
+        work: list[Callable[[], int]] = []
+        for made, study in zip(plans, studies, strict=True):
             if made.config.dry_run:
-                _print_plan(made)
-        return sum(_run_job(job) for job in jobs)
+                _print_plan(made, study)
+                continue
+            job = folders.enter_context(runner.locked(made))
+            work.append(partial(_run_study, study, job) if study else partial(_run_job, job))
+        return sum(do() for do in work)
 
 
 def _refuse_one_folder_for_two(plans: Sequence[Plan]) -> None:
@@ -167,8 +183,50 @@ def _refuse_one_folder_for_two(plans: Sequence[Plan]) -> None:
 def _run_job(job: Job) -> int:
     """Make what is missing and show it; returns the number of cells that failed or lack scores."""
     with _logging_to(job.store.log_path):
+        if job.missing and job.done:
+            cells = f"{job.done} of {len(job.plan.cells)} cells"
+            console.print(f"{cells} are done, {job.missing} to go", highlight=False)
         reporter = _execute(job)
         failed, unscored = _show(job, reporter)
+    return _complain(job, failed, unscored)
+
+
+def _run_study(study: Study, job: Job) -> int:
+    """:func:`_run_job` of a search: its trials in batches, then what it found."""
+    from sega_bench import runner
+    from sega_bench.study import conducting, terminal, writing
+
+    networks, reporter = runner.Networks(), None
+    with _logging_to(job.store.log_path):
+        conduct = conducting.Conduct(study, job.store)
+        for step in conduct.search():
+            console.print(str(step), highlight=False)
+            reporter = _execute(_following(job, step.plan), networks, reporter)
+        job = _following(job, conduct.plan())
+        reporter = _execute(job, networks, reporter)
+        found = conduct.answers()
+        if (plan := conduct.transfer(found)) is not None:
+            console.print("what was found, on the prompts and seeds that were held out", highlight=False)
+            with runner.locked(plan) as apart:
+                _execute(apart, networks)
+                _show(apart, None, lambda places: None)
+                found = conduct.transferred(found, apart.store)
+        written = writing.write(job.store, found)
+        failed, unscored = _show(
+            job, reporter, lambda places: terminal.print_answers(console, found, written | places)
+        )
+    return _complain(job, failed, unscored)
+
+
+def _following(job: Job, plan: Plan) -> Job:
+    """The next job in the same locked folder."""
+    from sega_bench import runner
+
+    return replace(runner.prepare(plan), confirm=job.confirm)
+
+
+def _complain(job: Job, failed: int, unscored: int) -> int:
+    """Tell of cells that failed or lack scores; returns their number."""
     for count, what in ((failed, "failed"), (unscored, "could not be scored")):
         if count:
             errors.print(
@@ -219,7 +277,7 @@ def _logging_to(path: Path) -> Iterator[None]:
                 handler.close()
 
 
-def _print_plan(made: Plan) -> None:
+def _print_plan(made: Plan, study: Study | None) -> None:
     counts = made.counts()
     ours, theirs = counts["unet_evals"], counts["unet_evals_diffusers"]
     references = f"{counts['references']} reference{'s' * (counts['references'] != 1)}"
@@ -234,6 +292,7 @@ def _print_plan(made: Plan) -> None:
         ("UNet evaluations", f"{ours:,}; cell by cell {theirs:,}, {theirs / max(1, ours):.2f} times as many"),
         ("images", f"about {sum(1.5 * cell.height * cell.width for cell in made.cells) / 1e6:,.2f} MB"),
         ("axes", axes or "none"),
+        *(study.cost().items() if study else ()),
         ("model", made.model.id),
         ("folder", str(Path(made.config.output_dir) / made.name)),
     ):
@@ -241,22 +300,21 @@ def _print_plan(made: Plan) -> None:
     console.print(table)
 
 
-def _execute(job: Job) -> Reporter | None:
-    """Make what is missing, showing how far it is, here and to W&B; returns the run to be finished."""
+def _execute(job: Job, networks: Networks | None = None, reporter: Reporter | None = None) -> Reporter | None:
+    """Make what is missing, showing how far it is, here and to W&B; returns the run to be finished.
+
+    Networks and run are those of the job before, of a study.
+    """
     from sega_bench import runner
 
-    if job.missing and job.done:
-        cells = f"{job.done} of {len(job.plan.cells)} cells"
-        console.print(f"{cells} are done, {job.missing} to go", highlight=False)
     report = _reporter(job)
-    reporter: Reporter | None = None
     with progress(console, job.unet_evals, job.missing) as meter:
 
         def evaluated(count: int) -> None:
             meter.evaluations(count)
             signals.check()
 
-        for record in runner.execute(job, evaluated):
+        for record in runner.execute(job, evaluated, networks=networks):
             reporter = reporter or report()  # not before plan.json, which becomes the run's configuration
             if reporter is not None:
                 reporter.log([record])
@@ -283,8 +341,10 @@ def _reporter(job: Job) -> Callable[[], Reporter | None]:
     )
 
 
-def _show(job: Job, reporter: Reporter | None) -> tuple[int, int]:
+def _show(job: Job, reporter: Reporter | None, say: Say | None = None) -> tuple[int, int]:
     """Bring the views up to date, print the summary; returns the numbers of failed and of unscored cells.
+
+    A study says something else in the summary's place.
 
     What a view shows is read from the view itself: whoever made the records may have died before their views.
     """
@@ -313,7 +373,10 @@ def _show(job: Job, reporter: Reporter | None) -> tuple[int, int]:
     sheets = sorted(store.grids_dir.glob("*.png"))
     if reporter and (command := reporter.finish(frame, summary, claimed, sheets)):
         shown["W&B"] = command
-    terminal.print_summary(console, summary, tables.trends(frame, axes), claimed, shown)
+    if say is None:
+        terminal.print_summary(console, summary, tables.trends(frame, axes), claimed, shown)
+    else:
+        say(shown)
     lacks = frame["error"].str.startswith(NOT_SCORED, na=False)
     return int((frame["status"] == "failed").sum()), int(lacks.sum())
 

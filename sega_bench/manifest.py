@@ -17,7 +17,7 @@ from sega_bench.planner import Plan
 from sega_bench.scores import ScoreSettings
 from sega_bench.store import PLAN_VERSION
 
-_MAY_GROW = ("prompts", "prompt_file", "concepts", "seeds", "method", "replay", "axes", "zip")
+_MAY_GROW = ("prompts", "prompt_file", "concepts", "seeds", "method", "replay", "axes", "zip", "study")
 _OPERATIONAL = (
     "name",
     "description",
@@ -118,7 +118,7 @@ def changes(stored: Mapping[str, Any], engine: Mapping[str, Any], config: Config
 
 def check_same_sweep(made: Plan, stored: Mapping[str, Any]) -> None:
     """Refuse to mix two sweeps in one folder; prompts, concepts, seeds, method, replay, axes and zip may
-    change.
+    change. What of a study may, its own file says.
 
     Raises:
         UserError: what differs from the stored plan, and how to go on.
@@ -134,6 +134,10 @@ def check_same_sweep(made: Plan, stored: Mapping[str, Any]) -> None:
     was, dtype = stored.get("model", {}).get("id", ""), stored.get("engine", {}).get("dtype")
     if was.rpartition("@")[2] != made.model.id.rpartition("@")[2]:  # what it is called is no part of it
         differences.append(f"the model was {was} and is {made.model.id}")
+    searched = bool(stored.get("settings", {}).get("study", {}).get("space"))
+    if searched != bool(made.config.study.space):  # what a study may change, study.json says
+        kinds = ("a sweep", "a study")
+        differences.append(f"it was {kinds[searched]} and is {kinds[not searched]}")
     checker = made.config.model.safety_checker  # it is no part of the model's id, and fills a column
     if bool(before.get("model.safety_checker")) != checker:
         differences.append(f"model.safety_checker was {not checker} and is {checker}")
@@ -176,6 +180,10 @@ def _portable_settings(config: Config) -> dict[str, Any]:
         settings["prompts"] = Path(config.prompts).name
     settings["scores"] = _portable_scores(settings["scores"])
     del settings["output_dir"]
+    if config.study.space:
+        del settings["study"]["storage"]  # the address of a database may hold a password
+    else:
+        del settings["study"]
     return settings
 
 

@@ -144,7 +144,7 @@ def _check_settings(config: Config) -> None:
     for key, text in _texts(config):
         as_text(text, key)
     if config.study.space:
-        raise UserError("study.space: a search is no sweep: `python -m sega_bench` or sega_bench.study runs it")
+        raise UserError("study.space: a search has no plan before it is run: python -m sega_bench runs it")
     if config.study != StudyConfig():
         raise UserError("study: there is no study.space to search: +study=pareto, or give one")
     for name, most in _MOST_OF_ENGINE.items():

@@ -22,8 +22,10 @@ from sega_bench.grader import Grader
 from sega_bench.maker import Maker
 from sega_bench.planner import Plan, plan
 from sega_bench.scores import ScoreSettings
+from sega_bench.scores.scoring import Scorer
 from sega_bench.sega import compiling, memory
 from sega_bench.sega.batching import Batching
+from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.models import load, resolve_device
 from sega_bench.sega.schedule import AT_ONCE, Wave, form_waves
 from sega_bench.sega.wave import count_timesteps
@@ -167,6 +169,32 @@ def batching_for(made: Plan, waves: Sequence[Wave], sizes: Mapping[str, int | No
     return Batching(micro, decode, config.engine.wave_rows)
 
 
+class Networks:
+    """The model and the scorers: loaded when they are first needed, kept for the jobs that follow.
+
+    All those jobs have the same model, device, precision and scorers.
+    """
+
+    def __init__(self) -> None:
+        self._denoiser: Denoiser | None = None
+        self._scorers: tuple[Scorer, ...] | None = None
+
+    def denoiser(self, job: Job) -> Denoiser:
+        """The model of a job."""
+        if self._denoiser is None:
+            device = resolve_device(job.plan.config.engine.device)
+            self._denoiser = load(job.plan.model, device, job.plan.cells[0].dtype, compile=job.compile)
+        return self._denoiser
+
+    def scorers(self, job: Job) -> tuple[Scorer, ...]:
+        """The scorers of a job."""
+        if self._scorers is None:
+            settings = ScoreSettings(**asdict(job.plan.config.scores))
+            device = resolve_device(job.plan.config.engine.device)
+            self._scorers = scores.build(settings, device, job.plan.model.safety_checker)
+        return self._scorers
+
+
 def run(config: Config) -> Iterator[Record]:
     """Plan, resume and run a sweep; yields a record for every cell newly made, once it is on disk.
 
@@ -188,6 +216,7 @@ def execute(
     job: Job,
     on_evaluations: Callable[[int], None] = lambda count: None,
     worker: str = "0",
+    networks: Networks | None = None,
 ) -> Iterator[Record]:
     """Load the model and the scorers once and make what is missing.
 
@@ -195,7 +224,9 @@ def execute(
         job: from :func:`prepare`.
         on_evaluations: called with the number of UNet evaluations just made.
         worker: names this process's records file.
+        networks: of jobs that were executed before; None are this job's alone.
     """
+    networks = networks or Networks()
     if job.done and job.stored is None:
         log.warning("plan.json was lost or damaged: it is written again, with the sizes of this command")
     if not job.missing and job.stored is not None:
@@ -204,14 +235,14 @@ def execute(
         return
     config = job.plan.config
     device = resolve_device(config.engine.device)
-    scorers = scores.build(ScoreSettings(**asdict(config.scores)), device, job.plan.model.safety_checker)
+    scorers = networks.scorers(job)
     provenance = scores.provenance(scorers)
     manifest.check_same_scores(provenance, job.stored or {})
     with threads(job.threads):
         if not job.missing:  # plan.json was lost, and nothing else
             _write_plan(job, device, provenance)
             return
-        denoiser = load(job.plan.model, device, job.plan.cells[0].dtype, compile=job.compile)
+        denoiser = networks.denoiser(job)
         engine = _write_plan(job, device, provenance)
         if others := manifest.changes(job.stored or {}, engine, config):
             words = ", ".join(others)

@@ -31,6 +31,7 @@ ORDER = (
     "maker",
     "runner",
     "views",
+    "study",
     "progress",
     "signals",
     "benchmark",
@@ -40,7 +41,7 @@ ONLY = {
     "wandb": {"views.wandb"},
     "matplotlib": {"views.figures"},
     "hydra": {"config", "__main__"},
-    "optuna": set(),
+    "optuna": {"study.asking"},
     "submitit": set(),
 }
 

@@ -62,7 +62,7 @@ def check(settings: ScoreSettings) -> None:
 
 
 def score_names(settings: ScoreSettings, *, safety_checker: bool = False) -> tuple[str, ...]:
-    """The columns of numbers that scorers of these settings fill for an edited cell, but for each concept's."""
+    """The columns of numbers that these settings fill for an edited cell, but for each concept's."""
     names = ["clip_prompt", "clip_concept", "clip_concept_delta", "clip_directional", "clip_image", "success"]
     names += ["ssim", "psnr", "mse", "changed_fraction", "locality", "guided_fraction"]
     names += ["lpips"] * (settings.perceptual != "none") + ["dino"] * (settings.dino is not None)

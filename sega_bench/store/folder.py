@@ -59,6 +59,9 @@ class Store:
         self.wandb_dir = root / "wandb"
         self.log_path = root / "run.log"
         self.lock_path = root / "lock"
+        self.study_path = root / "study.json"
+        self.study_journal = root / "journal.log"
+        self.answers_dir = root / "answers"
 
     def image_path(self, key: str) -> Path:
         """Where the image of a cell belongs, whether or not it is there."""

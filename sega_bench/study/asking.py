@@ -7,7 +7,6 @@ asked and not told, whatever ended that command, is evaluated by the next one.
 from __future__ import annotations
 
 import itertools
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from sega_bench.errors import UserError
@@ -59,7 +58,7 @@ class Asking:
         self._distributions = _distributions(settings.space)
         with _quiet():
             self._study = optuna.create_study(
-                storage=settings.storage and _database(settings.storage) or _file(journal),
+                storage=_file(journal) if settings.storage is None else _database(settings.storage),
                 study_name=name,
                 directions=[one.direction for one in settings.objectives],
                 load_if_exists=True,
@@ -85,7 +84,7 @@ class Asking:
             if self._settings.sampler == "grid":
                 waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
                 if not waiting:
-                    self._study.enqueue_trial(grid(self._settings)[number])
+                    self._study.enqueue_trial(dict(grid(self._settings)[number]))
             self._study.sampler = self._sampler(number)
             self._study.ask(self._distributions)
 
@@ -135,7 +134,7 @@ def grid(settings: StudySettings) -> list[Params]:
     axes = {
         parameter: setting.values() or () for setting in settings.space for parameter in setting.parameters
     }
-    points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    points: list[Params] = [dict(zip(axes, one, strict=True)) for one in itertools.product(*axes.values())]
     Random(settings.sampler_seed).shuffle(points)
     return points
 
@@ -154,33 +153,25 @@ def _distribution(setting: Setting) -> BaseDistribution:
     return FloatDistribution(setting.low, setting.high, step=setting.step, log=setting.log)
 
 
-class _Unlocked(BaseJournalFileLock):
-    """No lock: the study's folder is locked, and a killed command leaves nothing to wait for."""
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
 def _file(journal: Path) -> JournalStorage:
     try:
-        _end_torn_line(journal)
-        return JournalStorage(JournalFileBackend(str(journal), _Unlocked()))
+        _clear_killed(journal)
+        return JournalStorage(JournalFileBackend(str(journal)))
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{journal}: it is damaged: remove it, and the study begins anew; its images and scores are kept"
         ) from error
 
 
-def _end_torn_line(journal: Path) -> None:
-    """Cut off what a killed writer left of a line: Optuna would append to it, and never read it again."""
-    if not journal.exists():
-        return
-    with open(journal, "r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
-        os.fsync(file.fileno())
+def _clear_killed(journal: Path) -> None:
+    """Remove what a killed writer left: its lock, for nobody else is here, and a line that it did not end.
+
+    Optuna would wait for the first, and append to the second and never read it again.
+    """
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    if journal.exists():
+        with open(journal, "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _database(url: str) -> optuna.storages.BaseStorage:

@@ -13,7 +13,7 @@ from sega_bench.study.objectives import Floats
 
 def front(losses_NK: Floats) -> NDArray[np.bool_]:
     """Which points no other beats in one loss without losing in another; never one with a NaN."""
-    on_N: NDArray[np.bool_] = np.isfinite(losses_NK).all(axis=1)
+    on_N = np.all(np.isfinite(losses_NK), axis=1)
     for i in np.flatnonzero(on_N):
         no_worse_N = (losses_NK <= losses_NK[i]).all(axis=1)
         on_N[i] = not (no_worse_N & (losses_NK < losses_NK[i]).any(axis=1)).any()
@@ -23,8 +23,8 @@ def front(losses_NK: Floats) -> NDArray[np.bool_]:
 def knee(losses_NK: Floats) -> int | None:
     """Index of the front's best trade-off, None if it is empty; of a single loss, that of the least.
 
-    All losses scaled to 0..1 along the front, the knee has the smallest sum; of equals, the one with the least
-    first loss. For gain and cost it is that of :func:`sega_bench.views.statistics.knee`.
+    All losses scaled to 0..1 along the front, the knee has the smallest sum; of equals it is the one with the
+    least first loss. For gain and cost it is that of :func:`sega_bench.views.statistics.knee`.
     """
     on = np.flatnonzero(front(losses_NK))
     if not len(on):

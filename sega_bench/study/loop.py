@@ -34,6 +34,9 @@ class Step:
     at_work: int
     resource: int
 
+    def __str__(self) -> str:
+        return f"{self.trials} trials: {self.at_work} of them on {self.resource} prompts x seeds"
+
 
 def search(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Iterator[Step]:
     """Ask, have run, and tell, until there are as many trials as the study wants.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ from sega_bench.views.tables import COST, GAIN
 
 Floats = NDArray[np.float64]
 
-DIRECTIONS = ("maximize", "minimize")
+Direction = Literal["maximize", "minimize"]
+DIRECTIONS: tuple[Direction, Direction] = ("maximize", "minimize")
 _DEFAULT = {GAIN: "maximize", COST: "minimize"}
 
 
@@ -36,7 +37,7 @@ class Objective:
     sign: int
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Direction:
         """As it is written."""
         return DIRECTIONS[self.sign > 0]
 
@@ -68,9 +69,7 @@ def read_objectives(written: Mapping[str, Any], known: Sequence[str]) -> tuple[O
     for name, direction in (written or _DEFAULT).items():
         _check_column(f"study.objectives.{name}", name, known)
         if direction not in DIRECTIONS:
-            raise UserError(
-                f"study.objectives.{name} is {shown(direction)}: it is {' or '.join(DIRECTIONS)}"
-            )
+            raise UserError(f"study.objectives.{name} is {shown(direction)}: it is {' or '.join(DIRECTIONS)}")
         objectives.append(Objective(name, -1 if direction == "maximize" else 1))
     return tuple(objectives)
 

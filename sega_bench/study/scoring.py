@@ -53,9 +53,7 @@ class Scores:
         for cell in self.study.cells(params):
             if not cell.is_reference and concepts in (None, texts(cell)):
                 cells[block_of(cell)].append(cell)
-        means = [
-            [self._mean(cells[block], name) for name in names] for block in self.study.blocks[:resource]
-        ]
+        means = [[self._mean(cells[block], name) for name in names] for block in self.study.blocks[:resource]]
         unknown = len(self.study.blocks) - len(means)
         return np.array(means + [[np.nan] * len(names)] * unknown, dtype=np.float64)
 

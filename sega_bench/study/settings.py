@@ -49,7 +49,7 @@ class StudySettings:
     @property
     def names(self) -> tuple[str, ...]:
         """The scores that are read of every cell: the objectives', then the constraints'."""
-        return tuple(one.name for one in (*self.objectives, *self.constraints))
+        return (*(one.name for one in self.objectives), *(one.name for one in self.constraints))
 
 
 def read(config: Config, concepts: Sequence[Sequence[str]]) -> StudySettings:
@@ -109,9 +109,8 @@ def _check_grid(searched: Space) -> None:
 
 
 def _check_installed() -> None:
-    for package, module in (("optuna", "optuna"), ("scikit-learn", "sklearn")):
-        if find_spec(module) is None:
-            raise UserError(f"study needs {package}: pip install 'sega-bench[study]'")
+    if find_spec("optuna") is None:
+        raise UserError("study needs optuna: pip install 'sega-bench[study]'")
 
 
 def identity(made: StudySettings, asked: dict[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from sega_bench.cell import Cell
-from sega_bench.config import Config
+from sega_bench.cell import Cell, shown
+from sega_bench.config import Config, StudyConfig
 from sega_bench.errors import UserError
 from sega_bench.planner import Plan, plan
 from sega_bench.store import settings as columns_of
@@ -50,12 +51,15 @@ class Study:
         baseline: the plan of the configuration's own setting, on all blocks.
         blocks: in the order in which every trial is given them: all prompts with their first seed, with their
             second, and so on.
+        held_out: the same on prompts and seeds that are not searched with, in a folder within the study's;
+            None if there are none.
     """
 
     config: Config
     settings: StudySettings
     baseline: Plan
     blocks: tuple[Block, ...]
+    held_out: Study | None = None
     _cells: dict[tuple[tuple[str, Any], ...], tuple[Cell, ...]] = field(default_factory=dict, repr=False)
 
     @property
@@ -79,7 +83,9 @@ class Study:
         """A setting's cells on all blocks, each reference before what is scored against it."""
         name = tuple(params.items())
         if name not in self._cells:
-            self._cells[name] = plan(space.with_points(self.config, [self.point(params)]), self.baseline.model).cells
+            self._cells[name] = plan(
+                space.with_points(self.config, [self.point(params)]), self.baseline.model
+            ).cells
         return self._cells[name]
 
     def cells_on(self, params: Params, blocks: Iterable[Block]) -> tuple[Cell, ...]:
@@ -107,6 +113,17 @@ class Study:
             config=replace(self.baseline.config, zip=zipped, study=self.config.study),
         )
 
+    def cost(self) -> dict[str, str]:
+        """How much there is to make at most, in words."""
+        made = self.settings
+        blocks, sets = len(self.blocks), len(self.baseline.concepts)
+        each = self.baseline.counts()["unet_evals"]
+        return {
+            "trials": f"{made.trials}, {self.batch} together, by sampler {made.sampler}",
+            "cells of a trial": f"{self.first_resource * sets}, near the front up to {blocks * sets}",
+            "evaluations": f"at most about {each * made.trials:,}",
+        }
+
 
 def resolve(config: Config) -> Study:
     """A study from its configuration.
@@ -114,16 +131,41 @@ def resolve(config: Config) -> Study:
     Raises:
         UserError: anything wrong with what was asked, named by its key; no model has been loaded.
     """
-    unsearched = replace(config, axes={}, zip={}, study=type(config.study)())
-    baseline = plan(unsearched)
+    baseline = plan(replace(config, axes={}, zip={}, study=StudyConfig()))
     made = reading.read(config, baseline.concepts)
-    study = Study(config, made, baseline, _blocks(baseline.cells))
-    if (made.min_resource or 1) > len(study.blocks):
+    blocks = _blocks(baseline.cells)
+    if (made.min_resource or 1) > len(blocks):
         raise UserError(
-            f"study.min_resource is {made.min_resource}, but there are {len(study.blocks)} prompts x seeds"
+            f"study.min_resource is {made.min_resource}, but there are {len(blocks)} prompts x seeds"
         )
     space.check(made.space, baseline)
-    return study
+    return Study(config, made, baseline, blocks, _held_out(config, made, baseline, blocks))
+
+
+def _held_out(config: Config, made: StudySettings, baseline: Plan, blocks: Sequence[Block]) -> Study | None:
+    prompts, seeds = config.study.held_out.prompts, config.study.held_out.seeds
+    if prompts is None and seeds is None:
+        return None
+    elsewhere = replace(
+        config,
+        name="held_out",
+        output_dir=str(Path(baseline.config.output_dir) / baseline.name),
+        prompts=config.prompts if prompts is None else prompts,
+        seeds=config.seeds if seeds is None else seeds,
+        study=StudyConfig(),
+        wandb=replace(config.wandb, mode="disabled"),
+    )
+    try:
+        found = plan(elsewhere, baseline.model)
+    except UserError as error:
+        raise UserError(f"study.held_out.{error}") from error
+    apart = _blocks(found.cells)
+    if both := [block for block in apart if block in blocks]:
+        prompt, seed = both[0]
+        raise UserError(
+            f"study.held_out: {shown(prompt)} with seed {seed} is searched with too: hold other seeds out"
+        )
+    return Study(elsewhere, made, found, apart)
 
 
 def block_of(cell: Cell) -> Block:

@@ -11,7 +11,7 @@ import pandas as pd
 from sega_bench.views.tables import ALL, COST, GAIN
 from sega_bench.views.words import concept_labels, short
 
-_RANGES: dict[str, tuple[float, float]] = {
+RANGES: dict[str, tuple[float, float]] = {
     "edit_guidance_scale": (0.0, math.inf),
     "edit_threshold": (0.0, 1.0),
     "edit_weights": (0.0, math.inf),
@@ -43,7 +43,7 @@ def next_steps(summary: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
     steps += [*_gain(best.iloc[0]), *_cheaper(pooled, axes)]
     crossed = len(pooled) == math.prod(pooled[axis].nunique(dropna=False) for axis in axes)
     for _, trend in trends.iterrows():
-        if trend["axis"] in _RANGES and trend["values"] > 1:
+        if trend["axis"] in RANGES and trend["values"] > 1:
             steps += _along(trend, pooled, best.iloc[0], crossed)
     return steps + list(_disagreement(summary, axes))
 
@@ -107,7 +107,7 @@ def _along(trend: pd.Series[Any], pooled: pd.DataFrame, best: pd.Series[Any], cr
         finer = [(below + values[place]) / 2, (values[place] + above) / 2]
         between = f"lies between {short(below)} and {short(above)}"
         yield f"{found} {between}: {_proposal(axis, values, finer, crossed)}."
-    elif edge is not None and values[place] not in _RANGES[axis]:
+    elif edge is not None and values[place] not in RANGES[axis]:
         further = _beyond(axis, values, edge)
         yield f"{found} is the {edge} tried: {_proposal(axis, values, further, crossed)}."
     if edge != "largest" and trend["peak"] == values[-1] and trend[GAIN] > 0:
@@ -117,7 +117,7 @@ def _along(trend: pd.Series[Any], pooled: pd.DataFrame, best: pd.Series[Any], cr
 
 def _beyond(axis: str, values: list[float], edge: str) -> list[float]:
     """The next value past an edge: one step on, or half the way to the end of the range if that is nearer."""
-    low, high = _RANGES[axis]
+    low, high = RANGES[axis]
     if edge == "smallest":
         further = 2 * values[0] - values[1]
         return [further if further > low else _whole(axis, (values[0] + low) / 2)]

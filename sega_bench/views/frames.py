@@ -108,7 +108,7 @@ def _agreed(value: Any) -> Any:
     return value
 
 
-def _inert(table: pd.DataFrame) -> pd.DataFrame:
+def inert(table: pd.DataFrame) -> pd.DataFrame:
     """Without anything that a spreadsheet executes; Excel and its like do so in quotes too."""
     texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     return table.assign(**{str(name): table[name].map(_inert_text, na_action="ignore") for name in texts})
@@ -143,7 +143,7 @@ def write_results(
     files = ((store.results_csv, frame), (store.summary_csv, summary), (store.claims_csv, claims))
     for path, table in files:
         # Quoted texts, because a bare carriage return in a prompt would end a CSV row.
-        text = _inert(table).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        text = inert(table).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         store.write_text(path, text)
     carrier = frame.copy(deep=False)
     tables = {"digest": digest, "csv": _digest_of_csv(store)}

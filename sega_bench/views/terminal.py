@@ -48,17 +48,17 @@ def print_summary(
         title = "Best trade-off of each concept" if len(pooled) > 1 else "Each concept"
         console.print()
         console.print(_table(each.head(MOST_ROWS), ["concepts", *axes], title))
-    _print_lines(
+    print_lines(
         console, "Area under the front of CLIP gain against preservation", list(_areas(summary, axes))
     )
-    _print_lines(console, "Inappropriate, by the checkpoint's safety checker", list(_nsfw(pooled, axes)))
-    _print_lines(
+    print_lines(console, "Inappropriate, by the checkpoint's safety checker", list(_nsfw(pooled, axes)))
+    print_lines(
         console,
         "Trends (Spearman correlation of the mean with the value)",
         [_trend(row, _cost_name(summary)) for row in _records(trends)],
     )
-    _print_lines(console, "The paper's claims, in brackets 95 %", list(_claims(claims)))
-    _print_lines(console, "Where to look next", next_steps(summary, trends))
+    print_lines(console, "The paper's claims, in brackets 95 %", list(_claims(claims)))
+    print_lines(console, "Where to look next", next_steps(summary, trends))
     console.print()
     for what, path in (paths or {}).items():
         console.print(Text(f"{what:<12} {path}"), soft_wrap=True)
@@ -72,11 +72,11 @@ def _table(
     table.add_column("")
     for name in names:
         is_text = not pd.api.types.is_numeric_dtype(rows[name])
-        table.add_column(_header(name), justify="left" if is_text else "right", overflow="fold")
+        table.add_column(header(name), justify="left" if is_text else "right", overflow="fold")
     counts = [name for name in ("n", "n_not_scored", "n_failed") if name == "n" or rows[name].any()]
     said = [name.removeprefix("n_").replace("_", " ") for name in counts]
     for name in ("CLIP gain", _cost_name(rows), "changed", *said):
-        table.add_column(_header(name), justify="right", overflow="fold")
+        table.add_column(header(name), justify="right", overflow="fold")
     labels = concept_labels(rows["concepts"]) if "concepts" in names else {}
     for row in _records(rows):
         values = [labels[row[name]] if name == "concepts" else _value(name, row[name]) for name in names]
@@ -99,7 +99,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _header(name: str) -> Text:
+def header(name: str) -> Text:
     """A column's name, broken where it may be, so that narrow values stay in narrow columns."""
     parts = name.replace("_", "_ ").split()
     lines = [""]
@@ -190,7 +190,8 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _print_lines(console: Console, title: str, lines: list[str]) -> None:
+def print_lines(console: Console, title: str, lines: list[str]) -> None:
+    """Print a paragraph of sentences under a title; nothing where there are none."""
     if lines:
         console.print(Text(f"\n{title}", style="bold"))
     for line in lines:

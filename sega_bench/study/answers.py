@@ -1,0 +1,194 @@
+"""What a study comes to: its front, the best setting of all concepts and of each, and what it cost.
+
+Shapes: T trials, K objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sega_bench.study.fronts import front, hypervolume, knee
+from sega_bench.study.objectives import Floats
+from sega_bench.study.scoring import Scores, Together
+from sega_bench.study.trials import BASELINE, Study, Trial
+from sega_bench.views.advice import RANGES
+from sega_bench.views.statistics import Estimate, estimate
+from sega_bench.views.words import short
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best setting, of all concept sets together or of one.
+
+    Args:
+        concepts: the set's texts; None of all.
+        trial: its number and values.
+        scores: of each objective, with its interval over blocks.
+        over_baseline: of each objective, the mean difference to the configuration's own setting.
+    """
+
+    concepts: Together | None
+    trial: Trial
+    scores: tuple[Estimate, ...]
+    over_baseline: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a study found.
+
+    Args:
+        study: the study.
+        trials: all that were told.
+        estimates_TK: of each trial's objectives, what they would be on all blocks.
+        whole: numbers of the trials that were given all blocks and keep the constraints.
+        front: numbers of those that no other beats.
+        best: of all concept sets, then of each where there are several; empty if nothing keeps the
+            constraints.
+        evaluations: UNet evaluations that the search took up to the end of each trial, (T,).
+        volumes: hypervolume of what was whole by then, (T,).
+        held_out: each of :attr:`best` on the prompts and seeds that were held out; empty if there are none.
+    """
+
+    study: Study
+    trials: tuple[Trial, ...]
+    estimates_TK: Floats
+    whole: tuple[int, ...]
+    front: tuple[int, ...]
+    best: tuple[Best, ...]
+    evaluations: tuple[int, ...]
+    volumes: tuple[float, ...]
+    held_out: tuple[Best, ...] = ()
+
+    @property
+    def advice(self) -> list[str]:
+        """What a reader must know before using it, as sentences."""
+        return list(_advice(self))
+
+
+def answer(scores: Scores, trials: Sequence[Trial]) -> Answers:
+    """What the trials of a study come to.
+
+    Args:
+        scores: of its cells.
+        trials: in the order of asking.
+    """
+    study, told = scores.study, [trial for trial in trials if trial.state == "told"]
+    everything, count = len(study.blocks), len(study.settings.objectives)
+    estimates_TS = np.array(
+        [scores.estimates(t.params, study.settings.names, t.resource) for t in told]
+    ).reshape(len(told), len(study.settings.names))
+    whole = [i for i, trial in enumerate(told) if trial.resource == everything]
+    feasible = [i for i in whole if is_feasible(study, estimates_TS[i])]
+    losses_TK = losses(study, estimates_TS)
+    on = front(losses_TK[np.array(feasible, dtype=int)])
+    evaluations = _evaluations(scores, told)
+    best = [_best(scores, told, None), *(_best(scores, told, c) for c in _sets(study))]
+    return Answers(
+        study=study,
+        trials=tuple(told),
+        estimates_TK=estimates_TS[:, :count],
+        whole=tuple(told[i].number for i in feasible),
+        front=tuple(told[i].number for i, is_on in zip(feasible, on, strict=True) if is_on),
+        best=tuple(one for one in best if one is not None),
+        evaluations=tuple(evaluations),
+        volumes=tuple(_volumes(study, losses_TK, feasible)),
+    )
+
+
+def losses(study: Study, estimates_TS: Floats) -> Floats:
+    """The objectives of estimates as losses, (T, K)."""
+    signs = [one.sign for one in study.settings.objectives]
+    return estimates_TS[:, : len(signs)] * np.array(signs, dtype=np.float64)
+
+
+def is_feasible(study: Study, estimates_S: Floats) -> bool:
+    """Whether a setting keeps all constraints."""
+    bounded = zip(study.settings.constraints, estimates_S[len(study.settings.objectives) :], strict=True)
+    return all(one.sign * (value - one.bound) <= 0 for one, value in bounded)
+
+
+def _sets(study: Study) -> list[Together]:
+    """The concept sets, if there are several."""
+    sets = list(study.baseline.concepts)
+    return sets if len(sets) > 1 else []
+
+
+def _best(scores: Scores, told: Sequence[Trial], concepts: Together | None) -> Best | None:
+    """The knee of the front of one concept set, or of all, among the trials that were given all blocks."""
+    study = scores.study
+    everything, names = len(study.blocks), study.settings.names
+    whole = [trial for trial in told if trial.resource == everything]
+    estimates = [scores.estimates(trial.params, names, everything, concepts) for trial in whole]
+    kept = [i for i, estimates_S in enumerate(estimates) if is_feasible(study, estimates_S)]
+    if not kept:
+        return None
+    place = knee(losses(study, np.array([estimates[i] for i in kept])))
+    return None if place is None else measured(scores, whole[kept[place]], concepts)
+
+
+def measured(scores: Scores, trial: Trial, concepts: Together | None) -> Best:
+    """A setting with its scores on all blocks, and its differences to the baseline, block by block."""
+    study = scores.study
+    names = [one.name for one in study.settings.objectives]
+    own_BK = scores.by_block(trial.params, names, len(study.blocks), concepts)
+    base_BK = scores.by_block(BASELINE, names, len(study.blocks), concepts)
+    blocks = np.arange(len(study.blocks))
+    prompts = np.unique([prompt for prompt, _ in study.blocks], return_inverse=True)[1]
+
+    def estimates(values_BK: Floats) -> tuple[Estimate, ...]:
+        return tuple(estimate(values_B, blocks, prompts) for values_B in values_BK.T)
+
+    return Best(concepts, trial, estimates(own_BK), estimates(own_BK - base_BK))
+
+
+def _evaluations(scores: Scores, told: Sequence[Trial]) -> Iterator[int]:
+    """What all cells up to each trial took, those of the baseline first."""
+    study, counted = scores.study, set()
+    total = 0
+    given = [(BASELINE, len(study.blocks)), *((trial.params, trial.resource) for trial in told)]
+    for number, (params, resource) in enumerate(given):
+        for cell in study.cells_on(params, study.blocks[:resource]):
+            if cell.key not in counted:
+                counted.add(cell.key)
+                total += int(scores.rows.get(cell.key, {}).get("unet_evals") or 0)
+        if number:
+            yield total
+
+
+def _volumes(study: Study, losses_TK: Floats, feasible: Sequence[int]) -> Iterator[float]:
+    worst_K = np.array([one.worst for one in study.settings.objectives])
+    for end in range(len(losses_TK)):
+        yield hypervolume(losses_TK[np.array([i for i in feasible if i <= end], dtype=int)], worst_K)
+
+
+def _advice(found: Answers) -> Iterator[str]:
+    if not found.best:
+        bounds = " and ".join(map(str, found.study.settings.constraints))
+        yield f"No trial on all prompts x seeds has its scores and keeps {bounds or 'them'}: add trials."
+        return
+    yield from _edges(found.study, found.best[0].trial)
+    if found.study.held_out is None:
+        yield (
+            "Scores of what won are too good, for it won by chance too: hold seeds out, "
+            "study.held_out.seeds=[100,101,102,103]."
+        )
+
+
+def _edges(study: Study, best: Trial) -> Iterator[str]:
+    for setting in study.settings.space:
+        for name in setting.parameters if not setting.choices else ():
+            for word, end in (("low", setting.low), ("high", setting.high)):
+                is_near = abs(best.params[name] - end) <= _NEAR * (setting.high - setting.low)
+                if is_near and end not in RANGES.get(setting.name, ()):
+                    yield (
+                        f"The best {name}, {short(best.params[name])}, is at the edge of its space: move "
+                        f"study.space.{setting.name}.{word} beyond {short(end)}, under another name=."
+                    )
+
+
+_NEAR = 0.01
+"""Of a range: what is so near its end is at the edge."""

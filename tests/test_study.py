@@ -1,0 +1,303 @@
+"""Studies from their first trial to their answers, on stand-ins for the networks."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from small_sweep import overrides, poison, refuse_to_load
+from stub_sweep import stand_ins
+from study_runs import SPACE, conduct, store, study, told
+from test_cli import call
+from test_kill import Doom
+
+from sega_bench import planner, runner
+from sega_bench.config import compose, options
+from sega_bench.errors import UserError
+from sega_bench.study.settings import SAMPLERS
+from sega_bench.study.trials import resolve
+
+
+def test_every_trial_sees_the_same_prompts_and_seeds_in_the_same_order(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    found = conduct(made)
+    assert made.blocks == (("a face", 0), ("a man", 0), ("a face", 1), ("a man", 1))
+    stored = {row["key"]: (row["prompt"], row["seed"]) for row in store(tmp_path).rows()[0]}
+    assert [trial.number for trial in found.trials] == list(range(8))
+    assert {trial.resource for trial in found.trials} <= {2, 4}
+    for trial in found.trials:
+        seen = {stored[cell.key] for cell in made.cells(trial.params) if cell.key in stored}
+        assert seen == set(made.blocks[: trial.resource])
+
+
+def test_references_are_made_once_and_networks_loaded_once(tmp_path: Path) -> None:
+    conduct(study(tmp_path))
+    rows = (store(tmp_path).records_dir / "0.jsonl").read_bytes().splitlines()
+    keys = [json.loads(row)["key"] for row in rows]
+    assert len(keys) == len(set(keys))
+    assert sum(row["is_reference"] for row in store(tmp_path).rows()[0]) == 4
+
+
+def test_the_same_command_makes_nothing_and_a_larger_one_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = told(conduct(study(tmp_path)))
+    before = {row["key"] for row in store(tmp_path).rows()[0]}
+    longer = told(conduct(study(tmp_path, "study.trials=12")))
+    assert longer[:8] == first
+    assert len(longer) == 12
+    assert before < {row["key"] for row in store(tmp_path).rows()[0]}
+    monkeypatch.setattr(runner.Maker, "make", None)  # whatever would make a cell raises
+    assert told(conduct(study(tmp_path, "study.trials=12"))) == longer
+    at_once = told(conduct_elsewhere(tmp_path, monkeypatch))
+    assert at_once == longer
+
+
+def conduct_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    monkeypatch.undo()
+    return conduct(study(tmp_path / "at_once", "study.trials=12"))
+
+
+def run_and_die(made, doom: Doom) -> int:  # type: ignore[no-untyped-def]
+    """A study in a process of its own; its status as the system has it."""
+    if child := os.fork():
+        return os.waitpid(child, 0)[1]
+    try:
+        doom.start()
+        sys.addaudithook(doom.note)
+        conduct(made)
+    finally:
+        os._exit(0)
+
+
+def test_a_study_that_is_killed_comes_to_what_it_comes_to_undisturbed(tmp_path: Path) -> None:
+    rng, words = Random(0), ("engine.wave_rows=6", "engine.threads=1")
+    torch.set_num_threads(1)
+    undisturbed = told(conduct(study(tmp_path / "undisturbed", *words)))
+    died = 0
+    made = study(tmp_path / "killed", *words)
+    for _ in range(8):
+        status = run_and_die(made, Doom(rng.randint(1, 400), rng.uniform(0, 0.01)))
+        died += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    assert died >= 4
+    found = conduct(made)
+    assert [(trial.params, trial.resource, trial.state) for trial, _ in told(found)] == [
+        (trial.params, trial.resource, trial.state) for trial, _ in undisturbed
+    ]
+    assert [values for _, values in told(found)] == [values for _, values in undisturbed]
+
+
+def test_what_a_kill_leaves_of_the_journal_is_cleared(tmp_path: Path) -> None:
+    first = told(conduct(study(tmp_path, "study.trials=4")))
+    journal = store(tmp_path).study_journal
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 4, "worker_i')
+    journal.with_name("journal.log.lock").symlink_to(journal)
+    assert told(conduct(study(tmp_path, "study.trials=5")))[:4] == first
+    assert journal.read_bytes().startswith(whole + b'{"op_code"')
+    for line in journal.read_text().splitlines():
+        json.loads(line)
+
+
+def test_a_lost_journal_costs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = told(conduct(study(tmp_path)))
+    store(tmp_path).study_journal.unlink()
+    monkeypatch.setattr(runner.Maker, "make", None)
+    assert told(conduct(study(tmp_path))) == first
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_each_sampler_asks_within_the_space(tmp_path: Path, sampler: str) -> None:
+    words = ["+study.space.edit_warmup_steps={low: 0, high: 3}", "+study.space.method=[sega, composable]"]
+    words += ["+study.space.edit_threshold={low: 0.1, high: 0.9, step: 0.4}"] * (sampler == "grid")
+    words += ["+study.space.edit_guidance_scale={low: 3, high: 5, step: 2}"] * (sampler == "grid")
+    made = study(tmp_path, f"study.sampler={sampler}", "study.trials=14", "study.batch=7", *words)
+    asked = [trial.params for trial in conduct(made).trials]
+    assert len(asked) == 14
+    assert len({tuple(params.values()) for params in asked}) >= 13
+    assert {params["edit_warmup_steps"] for params in asked} <= {0, 1, 2, 3}
+    assert {params["method"] for params in asked} == {"sega", "composable"}
+    assert all(0.1 <= params["edit_threshold"] <= 0.9 for params in asked)
+
+
+def test_a_grid_is_asked_for_once_in_whole(tmp_path: Path) -> None:
+    words = ["study.sampler=grid", "+study.space.edit_guidance_scale={low: 3, high: 5, step: 2}"]
+    words += ["+study.space.edit_threshold={low: 0.1, high: 0.9, step: 0.4}", "study.trials=50"]
+    conduct(study(tmp_path, *words, "study.trials=4"))
+    asked = [tuple(trial.params.values()) for trial in conduct(study(tmp_path, *words)).trials]
+    assert sorted(asked) == [(t, s) for t in (0.1, 0.5, 0.9) for s in (3, 5)]
+
+
+def test_a_concept_of_several_may_have_its_own_value(tmp_path: Path) -> None:
+    words = ["concepts=[[glasses, smile]]", "+study.space.edit_threshold.per_concept=true"]
+    made = study(tmp_path, *words, "study.trials=4")
+    for trial in conduct(made).trials:
+        assert set(trial.params) == {"edit_threshold_1", "edit_threshold_2", "edit_guidance_scale"}
+        for cell in made.cells(trial.params):
+            if not cell.is_reference:
+                own = [edit.edit_threshold for edit in cell.edits]
+                assert own == [trial.params["edit_threshold_1"], trial.params["edit_threshold_2"]]
+
+
+def test_what_violates_a_constraint_is_not_recommended(tmp_path: Path) -> None:
+    free = conduct(study(tmp_path / "free", "study.min_resource=null"))
+    costs = sorted(free.estimates_TK[:, 1])
+    bound = float(costs[3] + costs[4]) / 2
+    words = ("study.min_resource=null", f"study.constraints=['lpips <= {bound}']")
+    kept = conduct(study(tmp_path / "kept", *words, "study.trials=4"))
+    among = [trial.number for trial, (_, cost) in told(kept) if cost <= bound]
+    assert set(kept.whole) == set(among)
+    assert all(best.scores[1].mean <= bound for best in kept.best if best.concepts is None)
+    none = conduct(study(tmp_path / "none", "study.constraints=['lpips <= -1']", "study.trials=4"))
+    assert none.best == none.front == ()
+
+
+def test_one_objective_has_one_best(tmp_path: Path) -> None:
+    found = conduct(
+        study(tmp_path, "+study.objectives.clip_concept_delta=maximize", "study.min_resource=null")
+    )
+    gains = found.estimates_TK[:, 0].tolist()
+    assert found.front == (gains.index(max(gains)),)
+    assert found.best[0].trial.number == gains.index(max(gains))
+
+
+def test_what_was_found_is_tried_on_what_was_held_out(tmp_path: Path) -> None:
+    found = conduct(study(tmp_path, "study.held_out.seeds=[7, 8, 9]"))
+    assert [best.trial for best in found.held_out] == [best.trial for best in found.best]
+    apart = {(row["prompt"], row["seed"]) for row in held_out_rows(tmp_path)}
+    assert apart == {(prompt, seed) for prompt in ("a face", "a man") for seed in (7, 8, 9)}
+    for best in found.held_out:
+        assert best.scores[0].n == 6
+        mine = [
+            row["clip_concept_delta"]
+            for row in held_out_rows(tmp_path)
+            if row["edit_threshold"] == [best.trial.params["edit_threshold"]]
+            and (best.concepts is None or tuple(row["concepts"]) == best.concepts)
+        ]
+        assert best.scores[0].mean == pytest.approx(sum(mine) / len(mine))
+
+
+def held_out_rows(folder: Path) -> list[dict]:  # type: ignore[type-arg]
+    root = store(folder).root / "held_out-local"
+    return type(store(folder))(root).rows()[0]
+
+
+def test_the_command_leaves_sweeps_that_run_and_calls_that_are_diffusers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in overrides(tmp_path) if not word.startswith("+axes")]
+    words += [
+        *SPACE,
+        "study.trials=4",
+        "concepts=['${nope}', a smile]".replace("$", "\\$"),
+        "study.held_out.seeds=[5]",
+    ]
+    with stand_ins():
+        assert call(monkeypatch, *words, "sampling.height=16", "sampling.width=16") == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines()[:-8])) <= 100
+    assert "held out" in said
+    answers = store(tmp_path).answers_dir
+    made = resolve(compose(*words, "sampling.height=16", "sampling.width=16"))
+    best = json.loads((answers / "answers.json").read_text())["best"]
+    for name, setting in zip(("small_best", "small_best_1", "small_best_2"), best, strict=True):
+        sweep = planner.plan(
+            compose(
+                f"hydra.searchpath=['file://{answers}']",
+                f"+sweep={name}",
+                *[w for w in words if w[:5] in ("model", "score", "engin")],
+            )
+        )
+        cells = set(made.cells(setting["params"]))
+        assert set(sweep.edited) <= cells
+        assert len(sweep.edited) == (4 if name == "small_best" else 2)
+    calls = ast.parse((answers / "diffusers.py").read_text()).body
+    assert len(calls) == 3
+    refuse_to_load(monkeypatch)
+    assert call(monkeypatch, *words, "sampling.height=16", "sampling.width=16") == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+MISTAKES = {
+    "+study.space.edit_treshold={low: 0, high: 1}": r"study\.space\.edit_treshold .*mean edit_threshold",
+    "study.space.edit_threshold.high=1.5": r"study\.space\.edit_threshold is 1\.5, .* between 0 and 1",
+    "study.space.edit_threshold.low=-1": r"study\.space\.edit_threshold is -1, ",
+    "study.space.edit_threshold.low=0.95": r"study\.space\.edit_threshold\.high is 0\.9, .* above low",
+    "study.space.edit_threshold=3": r"study\.space\.edit_threshold is 3: write",
+    "+study.space.eta=[1]": r"study\.space\.eta is \[1\], .* two or more",
+    "+study.space.edit_threshold.hihg=3": r"study\.space\.edit_threshold\.hihg: did you mean high",
+    "+study.space.edit_threshold.log=3": r"study\.space\.edit_threshold\.log is 3",
+    "+study.space.edit_threshold.per_concept=true": r"study\.space\.edit_threshold\.per_concept: it is for",
+    "+study.space.edit_warmup_steps={low: 0, high: 9}": r"study\.space\.edit_warmup_steps is 9, .* 4 steps",
+    "+study.space.edit_warmup_steps={low: 0.5, high: 2}": r"study\.space\.edit_warmup_steps\.low is 0\.5",
+    "+study.space.scheduler=[ddim, dimm]": r"study\.space\.scheduler",
+    "+study.objectives.beauty=maximize": r"study\.objectives\.beauty: 'beauty' is no score",
+    "+study.objectives.nsfw=minimize": r"study\.objectives\.nsfw: 'nsfw' is no score that is taken here",
+    "+study.objectives.lpips=down": r"study\.objectives\.lpips is 'down': it is maximize or minimize",
+    "study.constraints=['lpips = 3']": r"study\.constraints\[0\] is 'lpips = 3': write it as in",
+    "study.constraints=['lipps <= 3']": r"study\.constraints\[0\]: 'lipps' is no score .*did you mean lpips",
+    "study.sampler=tpee": r"study\.sampler is 'tpee': did you mean tpe\? there are random, tpe",
+    "study.sampler=grid": r"study\.space\.edit_threshold: sampler=grid .* step",
+    "study.trials=0": r"study\.trials is 0",
+    "study.min_resource=9": r"study\.min_resource is 9, but there are 4 prompts x seeds",
+    "study.held_out.seeds=[1]": r"study\.held_out: 'a face' with seed 1 is searched with too",
+    "study.held_out.seeds=x": r"study\.held_out\.seeds is 'x'",
+    "study.storage=nosuch://db": r"study\.storage: this database can't be had",
+    "+axes.edit_threshold=[0.5]": r"axes: a study has none",
+    "concepts=[]": r"concepts: ",
+}
+
+
+@pytest.mark.parametrize("word", MISTAKES)
+def test_a_mistake_is_one_line_before_a_model_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    refuse_to_load(monkeypatch)
+    with pytest.raises(UserError, match=f"^{MISTAKES[word]}"):
+        conduct(study(tmp_path, word))
+
+
+def test_a_folder_of_another_study_or_of_a_sweep_is_refused(tmp_path: Path) -> None:
+    conduct(study(tmp_path, "study.trials=4"))
+    for words, key in (
+        (["study.space.edit_threshold.high=0.8"], "study.space"),
+        (["study.sampler=random"], "study.sampler"),
+        (["seeds=3"], "prompts or seeds"),
+        (["+study.objectives.ssim=maximize"], "study.objectives"),
+    ):
+        with pytest.raises(UserError, match=f"^{key}: this folder holds a study of another"):
+            conduct(study(tmp_path, *words))
+    with pytest.raises(UserError, match="it was a study and is a sweep"):
+        runner.prepare(planner.plan(compose(*overrides(tmp_path))))
+    with pytest.raises(UserError, match=r"study: there is no study\.space"):
+        planner.plan(compose(*overrides(tmp_path), "study.trials=3"))
+
+
+def test_a_database_holds_trials_and_its_address_stays_secret(tmp_path: Path) -> None:
+    words = ("study.trials=4", f"study.storage=sqlite:///{tmp_path}/secret.db")
+    first = told(conduct(study(tmp_path, *words)))
+    assert told(conduct(study(tmp_path, *words))) == first
+    assert not store(tmp_path).study_journal.exists()
+    for path in store(tmp_path).root.rglob("*.json"):
+        assert "secret" not in path.read_text()
+
+
+def test_failed_cells_fail_their_trial_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, lambda cell: any(edit.edit_guidance_scale < 3 for edit in cell.edits))
+    found = conduct(study(tmp_path))
+    failed = [row for row in store(tmp_path).rows()[0] if row["status"] == "failed"]
+    assert failed
+    assert len(found.trials) + len({tuple(row["edit_threshold"]) for row in failed}) == 8
+    assert all(trial.params["edit_guidance_scale"] >= 3 for trial in found.trials)
+
+
+@pytest.mark.parametrize("name", options("study"))
+def test_shipped_studies_resolve(name: str) -> None:
+    assert resolve(compose(f"+study={name}")).held_out is not None

@@ -1,0 +1,86 @@
+"""The pure rules of a study: who is on a front, what it dominates, who is given more; known answers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sega_bench.study.fronts import front, hypervolume, knee
+from sega_bench.study.halving import lower_bounds, promoted, resources
+from sega_bench.views import statistics
+
+points = st.lists(st.tuples(st.floats(0, 0.9), st.floats(0, 0.9)), min_size=1, max_size=8)
+
+
+@given(points)
+def test_two_losses_are_the_sweeps_gain_and_cost(pairs: list[tuple[float, float]]) -> None:
+    gain, cost = np.array(pairs).T
+    losses = np.stack([-gain, cost], axis=1)
+    assert (front(losses) == statistics.pareto(gain, cost)).all()
+    area = statistics.area_under_front(gain, cost)
+    assert hypervolume(losses, np.array([0.0, 1.0])) == pytest.approx(area, abs=1e-12)
+    assert knee(losses) is not None
+    same = statistics.knee(gain, cost, statistics.pareto(gain, cost))
+    assert losses[knee(losses)] == pytest.approx(losses[same])  # of equal points either
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=6))
+def test_a_volume_is_the_number_of_unit_cubes_that_are_dominated(corners: list[tuple[int, int, int]]) -> None:
+    cubes = itertools.product(range(4), repeat=3)
+    count = sum(
+        any(all(c <= x for c, x in zip(corner, cube, strict=True)) for corner in corners) for cube in cubes
+    )
+    assert hypervolume(np.array(corners, dtype=float), np.full(3, 4.0)) == pytest.approx(count)
+
+
+def test_nothing_dominates_nothing() -> None:
+    assert hypervolume(np.array([[math.nan, 0.0], [0.0, 2.0]]), np.ones(2)) == 0
+    assert knee(np.empty((0, 2))) is None
+    assert knee(np.array([[3.0], [1.0], [2.0]])) == 1
+
+
+def test_an_interval_of_differences_is_that_of_student() -> None:
+    differences = np.array([1.0, 2.0, 3.0])[None, :, None]
+    assert lower_bounds(differences)[0, 0] == pytest.approx(2 - 1.8856180831641267 / math.sqrt(3), abs=1e-9)
+    assert lower_bounds(differences[:, :1])[0, 0] == -math.inf
+
+
+def losses(*trials: list[tuple[float, float]]) -> np.ndarray:
+    return np.array(trials, dtype=float)
+
+
+def test_who_is_worse_in_everything_on_every_block_is_dropped() -> None:
+    """Blocks differ by ten times what the trials differ by: only pairs can tell."""
+    blocks = np.array([0.0, 10.0, -7.0])[:, None]
+    better, worse, other = ([[1, 1]] * 3, [[2, 2.001], [2, 2], [2.001, 2]], [[0, 3]] * 3)
+    found = promoted(np.array([better, worse, other]) + blocks, np.ones(3, dtype=bool))
+    assert found.tolist() == [True, False, True]
+
+
+def test_who_may_still_be_better_goes_on() -> None:
+    near = losses([(1, 1), (1, 1), (1, 1)], [(1.5, 1.5), (0.9, 1.4), (1.2, 1.6)])
+    assert promoted(near, np.ones(2, dtype=bool)).tolist() == [True, True]
+    one_block = losses([(1, 1)], [(2, 2)])
+    assert promoted(one_block, np.ones(2, dtype=bool)).tolist() == [True, True]
+
+
+def test_equals_do_not_drop_each_other_and_only_candidates_are_given_more() -> None:
+    same = losses([(1, 1), (2, 2)], [(1, 1), (2, 2)], [(0, 5), (1, 6)])
+    assert promoted(same, np.array([True, True, False])).tolist() == [True, True, False]
+
+
+def test_a_constraint_that_is_missed_drops_and_who_misses_it_drops_nobody() -> None:
+    trials = losses([(1, 1), (1, 1)], [(2, 2), (2, 2)])
+    misses = np.array([[[0.5], [0.5]], [[-0.5], [-0.5]]])
+    assert promoted(trials, np.ones(2, dtype=bool), misses).tolist() == [False, True]
+
+
+def test_rounds_double_until_all() -> None:
+    assert resources(2, 8) == [2, 4, 8]
+    assert resources(3, 7) == [3, 6, 7]
+    assert resources(5, 5) == [5]
