@@ -13,7 +13,7 @@ from sega_bench.study.objectives import Floats
 
 def front(losses_NK: Floats) -> NDArray[np.bool_]:
     """Which points no other beats in one loss without losing in another; never one with a NaN."""
-    on_N = np.all(np.isfinite(losses_NK), axis=1)
+    on_N: NDArray[np.bool_] = np.all(np.isfinite(losses_NK), axis=1)
     for i in np.flatnonzero(on_N):
         no_worse_N = (losses_NK <= losses_NK[i]).all(axis=1)
         on_N[i] = not (no_worse_N & (losses_NK < losses_NK[i]).any(axis=1)).any()
