@@ -65,7 +65,7 @@ class Grader:
             pictures: of those that have one, by key.
             references: of their references, as far as there are any.
         """
-        cells = [r.cell for r in records if r.cell.key in pictures and r.cell.reference().key in references]
+        cells = [record.cell for record in records if record.cell.key in pictures]
         known = {**references, **pictures}
         scores: dict[str, dict[str, Score]] = {cell.key: {} for cell in cells}
         lacking: dict[str, str] = {}
@@ -77,8 +77,11 @@ class Grader:
         if lacking:
             first = next(iter(lacking.values()))
             log.warning("%d of %d cells %s; retry_failed=true tries again", len(lacking), len(cells), first)
-        for key in (record.cell.key for record in records if record.cell.key not in scores):
-            lacking[key] = REFERENCE_FAILED if key in pictures else _NO_IMAGE
+        for cell in (record.cell for record in records):
+            if cell.key not in pictures:
+                lacking[cell.key] = _NO_IMAGE
+            elif cell.reference().key not in known:
+                lacking[cell.key] = REFERENCE_FAILED
         return [_graded(r, scores.get(r.cell.key, {}), lacking.get(r.cell.key)) for r in records]
 
     def _take(

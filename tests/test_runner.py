@@ -15,6 +15,7 @@ from sega_bench.cell import Cell
 from sega_bench.errors import UserError
 from sega_bench.planner import plan
 from sega_bench.store import Record
+from sega_bench.views import tables
 
 
 def test_every_cell_is_made_scored_and_stored(tmp_path: Path) -> None:
@@ -154,15 +155,20 @@ def test_fail_fast_stops_at_the_first(tmp_path: Path, monkeypatch: pytest.Monkey
         run(tmp_path, "fail_fast=true")
 
 
-def test_without_its_reference_an_edit_is_not_scored_and_says_so(
+def test_without_its_reference_an_edit_has_the_scores_that_need_none_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole = {record.cell: record.scores for record in run(tmp_path / "whole")}
     poison(monkeypatch, lambda cell: cell.is_reference)
     records = run(tmp_path)
     edited = [record for record in records if not record.cell.is_reference]
     assert {record.status for record in edited} == {"done"}
     assert {record.error for record in edited} == {"not scored: its reference failed"}
-    assert all(not record.scores for record in edited)
+    kept = ("clip_prompt", "clip_concept", "clip_concept_1", "guided_fraction")
+    for record in edited:
+        assert record.scores == {name: whole[record.cell][name] for name in kept}
+    frame = sega_bench.load(store(tmp_path).root)
+    assert tables.summarise(frame, ["edit_threshold"])["n_not_scored"].tolist() == [2, 2, 2, 2]
 
 
 def test_a_lost_image_is_made_again(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from sega_bench.faces import SCORER_DIR
 from sega_bench.faces.tokenizer import make_tokenizer, save_tokenizer, train_merges
 from sega_bench.scores import ScoreSettings, build, check
 from sega_bench.scores.loading import BACKBONES, load_clip
+from sega_bench.scores.locality import LocalityScorer
 from sega_bench.scores.scoring import Scorer, edited_only, score
 from sega_bench.scores.settings import PERCEPTUAL
 
@@ -126,6 +127,22 @@ def test_another_batch_size_changes_rounding_alone(tower: str) -> None:
     loaded = scorers(tower)
     for five, one in zip(score(loaded, CELLS, IMAGES, 5), score(loaded, CELLS, IMAGES, 1), strict=True):
         assert five == pytest.approx(one, abs=1e-4, nan_ok=True)
+
+
+def test_without_its_reference_a_cell_has_exactly_the_scores_that_do_not_depend_on_it() -> None:
+    masks = {cell.key: IMAGES[cell.key][::4, ::4, 0] > 99 for cell in CELLS}
+    loaded = (*scorers("vit"), LocalityScorer(masks))
+    lost = CELLS[4].key
+    cells = [cell for cell in CELLS if cell.key != lost]
+    without = {key: image for key, image in IMAGES.items() if key != lost}
+    whole, other = (score(loaded, cells, {**without, lost: picture(seed)}, 5) for seed in (1, 99))
+    for cell, one, two, own in zip(cells, whole, other, score(loaded, cells, without, 5), strict=True):
+        if cell.reference().key != lost:
+            assert own.keys() == one.keys()
+            continue
+        same = {name: value for name, value in one.items() if value == two[name]}
+        # Whether an edit succeeded depends on what the reference lacked, though it may not show here.
+        assert own == {name: value for name, value in same.items() if not name.startswith("success")}
 
 
 def test_nothing_to_score() -> None:

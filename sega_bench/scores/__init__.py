@@ -24,16 +24,15 @@ __all__ = ["ScoreSettings", "build", "check", "provenance", "score_names"]
 def build(
     settings: ScoreSettings, device: torch.device, safety_checker: SafetyChecker | None = None
 ) -> tuple[Scorer, ...]:
-    """The scorers that the settings name, and the checkpoint's safety checker if given, on the device.
+    """The scorers that checked settings name, and the checkpoint's safety checker if given, on the device.
 
     Raises:
-        UserError: a name is wrong, or weights cannot be had.
+        UserError: weights cannot be had.
     """
     from .loading import load_clip, load_lpips
     from .pixels import PixelScorer
     from .safety import load_safety_checker
 
-    check(settings)
     scorers: list[Scorer] = [PixelScorer(device), load_clip(settings, device)]
     if settings.perceptual not in ("clip", "none"):  # the CLIP scorer has it from the same pass, or nobody
         scorers.append(load_lpips(settings.perceptual, device))

@@ -5,6 +5,7 @@ Shape suffixes: B images of a batch, H height, W width, C channels, D embedding,
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ class Unscored:
 
 Score = float | tuple[str, ...] | Unscored
 """A number (NaN where it is not defined), or names."""
+
+
+OWN = ("clip_prompt", "clip_concept", "guided_fraction", "nsfw")
+"""Scores of a picture alone, and those of its single concepts; all others compare it with its reference."""
 
 
 class Scorer(Protocol):
@@ -61,26 +66,40 @@ def score(
 ) -> list[dict[str, Score]]:
     """Score cells against their references; scores that do not apply are absent or NaN.
 
+    A cell whose reference has no picture gets only the scores that need none, :data:`OWN`.
+
     Every distinct image passes through every scorer once, in batches padded to `batch_size`, so that a score
     depends neither on what else is scored nor on the order: on one device it is the same to the last bit.
 
     Args:
         scorers: see :func:`sega_bench.scores.build`.
         cells: edited cells and references.
-        images: key -> uint8 picture (H, W, 3) of every cell and of every cell's reference, all of one size.
+        images: key -> uint8 picture (H, W, 3) of every cell, and of its reference if that has one, all of
+            one size.
         batch_size: pictures a batch.
 
     Returns:
         One dict per cell, in the order of `cells`.
     """
-    ordered = _references_first(cells)
+    ordered = _references_first(cells, images)
     values: dict[str, dict[str, Score]] = defaultdict(dict)
     with torch.inference_mode(), reproducible():
         for scorer in scorers:
             for batch, scores in _stream(scorer, _batches(ordered, images, batch_size)):
                 for cell, scored in zip(batch.cells, scores, strict=True):
                     values[cell.key] |= scored
-    return [dict(values[cell.key]) for cell in cells]
+    return [
+        {
+            name: value
+            for name, value in values[cell.key].items()
+            if cell.reference().key in images or _is_own(name)
+        }
+        for cell in cells
+    ]
+
+
+def _is_own(name: str) -> bool:
+    return name in OWN or re.sub(r"_\d+$", "", name) in OWN
 
 
 def taken(scores: Mapping[str, Score]) -> dict[str, float | tuple[str, ...]]:
@@ -117,16 +136,17 @@ def reproducible() -> Iterator[None]:
 class _Batch:
     cells: Sequence[Cell]
     image_BHWC: Tensor  # zeros after the last cell
-    reference_B: Tensor  # the row of each row's reference
+    reference_B: Tensor  # the row of each row's reference; its own where the reference has no picture
     inherited: int  # so many rows at the beginning have theirs in the batch before instead
 
 
-def _references_first(cells: Sequence[Cell]) -> list[Cell]:
+def _references_first(cells: Sequence[Cell], images: Mapping[str, np.ndarray]) -> list[Cell]:
     """Each distinct cell once, its reference before it with only cells of that same reference in between."""
     groups: dict[str, dict[str, Cell]] = {}
     for cell in cells:
         reference = cell.reference()
-        groups.setdefault(reference.key, {reference.key: reference})[cell.key] = cell
+        first = {reference.key: reference} if reference.key in images else {}
+        groups.setdefault(reference.key, first)[cell.key] = cell
     return [cell for group in groups.values() for cell in group.values()]
 
 
@@ -136,7 +156,8 @@ def _batches(ordered: Sequence[Cell], images: Mapping[str, np.ndarray], batch_si
         padding = batch_size - len(cells)
         image_BHWC = torch.from_numpy(np.stack([images[cell.key] for cell in cells]))
         row_of = {cell.key: row for row, cell in enumerate(cells)}
-        rows = [row_of.get(cell.reference().key) for cell in cells]
+        references = [cell.reference().key for cell in cells]
+        rows = [row_of.get(key, None if key in images else row) for row, key in enumerate(references)]
         reference = [row or 0 for row in rows]
         yield _Batch(
             cells=cells,
