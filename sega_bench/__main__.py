@@ -327,7 +327,8 @@ def _reporter(job: Job) -> Callable[[], Reporter | None]:
     settings = job.plan.config.wandb
     if settings.mode == "disabled":
         return lambda: None
-    from sega_bench.views.wandb import Reporter, resolve_mode
+    from sega_bench.views.account import resolve_mode
+    from sega_bench.views.wandb import Reporter
 
     if (mode := resolve_mode(settings.mode)) == "disabled":
         return lambda: None

@@ -10,7 +10,7 @@ import json
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 KEY_VERSION = 1
@@ -170,7 +170,8 @@ class Cell:
                 "reverse_editing_direction=true, or use prompt, composable or sega"
             )
         unread = {name: value for name, value in _NEUTRAL.items() if name not in READS[self.method]}
-        _set(self, "edits", tuple(replace(edit, **unread) for edit in self.edits))  # type: ignore[arg-type]
+        if unread:
+            _set(self, "edits", tuple(replace(edit, **unread) for edit in self.edits))  # type: ignore[arg-type]
 
     def _check_replay(self) -> None:
         if self.replay is None:
@@ -188,15 +189,26 @@ class Cell:
         if self.replay == self.prompt:
             _set(self, "replay", None)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:  # cells are kept in sets and dicts wherever work is shared out
+        return hash(tuple(getattr(self, name) for name in _FIELDS))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its fields alone: another process has other hashes."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
     @cached_property
     def key(self) -> str:
         """16 hex digits that name this cell's image in the store, the same on every machine."""
         return hashlib.sha256(canonical_json(self._identity()).encode()).hexdigest()[:16]
 
     def _identity(self) -> dict[str, Any]:
-        identity: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        identity: dict[str, Any] = {name: getattr(self, name) for name in _FIELDS}
         identity["edits"] = [
-            {field.name: getattr(edit, field.name) for field in fields(edit)} for edit in self.edits
+            {name: getattr(edit, name) for name in ("concept", *EDIT_SETTINGS)} for edit in self.edits
         ]
         identity["model"] = self.model.rpartition("@")[2]
         for name, unused in (("replay", None), ("method", "sega")):
@@ -211,7 +223,7 @@ class Cell:
 
     @cached_property
     def _reference(self) -> Cell:
-        return replace(self, edits=(), replay=None)
+        return _unedited(*(getattr(self, name) for name in _UNEDITED))
 
     @property
     def is_reference(self) -> bool:
@@ -249,6 +261,17 @@ class Cell:
             return tuple(dict.fromkeys((self.negative_prompt, self.prompt, *read)))
         replayed = () if self.replay is None else (self.replay,)
         return (self.negative_prompt, self.prompt, *(edit.concept for edit in self.edits), *replayed)
+
+
+_FIELDS = tuple(field.name for field in fields(Cell))
+_EDITED = ("edits", "edit_momentum_scale", "edit_mom_beta", "replay", "method")
+_UNEDITED = tuple(name for name in _FIELDS if name not in _EDITED)
+
+
+@lru_cache(maxsize=4096)
+def _unedited(*values: Any) -> Cell:
+    """The reference that has these values; one object for all its edits, of which there may be many."""
+    return Cell(**dict(zip(_UNEDITED, values, strict=True)))
 
 
 def per_concept(value: Any, concepts: Sequence[str], name: str) -> list[Any]:

@@ -73,6 +73,10 @@ class Plan:
 
     def counts(self) -> dict[str, int]:
         """How much there is to make; ``unet_evals_diffusers`` is what its pipeline takes for the same."""
+        return dict(self._counts)
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:  # plan.json is written, and compared, several times
         same = sum(departs(cell, count_timesteps(cell)) == count_timesteps(cell) for cell in self.edited)
         return {
             "cells": len(self.cells),

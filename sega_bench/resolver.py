@@ -99,11 +99,15 @@ class Resolver:
             UserError: a setting out of its range, named by the key that it was written under.
         """
         self._check_shared()
+        sets = concepts or [()]
         for prompt in prompts:
+            sources = [_Source(self.config, prompt, point) for point in points]
+            settings = [self._sampling(source) | self._momentum(source) for source in sources]
+            edits = [[self._edits(together, source) for source in sources] for together in sets]
             own_seeds = [prompt.own["seed"]] if "seed" in prompt.own else seeds
-            for seed, together, replay in itertools.product(own_seeds, concepts or [()], replays):
-                for point in points:
-                    yield self._cell(seed, together, replay, _Source(self.config, prompt, point))
+            for seed, place, replay in itertools.product(own_seeds, range(len(sets)), replays):
+                for source, own, edited in zip(sources, settings, edits[place], strict=True):
+                    yield self._cell(source, seed, sets[place], edited, replay, own)
 
     def axis(self, name: str, values: Sequence[Any]) -> list[Any]:
         """An axis' values as the cells have them: a scheduler's class name, a side in place of null."""
@@ -126,9 +130,15 @@ class Resolver:
         except ValueError as error:
             raise source.mistake(error) from error
 
-    def _cell(self, seed: int, together: ConceptSet, replay: str | None, source: _Source) -> Cell:
-        edits = self._edits(together, source)
-        settings = self._sampling(source) | self._momentum(source)
+    def _cell(
+        self,
+        source: _Source,
+        seed: int,
+        together: ConceptSet,
+        edits: tuple[Edit, ...],
+        replay: str | None,
+        settings: Mapping[str, Any],
+    ) -> Cell:
         try:
             cell = Cell(
                 source.prompt.text,

@@ -115,7 +115,10 @@ def prepare(made: Plan) -> Job:
     if stored is not None:
         manifest.check_same_sweep(made, stored)
     remaining = resume.compare(made.cells, store, retry_failed=config.retry_failed)
-    waves = form_waves(remaining.cells, config.engine.wave_rows, count_timesteps)
+    if remaining.cells == made.cells:
+        waves = made.waves  # which the plan has counted
+    else:
+        waves = form_waves(remaining.cells, config.engine.wave_rows, count_timesteps)
     sizes = _sizes(config, stored)
     return Job(
         plan=made,

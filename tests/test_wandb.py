@@ -9,22 +9,25 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
+import stub_sweep
 import sweeps
 import wandb
+from wandb_server import FAULTS, Backend, faulty, serving
 
 from sega_bench.errors import UserError
 from sega_bench.store import Record, Store
 from sega_bench.views import wandb as view
+from sega_bench.views.account import resolve_mode
 from sega_bench.views.claims import claims
 from sega_bench.views.grids import write_grids
+from sega_bench.views.headline import configuration
 from sega_bench.views.report.building import write_report
 from sega_bench.views.tables import load, summarise, write_results
-from sega_bench.views.wandb import Reporter, configuration, resolve_mode
+from sega_bench.views.wandb import Reporter
 
 
 @pytest.fixture(autouse=True)
@@ -219,77 +222,21 @@ def test_live_curves_go_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
 # --- a server ---
 
 
-class Backend(BaseHTTPRequestHandler):
-    """As much of W&B's server as a run needs; it takes no artifacts."""
-
-    uploads: ClassVar[dict[str, bytes]] = {}
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
-    def answer(self, content: Any) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def do_PUT(self) -> None:
-        self.uploads[self.path.removeprefix("/upload/")] = self.body()
-        self.answer({})
-
-    def do_POST(self) -> None:
-        body = self.body()
-        if self.path != "/graphql":
-            name = self.path.rpartition("/")[2]
-            self.uploads[name] = self.uploads.get(name, b"") + body
-            return self.answer({})
-        query, variables = (json.loads(body).get(name) or {} for name in ("query", "variables"))
-        if "upsertBucket" in query:
-            project = {"id": "p", "name": variables["project"], "entity": {"id": "e", "name": "me"}}
-            bucket = {
-                "id": "b",
-                "name": variables["name"],
-                "displayName": "",
-                "config": "{}",
-                "project": project,
-            }
-            return self.answer({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}})
-        if "createRunFiles" in query:
-            url = f"http://{self.headers['Host']}/upload/"
-            files = [{"name": name, "uploadUrl": url + name} for name in variables["files"]]
-            return self.answer(
-                {"data": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}}
-            )
-        if "viewer" in query:
-            viewer = {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
-            return self.answer({"data": {"viewer": viewer, "serverInfo": {}}})
-        if "rtifact" in query:
-            return self.answer({"errors": [{"message": "no artifacts here"}]})
-        return self.answer({"data": {"model": None, "serverInfo": None}})
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    Backend.uploads.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Backend) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with serving(Backend) as address:
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
-        yield server
-        server.shutdown()
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        yield address
 
 
 def test_an_online_run_is_sent_and_says_where(
-    tmp_path: Path, server: ThreadingHTTPServer, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, server: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     store = finished(tmp_path / "sweep")
     address = report(store, mode=resolve_mode("auto"))
     assert address is not None
-    assert re.fullmatch(rf"http://127.0.0.1:{server.server_port}/me/sega_bench/runs/[0-9a-f]{{8}}", address)
+    assert re.fullmatch(rf"{server}/me/sega_bench/runs/[0-9a-f]{{8}}", address)
     sheets = {path.stem: path.read_bytes() for path in store.grids_dir.iterdir()}
     sent = {name: data for name, data in Backend.uploads.items() if name.startswith("media/images/grids/")}
     assert sorted(sent.values()) == sorted(sheets.values())
@@ -298,25 +245,6 @@ def test_an_online_run_is_sent_and_says_where(
     assert "synthetic" in config
     assert str(tmp_path) not in config
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.slow
-def test_a_server_that_goes_away_is_not_waited_for(
-    tmp_path: Path, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(view, "_SETTINGS", view._SETTINGS.model_copy(update={"finish_timeout": 5.0}))
-    store = finished(tmp_path / "sweep")
-    frame, plan = load(store.root), store.read_plan()
-    assert plan is not None
-    reporter = Reporter(store, plan, "online")
-    reporter._run.result()
-    server.shutdown()
-    server.server_close()
-    begun = time.monotonic()
-    command = reporter.finish(frame, summarise(frame, []), claims(frame, []), [])
-    assert time.monotonic() - begun < 60
-    assert command is not None
-    assert command.startswith("wandb sync ")
 
 
 # --- whatever goes wrong ---
@@ -332,24 +260,62 @@ def test_a_failure_is_a_line_of_the_log(
     assert caplog.messages == ["W&B: Error: broken pipe"]
 
 
-def test_without_a_server_an_online_run_is_kept_offline(
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, ...]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert stub_sweep.work(folder) == 0
+    return stub_sweep.results(folder)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_dead_server_changes_nothing_of_a_sweep_and_is_told(
+    fault: str,
+    tmp_path: Path,
+    undisturbed: dict[str, tuple[Any, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    limits = {"init_timeout": 2.0, "finish_timeout": 4.0}
+    monkeypatch.setattr(view, "_SETTINGS", view._SETTINGS.model_copy(update=limits))
+    with faulty(fault) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert stub_sweep.work(tmp_path, "wandb.mode=online") == 0
+    assert stub_sweep.results(tmp_path) == undisturbed
+    out, err = capfd.readouterr()
+    again = r"python -m sega_bench.views.wandb \S+ --mode online"
+    if "W&B: no online run" in err:
+        assert re.search(r"W&B +wandb sync \S+offline-run-\S+", out)
+    else:  # it had not given up when the sweep was done, or had begun
+        assert re.search(f"its server does not answer; once it does: {again}", err)
+        assert re.search(f"W&B +{again}", out)
+        assert fault != "no key"
+
+
+def test_a_sender_that_is_stuck_is_never_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(view, "_SETTINGS", view._SETTINGS.model_copy(update={"init_timeout": 1.0}))
+    stuck, release = threading.Event(), threading.Event()
+
+    def start(*_: Any) -> None:
+        stuck.set()
+        release.wait()
+
+    monkeypatch.setattr(view, "_start", start)
+    monkeypatch.setattr(view, "PATIENCE_SECONDS", 0.1)
     store = finished(tmp_path / "sweep")
-    plan = store.read_plan()
+    frame, plan = load(store.root), store.read_plan()
     assert plan is not None
-    frame = load(store.root)
-    with caplog.at_level(logging.WARNING):
-        begun = time.monotonic()
-        reporter = Reporter(store, plan, "online")
-        assert time.monotonic() - begun < 0.5  # nobody waits for the network
-        command = reporter.finish(frame, summarise(frame, []), claims(frame, []), [])
-    assert "so it is kept offline" in caplog.text
-    assert command is not None
-    assert re.fullmatch(r"wandb sync \S+offline-run-\S+", command)
+    record = Record(sweeps.cells({}, ["p"], [["a"]], [0])[0], "done")
+    reporter = Reporter(store, plan, "online")
+    stuck.wait()
+    for _ in range(view.MOST_BEHIND + 500):  # returns, though nothing is ever sent
+        reporter.log([record])
+    assert reporter._thread.behind == view.MOST_BEHIND
+    command = reporter.finish(frame, summarise(frame, []), claims(frame, []), [])
+    assert command == f"python -m sega_bench.views.wandb {store.root} --mode online"
+    assert view.shown(store) is None  # so the same command tries again
+    release.set()
 
 
 def test_the_configuration_has_no_paths_secrets_or_endless_lists(tmp_path: Path) -> None:

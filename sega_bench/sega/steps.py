@@ -6,6 +6,7 @@ Steps are indices into ``scheduler.timesteps``; ``n`` is its length.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from sega_bench.cell import TEXT_METHODS, Cell, Edit
 
@@ -35,6 +36,7 @@ def needed(edit: Edit, cell: Cell, n: int) -> Interval:
     return (start, stop) if start < stop else (0, 0)
 
 
+@lru_cache(maxsize=1 << 14)  # asked several times of a cell while its wave is put together and counted
 def departs(cell: Cell, n: int) -> int:
     """The first step at which the cell's guidance can differ from its reference's; ``n`` if it never does.
 

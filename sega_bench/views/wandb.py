@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import netrc
 import os
 import re
 import shlex
@@ -16,28 +15,35 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import wandb
 
-from sega_bench.config import WANDB_MODES, WandbConfig
+from sega_bench.config import WandbConfig
 from sega_bench.errors import UserError, clean
 from sega_bench.store import Record, Store, lock
+from sega_bench.views.account import ASK_SECONDS, Mode, is_logged_in, is_there, resolve_mode
+from sega_bench.views.background import Background
 from sega_bench.views.claims import claims
 from sega_bench.views.grids import caption
 from sega_bench.views.headline import Live, configuration, headline
 from sega_bench.views.tables import digest, load, summarise
 
-Mode = Literal["online", "offline", "disabled"]
-
 MOST_ROWS = 1000
 """Rows of the table of cells, each with two images; of more cells so many are taken evenly."""
+
+MOST_BEHIND = 1000
+"""Points of the live curves that wait to be sent; while so many do, further ones are left out."""
+
+PATIENCE_SECONDS = 120.0
+"""How long the end of a sweep waits for a run to be handed over and closed, if its server answers."""
 
 _DIGEST = "digest.txt"
 
@@ -45,7 +51,7 @@ _SETTINGS = wandb.Settings(
     silent=True,
     console="off",
     init_timeout=10,
-    finish_timeout=120,
+    finish_timeout=PATIENCE_SECONDS,
     finish_timeout_raises=True,
     disable_git=True,
     disable_code=True,
@@ -69,35 +75,10 @@ def shown(store: Store) -> str | None:
         return None
 
 
-def resolve_mode(mode: str) -> Mode:
-    """``auto`` is online for who is logged in, else offline; ``WANDB_MODE`` decides before either.
-
-    Raises:
-        UserError: there is no such mode.
-    """
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
-    if mode in WANDB_MODES and mode != "auto":
-        return mode  # type: ignore[return-value]
-    raise UserError(f"wandb.mode: there is no mode {mode!r}; use {', '.join(WANDB_MODES)}")
-
-
-def _logged_in() -> bool:
-    """Whether there are credentials; asks the environment and the netrc file, no server and nobody."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
-        try:
-            if path and host and netrc.netrc(Path(path).expanduser()).authenticators(host):
-                return True
-        except (OSError, netrc.NetrcParseError, RuntimeError):  # RuntimeError: no home folder
-            continue
-    return False
-
-
 class Reporter:
     """One sweep's run. Calls return at once, except :meth:`finish`; all of them work in one other thread.
+
+    Whatever that thread is stuck in, the sweep does not wait for it.
 
     Args:
         store: the run's files and its id go to its ``wandb`` folder; a resumed sweep goes on with its run.
@@ -118,11 +99,26 @@ class Reporter:
         entity: str | None = None,
         already: int = 0,
     ) -> None:
-        self._store = store
+        if mode == "online" and not is_logged_in():  # the SDK would ask for a key
+            _log.warning("W&B: no online run (no key: wandb login, or WANDB_API_KEY), so it is kept offline")
+            mode = "offline"
+        self._store, self._mode = store, mode
         self._live = Live(already)
         self._begun = time.monotonic()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="wandb")
-        self._run = self._later(lambda: _start(store, plan, mode, project, entity))
+        self._thread = Background("wandb")
+        self._run = self._later(lambda: self._begin(partial(_start, store, plan, project, entity)))
+
+    def _begin(self, start: Callable[[Mode], wandb.Run]) -> wandb.Run:
+        """The run; an offline one if there can be no other."""
+        try:
+            return start(self._mode)
+        except Exception as error:
+            if self._mode != "online":
+                raise
+            _log.warning("W&B: no online run (%s), so it is kept offline", clean(str(error)))
+            self._mode = "offline"
+            wandb.teardown()  # else the id counts as taken
+            return start(self._mode)
 
     def log(self, records: Sequence[Record]) -> None:
         """Add a point to the live curves: counts, speed, and the mean scores so far."""
@@ -130,12 +126,13 @@ class Reporter:
         point = self._live.point() | {
             "cells_per_second": self._live.new / max(time.monotonic() - self._begun, 1e-9)
         }
-        self._later(lambda: self._with_run(lambda run: run.log(point)))
+        if self._thread.behind < MOST_BEHIND:
+            self._later(lambda: self._with_run(lambda run: run.log(point)))
 
     def finish(
         self, frame: pd.DataFrame, summary: pd.DataFrame, claimed: pd.DataFrame, grids: Sequence[Path]
     ) -> str | None:
-        """Hand over the results and close the run; waits for it, two minutes at most.
+        """Hand over the results and close the run; waits while its server answers, two minutes at most.
 
         Args:
             frame: as :func:`sega_bench.views.tables.load` gives it.
@@ -144,8 +141,8 @@ class Reporter:
             grids: the sheets' files.
 
         Returns:
-            The command that sends a run that is offline or was not uploaded in time, the address of one that
-            was; None if there is no run.
+            The command that sends a run that is offline or was not uploaded in time, or makes one again whose
+            server is gone; the address of one that was uploaded; None if there is no run.
         """
         store = self._store
         told = headline(summary, claimed)
@@ -153,17 +150,41 @@ class Reporter:
             lambda: self._with_run(lambda run: _hand_over(run, store, frame, summary, told, grids))
         )
         closed = self._later(lambda: self._with_run(_close))
-        self._thread.shutdown()
+        if not self._is_done(closed):
+            return self._abandon()
         if (carried := handed.result()) and closed.result():
             _guarded(lambda: store.write_text(store.wandb_dir / _DIGEST, carried))
         return closed.result()
+
+    def _is_done(self, closed: Future[Any]) -> bool:
+        """Wait until the run is closed; false once that takes too long, or needs a server that is gone."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            if wait([closed], min(PATIENCE_SECONDS, ASK_SECONDS / 2)).done:
+                return True
+            is_gone = self._mode == "online" and not is_there()
+            if (
+                is_gone and self._mode == "online"
+            ):  # or it has meanwhile become an offline run, which ends soon
+                return False
+        return False
+
+    def _abandon(self) -> str:
+        """Let go of what does not come to an end; the command that makes the run again, all of it."""
+        again = f"python -m sega_bench.views.wandb {shlex.quote(str(self._store.root))} --mode online"
+        _log.warning("W&B: its server does not answer; once it does: %s", again)
+        # Else the SDK lets the program wait at its end, as long as finish_timeout allows. There is no public
+        # name for that, so it is looked for with care. Its own process ends with ours.
+        with suppress(AttributeError):
+            wandb.setup()._connection._cleanup()  # type: ignore[union-attr,misc]
+        return again
 
     def _with_run(self, work: Callable[[wandb.Run], _Result]) -> _Result | None:
         run = self._run.result()  # made earlier in the same thread: never waits
         return work(run) if run else None
 
     def _later(self, work: Callable[[], _Result]) -> Future[_Result | None]:
-        return self._thread.submit(_guarded, work)
+        return self._thread.submit(lambda: _guarded(work))
 
 
 def _guarded(work: Callable[[], _Result]) -> _Result | None:
@@ -174,37 +195,26 @@ def _guarded(work: Callable[[], _Result]) -> _Result | None:
         return None
 
 
-def _start(store: Store, plan: Mapping[str, Any], mode: Mode, project: str, entity: str | None) -> wandb.Run:
+def _start(store: Store, plan: Mapping[str, Any], project: str, entity: str | None, mode: Mode) -> wandb.Run:
     # The SDK reads these from the environment only. What it would put elsewhere stays in the sweep's folder.
     ours = {"WANDB_DATA_DIR": store.wandb_dir / "data", "WANDB_CACHE_DIR": store.wandb_dir / "cache"}
     os.environ.update({name: str(path) for name, path in ours.items() if name not in _GIVEN})
     os.environ.setdefault("WANDB_SILENT", "true")
     store.wandb_dir.mkdir(parents=True, exist_ok=True)
-
-    def init(mode: Mode) -> wandb.Run:
-        return wandb.init(
-            project=project,
-            entity=entity,
-            id=_run_id(store),
-            resume="allow",
-            name=plan["name"],
-            group=plan["model"]["name"],
-            job_type="sweep",
-            notes=plan["description"],
-            config=configuration(plan),
-            dir=store.root,
-            mode=mode,
-            settings=_SETTINGS,
-        )
-
-    try:
-        run = init(mode)
-    except Exception as error:
-        if mode != "online":
-            raise
-        _log.warning("W&B: no online run (%s), so it is kept offline", clean(str(error)))
-        wandb.teardown()  # else the id counts as taken
-        run = init("offline")
+    run = wandb.init(
+        project=project,
+        entity=entity,
+        id=_run_id(store),
+        resume="allow",
+        name=plan["name"],
+        group=plan["model"]["name"],
+        job_type="sweep",
+        notes=plan["description"],
+        config=configuration(plan),
+        dir=store.root,
+        mode=mode,
+        settings=_SETTINGS,
+    )
     run.define_metric("cells_done")
     run.define_metric("*", step_metric="cells_done")  # W&B's own begins at 0 when resumed
     return run
@@ -274,9 +284,13 @@ def _plain(value: Any) -> Any:
     return None if value is None or pd.isna(value) else value
 
 
+def _sync(run: wandb.Run) -> str:
+    return f"wandb sync {shlex.quote(run.settings.sync_dir)}"
+
+
 def _close(run: wandb.Run) -> str | None:
     """Wait until all is written or uploaded, but not for ever; then how to send it, or where it is."""
-    offline, url, sync = run.offline, run.url, f"wandb sync {shlex.quote(run.settings.sync_dir)}"
+    offline, url, sync = run.offline, run.url, _sync(run)
     try:
         run.finish()
     except TimeoutError:
