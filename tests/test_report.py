@@ -13,11 +13,12 @@ import sweeps
 from PIL import Image
 
 from sega_bench.store import SETTING_COLUMNS, Store
+from sega_bench.views.claims import claims
 from sega_bench.views.points import point_of
 from sega_bench.views.report import __main__ as command
 from sega_bench.views.report import building
 from sega_bench.views.report.building import ASSETS, shown, write_report
-from sega_bench.views.tables import ALL, GAIN, around, curve, digest, load, summarise
+from sega_bench.views.tables import ALL, GAIN, areas, around, curve, digest, load, summarise
 
 LISTS = {"edit_threshold": [[0.5, 0.8], 0.9, [0.9, 0.95]], "edit_guidance_scale": [2.0, 5.0]}
 
@@ -137,6 +138,25 @@ def test_settings_and_curves_are_the_tables(tmp_path: Path) -> None:
         "smiling",
         "glasses",
     ]
+
+
+def test_claims_and_areas_are_the_tables(tmp_path: Path) -> None:
+    axes = {"scheduler": ["DDIMScheduler", "PNDMScheduler"], "edit_guidance_scale": [2.0, 5.0, 8.0]}
+    store = sweeps.finished(tmp_path, axes=axes, size=8)
+    sweep, frame = built(store), load(store.root)
+    wanted = claims(frame, list(axes))
+    assert {row["claim"] for row in sweep["claims"]} == {"monotonicity", "isolation"}
+    sets = [ALL, *frame.loc[~frame["is_reference"], "concepts"].unique()]
+    for row, expected in zip(sweep["claims"], wanted.to_dict("records"), strict=True):
+        assert (row["claim"], sets[row["set"] + 1]) == (expected["claim"], expected["concepts"])
+        assert row["value"] == pytest.approx(expected["value"], rel=1e-4)
+        assert row["low"] == pytest.approx(expected["low"], rel=1e-4)
+    summary = summarise(frame, list(axes))
+    assert [row["area"] for row in sweep["settings"]] == pytest.approx(summary["area"].tolist(), rel=1e-4)
+    assert set(sweep["areas"]) == {"scheduler"}
+    found = areas(summary, "scheduler")
+    assert [row[2] for row in sweep["areas"]["scheduler"]] == pytest.approx(found["area"].tolist(), rel=1e-4)
+    assert sweep["asked"]["scores"] == sweeps.PROVENANCE
 
 
 def test_no_text_of_the_sweep_is_in_a_document(tmp_path: Path) -> None:

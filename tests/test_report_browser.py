@@ -22,9 +22,10 @@ from sega_bench import manifest, planner
 from sega_bench.cell import Cell
 from sega_bench.config import compose
 from sega_bench.store import Store
+from sega_bench.views.claims import claims
 from sega_bench.views.report.building import write_report
 from sega_bench.views.report.cells import rounded
-from sega_bench.views.tables import load, summarise
+from sega_bench.views.tables import ALL, load, summarise
 
 pytestmark = pytest.mark.browser
 
@@ -247,6 +248,69 @@ def test_what_is_copied_makes_the_same_cell(
         page.locator("#copy-call").click()
         assert_is_call(page.evaluate("window.copied"), cells[key])
         page.keyboard.press("Escape")
+
+
+def test_claims_areas_and_where_scores_come_from_are_told(
+    report: Opened, planned: tuple[Store, dict[str, Cell]]
+) -> None:
+    page, frame = report.page, load(planned[0].root)
+    summary = summarise(frame, ["edit_threshold", "edit_guidance_scale"])
+    lines = page.locator("#areas-table tbody tr").all_inner_texts()
+    best = summary[summary["best"]]
+    assert len(lines) == len(best) == 3
+    for line, (_, row) in zip(lines, best.iterrows(), strict=True):
+        assert f"{row['front_area']:.3f}" in line
+        assert f"edit_threshold {row['edit_threshold']:g}" in line
+    told = claims(frame, ["edit_threshold", "edit_guidance_scale"])
+    wanted = told[(told["concepts"] == ALL) & ~told["measure"].str.startswith("flipped")]
+    shown = page.locator("#claims-list tbody tr")
+    assert shown.count() == len(wanted) > 0
+    assert f"{wanted['value'].iloc[0]:.3f}" in shown.first.inner_text()
+    page.locator("#claims-concept").select_option(label="smile + curls")
+    one = told[told["concepts"].str.contains("smile") & ~told["measure"].str.startswith("flipped")]
+    assert f"{one['value'].iloc[0]:.3f}" in shown.first.inner_text()
+    page.locator("#facts summary", has_text="show").last.click()
+    assert sweeps.PROVENANCE["clip"]["weights"] in page.locator("#facts").inner_text()
+
+
+def test_where_one_axis_at_a_time_is_moved_the_grid_is_of_what_was_run(browser: Any, tmp_path: Path) -> None:
+    zipped = "+zip.edit_threshold=[0.9,0.5,0.95,0.9,0.9]", "+zip.edit_guidance_scale=[5,5,5,2,8]"
+    asked = "prompts=[a face]", "concepts=[smile,curls]", "seeds=1", "name=moved"
+    plan = planner.plan(compose(*zipped, *asked, f"output_dir={tmp_path}"))
+    store = Store(tmp_path / "moved")
+    store.prepare()
+    store.write_plan(
+        manifest.document(plan, {"device": "cpu", "dtype": plan.cells[0].dtype}, sweeps.PROVENANCE)
+    )
+    store.append("w0", [sweeps.record(store, cell) for cell in plan.cells])
+    build(store)
+    opened = open_report(browser, store.root)
+    page, cells = opened.page, {cell.key: cell for cell in plan.cells}
+
+    def settings() -> list[list[tuple[float, float]]]:
+        edits = [[cells[key].edits for key in line] for line in shown_keys(page)]
+        return [[(e[0].edit_threshold, e[0].edit_guidance_scale) for e in line if e] for line in edits]
+
+    assert settings() == [[(0.9, 5.0), (0.5, 5.0), (0.95, 5.0)]] * 2
+    choose(page, "Columns", "edit_guidance_scale")
+    assert settings() == [[(0.9, 5.0), (0.9, 2.0), (0.9, 8.0)]] * 2
+    assert page.locator("#grid .placeholder").count() == 0
+    page.context.close()
+    assert opened.complaints == []
+
+
+def test_the_band_is_of_the_change_or_of_the_mean(report: Opened) -> None:
+    def heights() -> list[float]:
+        return report.page.evaluate(  # type: ignore[no-any-return]
+            """[...document.querySelectorAll("#curves [aria-label=area] path")]
+            .map((path) => path.getBBox().height)"""
+        )
+
+    change = heights()
+    report.page.locator("#curve-band").select_option("mean")
+    assert len(heights()) == len(change) > 0
+    assert heights() != change
+    assert "what other prompts and seeds may come to" in report.page.locator("#curve-note").inner_text()
 
 
 def test_a_prompt_with_a_seed_of_its_own_is_shown_with_it(browser: Any, tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import pandas as pd
 
 from sega_bench import __version__
 from sega_bench.views.advice import next_steps
+from sega_bench.views.claims import claims
 from sega_bench.views.report.cells import Cells, rounded
 from sega_bench.views.report.thumbnails import SIDE
-from sega_bench.views.tables import ALL, COST, GAIN, around, curve, reduced, trends
+from sega_bench.views.tables import ALL, COST, GAIN, areas, around, curve, reduced, trends
 from sega_bench.views.words import concept_labels
 
-_ASKED = ("name", "description", "model", "engine", "versions", "code_version")
+_ASKED = ("name", "description", "model", "engine", "scores", "versions", "code_version")
+_AREAS = ("area", "front_area")
 _STATISTICS = ("mean", "low", "high", "sd", "n")
 
 
@@ -30,7 +32,9 @@ def overview(
         ``at`` are the places of the axes' values, ``set`` that of the concept set, -1 for all. A score has
         mean, low, high, deviation, n, and the ends of the interval in pairs: with the best setting, or with
         the same images at the other values of the axis.
-        ``advice``: where to look next.
+        ``claims``: the rows of :func:`sega_bench.views.claims.claims`. ``areas``: for each named axis, the
+        place of a value, the concept set, and the area under the front of that value's settings.
+        ``together``: the axes that advance together. ``advice``: where to look next.
     """
     axes = [name for name in plan["axes"] if name in cells.values]
     sets = [concepts for concepts in summary["concepts"].unique() if concepts != ALL]
@@ -53,14 +57,16 @@ def overview(
         "gain": GAIN,
         "cost": COST,
         "settings": [
-            row | {"pareto": pareto, "best": best}
-            for row, pareto, best in zip(
+            row | {name: told[name] for name in ("pareto", "best")} | {n: rounded(told[n]) for n in _AREAS}
+            for row, told in zip(
                 _rows(summary, axes, sets, names, "gap", cells),
-                summary["pareto"],
-                summary["best"],
+                summary[["pareto", "best", *_AREAS]].to_dict("records"),
                 strict=True,
             )
         ],
+        "claims": _claims(frame, list(plan["axes"]), sets),
+        "areas": {axis: _areas(summary, axis, sets, cells) for axis in axes if _is_named(summary, axis)},
+        "together": list(plan.get("settings", {}).get("zip") or {}),
         "curves": {
             axis: _rows(curve(frame, axis, list(plan["axes"])), [axis], sets, names, "within", cells)
             for axis in axes
@@ -102,6 +108,30 @@ def _told(table: pd.DataFrame, name: str, compared: str) -> list[list[float | No
     if f"{name}_{compared}" in table:
         columns += around(table, name, compared)
     return [[rounded(value) for value in values] for values in zip(*columns, strict=True)]
+
+
+def _claims(frame: pd.DataFrame, axes: Sequence[str], sets: Sequence[str]) -> list[dict[str, Any]]:
+    number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
+    return [
+        {name: row[name] for name in ("claim", "measure", "direction", "at", "n")}
+        | {name: rounded(row[name]) for name in ("value", "low", "high")}
+        | {"set": number[row["concepts"]]}
+        for row in claims(frame, axes).to_dict("records")
+    ]
+
+
+def _is_named(summary: pd.DataFrame, axis: str) -> bool:
+    """Whether an axis is of names, such as methods, which are compared over all else that varies."""
+    others = summary.columns.get_loc("concepts") > 1
+    return others and not pd.api.types.is_numeric_dtype(summary[axis])
+
+
+def _areas(summary: pd.DataFrame, axis: str, sets: Sequence[str], cells: Cells) -> list[list[Any]]:
+    found = areas(summary, axis)
+    number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
+    sets_of_rows = [number[concepts] for concepts in found["concepts"]]
+    rows = zip(cells.places(axis, found[axis]), sets_of_rows, map(rounded, found["area"]), strict=True)
+    return [list(row) for row in rows]
 
 
 def _titles(plan: Mapping[str, Any]) -> dict[str, str]:

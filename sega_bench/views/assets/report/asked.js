@@ -24,10 +24,15 @@ function showAsked() {
     fact("Shared settings", details("show", el("dl", { class: "pairs" },
       Object.entries(constants).filter(([name]) => name !== "model")
         .map(([name, value]) => [el("dt", {}, name), el("dd", {}, said(value))])))),
+    fact("How it was scored", details("show", ...Object.entries(asked.scores ?? {}).map(provenance))),
   );
   byId("footer").textContent =
     `sega_bench ${sega.sweep.version}. Made from the folder alone; everything here works without a network.`;
 }
+
+/** Where a score comes from: backbone, weights, preprocessing. */
+const provenance = ([name, told]) => [el("h4", {}, title(name)), el("dl", { class: "pairs" },
+  Object.entries(told ?? {}).map(([what, value]) => [el("dt", {}, what), el("dd", {}, said(value))]))];
 
 function stateNotes({ planned, done, failed, rows }) {
   const notes = [];

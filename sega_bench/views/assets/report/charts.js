@@ -225,7 +225,9 @@ function ticksOf(values, width) {
 function curve(axis, rows) {
   const values = sega.sweep.values[axis];
   const numeric = values.every((value) => typeof value === "number");
-  const width = Math.max(260, Math.min(560, (byId("curves").clientWidth || 560) - 40));
+  const whole = byId("curves").clientWidth || 560;
+  const beside = Math.max(1, Math.min(Object.keys(sega.sweep.curves).length, Math.floor((whole + 16) / 396)));
+  const width = Math.max(260, Math.min(560, (whole - 16 * (beside - 1)) / beside - 38));
   const x = numeric ? ({ place }) => values[place] : ({ place }) => said(values[place]);
   const colour = ({ set }) => colourOf(set);
   const known = rows.filter(({ low }) => low !== null);
@@ -235,7 +237,7 @@ function curve(axis, rows) {
     `${sega.sweep.sets[set] ?? "all"}, ${said(values[place])}: ${estimate(chosenScore, scores)}, n = ${scores[4]}`;
   const dots = (data, options) => Plot.dot(data,
     { x, y: "mean", fill: colour, symbol: ({ set }) => shapeOf(set), r: 4, title: described, tip: true, ...options });
-  const beside = (set) => ({ dx: 9 * (shown.indexOf(set) - (shown.length - 1) / 2) }); // else they lie on each other
+  const aside = (set) => ({ dx: 9 * (shown.indexOf(set) - (shown.length - 1) / 2) }); // else they lie on each other
   const of = (set, data) => data.filter((row) => row.set === set);
   return Plot.plot({
     width, height: 260, marginLeft: 52, grid: true,
@@ -250,8 +252,8 @@ function curve(axis, rows) {
       Plot.line(sorted, { x, y: "mean", z: "set", stroke: colour, strokeWidth: 2 }),
       dots(rows),
     ] : shown.flatMap((set) => [
-      Plot.ruleX(of(set, known), { x, y1: "low", y2: "high", stroke: colour, strokeWidth: 2, strokeOpacity: 0.6, ...beside(set) }),
-      dots(of(set, rows), beside(set)),
+      Plot.ruleX(of(set, known), { x, y1: "low", y2: "high", stroke: colour, strokeWidth: 2, strokeOpacity: 0.6, ...aside(set) }),
+      dots(of(set, rows), aside(set)),
     ]),
   });
 }

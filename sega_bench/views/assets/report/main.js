@@ -16,6 +16,7 @@ async function start() {
   }
   showAsked();
   setUpCharts();
+  setUpClaims();
   setUpPictures();
   setUpTable();
   drawCharts();

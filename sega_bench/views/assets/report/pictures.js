@@ -15,12 +15,11 @@ function setUpPictures() {
   const longest = sweep.axes.filter((axis) => names.includes(axis))
     .sort((a, b) => sweep.values[b].length - sweep.values[a].length);
   chosen.x = longest[0] ?? names[0] ?? "concept";
-  chosen.y = longest.find((axis) => axis !== chosen.x && !follows(axis, [chosen.x]))
+  chosen.y = longest.find((axis) => axis !== chosen.x && !follows(axis, [chosen.x]) && !together(axis, chosen.x))
     ?? ["concept", "seed", "prompt"].find((name) => names.includes(name) && name !== chosen.x)
     ?? sega.dimensions().find((name) => name !== chosen.x);
-  const best = sweep.settings.find((setting) => setting.set < 0 && setting.best);
   for (const name of sega.dimensions()) chosen.at[name] = 0;
-  sweep.axes.forEach((axis, i) => { chosen.at[axis] = best?.at[i] ?? 0; });
+  hold();
   segmented(byId("picture-mode"), "picture-mode", MODES, chosen.mode, (mode) => {
     chosen.mode = mode;
     byId("grid").dataset.mode = mode;
@@ -29,6 +28,21 @@ function setUpPictures() {
   byId("grid").dataset.mode = chosen.mode;
   byId("grid").addEventListener("keydown", moveInGrid);
   drawControls();
+}
+
+/** Whether two axes advance together, so that few of their values meet. */
+const together = (one, other) => sega.sweep.together.includes(one) && sega.sweep.together.includes(other);
+
+/** Hold the other axes where most places of the grid were run, at the best trade-off if that is there. */
+function hold() {
+  const { settings, axes } = sega.sweep;
+  const shown = (axis) => axis === chosen.x || axis === chosen.y;
+  const run = d3.rollup(settings.filter(({ set }) => set < 0), (level) => level.length,
+    ({ at }) => at.filter((_, i) => !shown(axes[i])).join());
+  const most = d3.max(run.values());
+  const found = d3.sort(settings.filter(({ set }) => set < 0), ({ best }) => (best ? 0 : 1))
+    .find(({ at }) => run.get(at.filter((_, i) => !shown(axes[i])).join()) === most);
+  axes.forEach((axis, i) => { if (!shown(axis)) chosen.at[axis] = found?.at[i] ?? 0; });
 }
 
 /** Whether the values of ``given`` settle that of an axis, as where axes advance together. */
@@ -57,6 +71,7 @@ function drawControls() {
     if (name === chosen[other]) chosen[other] = chosen[which];
     chosen[which] = name;
     chosen.pageX = chosen.pageY = 0;
+    if (sega.sweep.together.includes(name)) hold();
     drawControls();
     drawGrid();
   });
@@ -111,7 +126,7 @@ function drawGrid() {
     && axes.every((axis, i) => sega.columns[axis][row] === best.at[i]);
   const references = lines.map((line) => new Set(line.filter((row) => row !== undefined).map(sega.reference)));
   const beside = references.every((line) => line.size <= 1);
-  const head = el("tr", {}, el("th", { class: "corner" }, el("span", {}, `${chosen.y} \u2193\n${chosen.x} \u2192`)),
+  const head = el("tr", {}, el("th", { class: "corner" }, el("span", {}, `${chosen.y}\u00a0\u2193\n${chosen.x}\u00a0\u2192`)),
     beside && el("th", { scope: "col" }, "unedited"), xs.map((x) => el("th", { scope: "col" }, said(values[chosen.x][x]))));
   const body = lines.map((line, i) => el("tr", {},
     el("th", { scope: "row" }, el("span", {}, said(values[chosen.y][ys[i]]))),

@@ -94,10 +94,11 @@ function drawTable() {
   const write = (row, name) => {
     const value = sega.value(row, name);
     if (sega.sweep.scores.includes(name)) return score(name, value);
+    if (name === "attribute_leaked") return value === null ? "" : JSON.parse(value).join(", ") || "none";
     return value === null ? "" : said(value);
   };
   byId("rows").replaceChildren(el("table", { class: "rows" },
-    el("thead", {}, el("tr", {}, el("th", {}, "image"), el("th", {}, "copy"), names.map(header))),
+    el("thead", {}, el("tr", {}, el("th", {}, el("span", {}, "image")), el("th", {}, el("span", {}, "copy")), names.map(header))),
     el("tbody", {}, rows.map((row) => el("tr", { dataset: { key: sega.columns.key[row] } },
       el("td", {}, tile(row, { among: found })),
       el("td", { class: "copies" },

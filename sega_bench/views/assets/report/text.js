@@ -38,7 +38,7 @@ function score(name, value) {
 /** A mean with its interval, as far as they are known. */
 function estimate(name, [mean, low, high]) {
   const bounds = low === null || high === null ? "" : ` [${score(name, low)}, ${score(name, high)}]`;
-  return score(name, mean) + bounds;
+  return score(name, mean) + bounds.replaceAll(", ", ",\u00a0");
 }
 
 const title = (name) => sega.sweep.titles[name] ?? name;
