@@ -35,6 +35,7 @@ ORDER = (
     "progress",
     "signals",
     "benchmark",
+    "scaling",
     "__main__",
 )
 ONLY = {

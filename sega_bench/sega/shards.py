@@ -59,11 +59,22 @@ def shards(
         limit: rows of latents in a wave; a trunk that needs more is in pieces to begin with.
         timesteps: ``len(scheduler.timesteps)`` for a cell.
     """
+    waves = [wave for together in sharing(cells) for wave in form_waves(together, limit, timesteps)]
+    dealt = deal(waves, count, limit, timesteps)
+    place = {cell: i for i, cell in enumerate(cells)}
+    return tuple(
+        Shard(tuple(sorted((cell for part in parts for cell in part.cells), key=place.__getitem__)), length)
+        for parts, length in zip((parts.values() for parts in dealt), _lengths(dealt), strict=True)
+        if length
+    )
+
+
+def deal(waves: Sequence[Wave], count: int, limit: int, timesteps: Callable[[Cell], int]) -> Dealt:
+    """Waves, each of one trunk or a piece of one, as ``count`` shards, some perhaps empty: :func:`shards`."""
 
     def cost(part: Sequence[Cell]) -> int:
         return sum(wave.unet_evals for wave in form_waves(part, limit, timesteps))
 
-    waves = [wave for together in sharing(cells) for wave in form_waves(together, limit, timesteps)]
     dealt = _dealt([Shard(wave.cells, wave.unet_evals) for wave in waves], count)
     longest = max(_lengths(dealt))
     for order in (_sources_together, _costly_first):
@@ -71,12 +82,7 @@ def shards(
             pieces = [Shard(order(wave), wave.unet_evals) for wave in waves]
             cut = _cut(pieces, count, cost, longest)
             dealt = min(dealt, cut or dealt, key=lambda dealt: max(_lengths(dealt)))
-    place = {cell: i for i, cell in enumerate(cells)}
-    return tuple(
-        Shard(tuple(sorted((cell for part in parts for cell in part.cells), key=place.__getitem__)), length)
-        for parts, length in zip((parts.values() for parts in dealt), _lengths(dealt), strict=True)
-        if length
-    )
+    return dealt
 
 
 def trunks(cells: Iterable[Cell]) -> int:
