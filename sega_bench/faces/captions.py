@@ -62,8 +62,11 @@ TEMPLATES: tuple[str, ...] = (
 
 EMPTY_RATE = 0.12
 BARE_RATE = 0.5
+OWN_TEXT_RATE = 0.45
+"""How often a bare phrase is an attribute's first text: that of `CONCEPTS`, word for word."""
 MENTION_RATES = {True: 0.55, False: 0.1}
 """How often a full caption mentions an attribute that is there or not: the first keeps unedited rates low."""
+_LETTERS = list("abcdefghijklmnopqrstuvwxyz")
 
 
 def _phrases() -> dict[str, dict[str, int]]:
@@ -99,6 +102,17 @@ def caption(face: Face, rng: np.random.Generator) -> Caption:
     return _bare(face, rng) if rng.random() < BARE_RATE else _full(face, rng)
 
 
+def bare_phrase(name: str, rng: np.random.Generator) -> str:
+    """A phrase that says that a face has the attribute `name`, often the concept's own text."""
+    return _one_of(PRESENT[name], rng, first=OWN_TEXT_RATE)
+
+
+def nonsense(rng: np.random.Generator) -> str:
+    """One to three words of random letters: they say nothing, so they are true of every picture."""
+    words = ["".join(rng.choice(_LETTERS, size=rng.integers(3, 11))) for _ in range(rng.integers(1, 4))]
+    return " ".join(words)
+
+
 def is_true(claims_BL: npt.NDArray[np.int8], labels_NL: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
     """Which caption is true of which picture, (B, N): all that it claims holds."""
     silent_BNL = claims_BL[:, None, :] == -9
@@ -131,20 +145,22 @@ def _bare(face: Face, rng: np.random.Generator) -> Caption:
     present = [name for name in PRESENT if getattr(face, name)]
     choice = rng.random()
     if present and choice < 0.7:
-        return _phrase(face, present[rng.integers(len(present))], rng, first=0.45)
+        return _phrase(face, present[rng.integers(len(present))], rng, first=OWN_TEXT_RATE)
     if choice < 0.85:
         return _color(face, rng)
     if choice < 0.93:
         return Caption(_subject(face, rng), {"woman": int(face.woman)})
     names = list(ABSENT)
-    return _phrase(face, names[rng.integers(len(names))], rng, first=0.45)
+    return _phrase(face, names[rng.integers(len(names))], rng, first=OWN_TEXT_RATE)
 
 
 def _phrase(face: Face, name: str, rng: np.random.Generator, first: float) -> Caption:
     here = bool(getattr(face, name))
-    phrases = (PRESENT if here else ABSENT)[name]
-    text = phrases[0] if rng.random() < first else phrases[rng.integers(len(phrases))]
-    return Caption(text, {name: int(here)})
+    return Caption(_one_of((PRESENT if here else ABSENT)[name], rng, first), {name: int(here)})
+
+
+def _one_of(phrases: tuple[str, ...], rng: np.random.Generator, first: float) -> str:
+    return phrases[0] if rng.random() < first else phrases[rng.integers(len(phrases))]
 
 
 def _color(face: Face, rng: np.random.Generator) -> Caption:

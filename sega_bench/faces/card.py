@@ -41,9 +41,9 @@ LIMITS = """\
   model, as those of a foreign CLIP would be. Compare settings by them, not models.
 - It knows "woman" and "man" as the drawings have them (eyelashes, lips, brows, mostly long or short
   hair); this is a device of the renderer, no statement about people.
-- Hair is what edits disturb most, curls above all ("colours kept"): they may change its colour, or come
-  with a hat. Grey hair takes a tint of what is behind it. A text the model does not know may bring in
-  something that it does (see the control).
+- Curls cover some of the background, and what colour the classifier then sees there, or in grey hair, is
+  what is least "kept". Early and strong edits (see the curves) may change the hair's colour or bring a hat.
+- A text the model does not know may bring in something that it does (see the control).
 - Rates are of this model. What a setting does to a large model has to be measured there.
 
 ## Licence
@@ -94,6 +94,7 @@ def _setting(setting: Mapping[str, Any]) -> str:
 
 
 def _data() -> str:
+    from .practice import CONTRADICTED, NONSENSE, RECIPE
     from .train import DRAWINGS
 
     rates = ", ".join(f"{name} {rate}" for name, rate in RATES.items())
@@ -113,6 +114,11 @@ def _data() -> str:
         f"texts word for word, and paraphrases), the rest one of {len(TEMPLATES)} templates with up to four",
         f"attributes, each mentioned with probability {MENTION_RATES[True]} where present",
         f"and {MENTION_RATES[False]} where absent.",
+        "",
+        f"In the last stage, `practice`, {CONTRADICTED} of a batch's {RECIPE.batch} pictures have straight",
+        "hair and a text that says curls, and the denoiser learns to see the same face with curls;",
+        f"{NONSENSE} come with random letters, which say nothing. So a text that the picture contradicts,",
+        "which is what an edit is, changes the hair's form and leaves its colour.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -124,13 +130,15 @@ def _training(training: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
         "autoencoder": f"{parts['psnr']:.1f} dB on new drawings",
         "clip": f"AUC >= {min(parts['auc'].values()):.4f} for each concept; cosine of the text states of "
         f"'' and a concept {min(parts['cosine'].values()):.2f} to {max(parts['cosine'].values()):.2f}",
-        "unet": "the tables below",
+        "unet": "goes on as `practice`",
+        "practice": "the tables below",
     }
     shapes = {
         "classifier": "four strided convolutions",
         "autoencoder": "channels 16, 32, 64; latents 4x16x16",
         "clip": "ResNet (1, 1, 1, 1) of width 16; text: 3 layers of 128",
         "unet": "channels 48, 96, 96; cross-attention to the text at 8x8 and 4x4",
+        "practice": "the same UNet",
     }
     rows = [
         [
@@ -178,8 +186,7 @@ def _all_four(results: Mapping[str, Any]) -> str:
     ]
     first = next(iter(outcomes.values()))
     return (
-        f"## Quality: all four at once\n\n{results['seeds']} seeds; "
-        f"{_setting(results['all_four_setting'])}.\n\n"
+        f"## Quality: all four at once\n\n{results['seeds']} seeds, the same setting.\n\n"
         + table(["concept", "before", "after", "gained", "CLIP gain"], rows)
         + f"\nMean gained {mean:.2f}; the three other yes/no attributes kept {_share(first.kept)}, colours "
         f"{_share(first.colors)}; pixels changed {first.changed:.2f}.\n"

@@ -42,7 +42,11 @@ class Drawings:
 
 def draw(seed: int, count: int) -> Drawings:
     """Render faces 0..count-1 of a seed's sequence."""
-    faces = [face_of_seed(seed, i) for i in range(count)]
+    return drawn([face_of_seed(seed, i) for i in range(count)])
+
+
+def drawn(faces: list[Face]) -> Drawings:
+    """Render the faces given."""
     pixels_NHWC = torch.from_numpy(np.stack([render(face) for face in faces]))
     labels_NL = torch.tensor([face.labels() for face in faces], dtype=torch.int8)
     return Drawings(faces, pixels_NHWC.permute(0, 3, 1, 2).contiguous(), labels_NL)

@@ -16,13 +16,13 @@ Numbers = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Setting:
-    """Sampling and guidance, by diffusers' names; the defaults are those recommended for one concept."""
+    """Sampling and guidance, by diffusers' names; the defaults are what the model card recommends."""
 
     guidance_scale: float = 5.0
     num_inference_steps: int = 25
     edit_guidance_scale: Numbers = 7.0
     edit_threshold: Numbers = 0.95
-    edit_warmup_steps: int | tuple[int, ...] = 4
+    edit_warmup_steps: int | tuple[int, ...] = 6
     edit_momentum_scale: float = 0.3
     edit_mom_beta: float = 0.6
 

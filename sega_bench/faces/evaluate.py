@@ -35,11 +35,10 @@ from .measures import Outcome, Share
 
 PROMPTS = ("a photo of the face of a woman", "a photo of the face of a man", "a portrait of a person")
 CONTROLS = ("blue background", "xylophone")
-ALL_FOUR = Setting(edit_threshold=0.9, edit_warmup_steps=5)
 CURVES: dict[str, tuple[float, ...]] = {
     "edit_guidance_scale": (1, 3, 5, 7, 9, 12),
     "edit_threshold": (0.5, 0.75, 0.9, 0.95, 0.99),
-    "edit_warmup_steps": (0, 2, 4, 8, 12, 16),
+    "edit_warmup_steps": (0, 2, 4, 6, 8, 12, 16),
 }
 DRAWING_SEED = 77
 
@@ -186,11 +185,11 @@ def timings(lab: Lab, setting: Setting) -> dict[int, float]:
     return result
 
 
-def contact_sheet(lab: Lab, prompt: str, seeds: range, setting: Setting, together: Setting) -> Image.Image:
+def contact_sheet(lab: Lab, prompt: str, seeds: range, setting: Setting) -> Image.Image:
     """A row of pictures without edits, a row for each concept, a row with all four; twice the size."""
     rows = [lab.pictures(prompt, seeds, (), setting)]
     rows += [lab.pictures(prompt, seeds, [text], setting) for text in CONCEPTS.values()]
-    rows += [lab.pictures(prompt, seeds, list(CONCEPTS.values()), together)]
+    rows += [lab.pictures(prompt, seeds, list(CONCEPTS.values()), setting)]
     sheet_CHW = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
     sheet_CHW = F.interpolate(sheet_CHW[None], scale_factor=2, mode="nearest")[0]
     bytes_HWC = ((sheet_CHW + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
@@ -209,20 +208,19 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     lab, setting, first = Lab(options.weights), Setting(), options.first_seed
     seeds, few = range(first, first + options.seeds), range(first, first + options.few_seeds)
-    contact_sheet(lab, PROMPTS[0], range(first, first + 8), setting, ALL_FOUR).save(
+    contact_sheet(lab, PROMPTS[0], range(first, first + 8), setting).save(
         options.weights / "contact_sheet.png"
     )
     results = {
         "training": json.loads((options.weights / "training.json").read_text()),
         "setting": asdict(setting),
-        "all_four_setting": asdict(ALL_FOUR),
         "seeds": options.seeds,
         "few_seeds": options.few_seeds,
         "first_seed": first,
         "parts": parts(lab),
         "single": single_edits(lab, PROMPTS[:1], seeds, setting)
         | single_edits(lab, PROMPTS[1:], few, setting),
-        "all_four": all_four(lab, PROMPTS[0], seeds, ALL_FOUR),
+        "all_four": all_four(lab, PROMPTS[0], seeds, setting),
         "controls": controls(lab, PROMPTS[0], seeds, setting),
         "curves": curves(lab, PROMPTS[0], few, setting),
         "timings": timings(lab, setting),

@@ -18,10 +18,10 @@ import torch
 from diffusers import AutoencoderKL
 from open_clip import CLIP
 from safetensors.torch import load_file
-from torch import nn
-from transformers import CLIPTokenizer
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from . import autoencoder, classifier, clip, unet
+from . import autoencoder, classifier, clip, practice, unet
 from .captions import corpus
 from .data import Drawings, draw, load_drawings
 from .fitting import Recipe, averaged_weights, progress, save_tensors
@@ -36,6 +36,7 @@ PARTS: dict[str, Recipe] = {
     "autoencoder": autoencoder.RECIPE,
     "clip": clip.RECIPE,
     "unet": unet.RECIPE,
+    "practice": practice.RECIPE,
 }
 
 
@@ -77,6 +78,15 @@ class Run:
         vae.load_state_dict(load_file(str(self.folder / "vae.safetensors")))
         return vae.eval()
 
+    def latents(self) -> Tensor:
+        """The drawings as the trained autoencoder encodes them, (N, 4, 16, 16)."""
+        return load_file(str(self.folder / "latents.safetensors"))["latents"]
+
+    def text(self) -> tuple[CLIPTokenizer, CLIPTextModel]:
+        """Tokenizer and trained text encoder."""
+        tokenizer = self.tokenizer()
+        return tokenizer, clip.text_encoder(self.clip(tokenizer), tokenizer)
+
 
 def train_classifier(run: Run) -> None:
     """The attribute classifier."""
@@ -109,25 +119,38 @@ def train_clip(run: Run) -> None:
 
 def train_unet(run: Run) -> None:
     """The denoiser."""
-    tokenizer = run.tokenizer()
-    text = (tokenizer, clip.text_encoder(run.clip(tokenizer), tokenizer))
-    latents_NCHW = load_file(str(run.folder / "latents.safetensors"))["latents"]
-    unet.train_unet(run.drawings(), latents_NCHW, text, run.recipe("unet"), run.folder, run.seed)
+    unet.train_unet(run.drawings(), run.latents(), run.text(), run.recipe("unet"), run.folder, run.seed)
+
+
+def practise(run: Run) -> None:
+    """The denoiser again, on texts that its picture contradicts."""
+    drawings = run.drawings()
+    twins = practice.counterfactuals(drawings, run.vae(), run.folder / "counterfactuals.safetensors")
+    denoiser = run.averaged("unet", unet.make_unet())
+    practice.practise(
+        denoiser, drawings, run.latents(), twins, run.text(), run.recipe("practice"), run.folder, run.seed
+    )
 
 
 def export(run: Run) -> None:
-    """Write pipeline, scorer and classifier as float16 to `weights`; works while the UNet trains as well."""
+    """Write pipeline, scorer and classifier as float16 to `weights`; works during the last stage, too."""
     weights = run.folder / "weights"
     tokenizer = run.tokenizer()
     scorer = run.clip(tokenizer)
     judge = run.averaged("classifier", classifier.Classifier())
-    denoiser = run.averaged("unet", unet.make_unet())
+    denoiser = run.averaged("practice", unet.make_unet())
     pipeline = unet.make_pipeline(run.vae(), denoiser, tokenizer, clip.text_encoder(scorer, tokenizer))
     unet.save_pipeline(pipeline, weights / "pipeline")
     clip.save_scorer(scorer, tokenizer, weights / "scorer")
     halves = {name: clip.half(value) for name, value in judge.state_dict().items()}
     save_tensors(halves, weights / "classifier.safetensors")
-    models = {"classifier": judge, "autoencoder": pipeline.vae, "clip": scorer, "unet": denoiser}
+    models = {
+        "classifier": judge,
+        "autoencoder": pipeline.vae,
+        "clip": scorer,
+        "unet": denoiser,
+        "practice": denoiser,
+    }
     report = {part: _training_figures(run, part, model) for part, model in models.items()}
     (weights / "training.json").write_text(json.dumps(report, indent=2) + "\n")
 
@@ -150,6 +173,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "autoencoder": train_autoencoder,
     "clip": train_clip,
     "unet": train_unet,
+    "practice": practise,
     "export": export,
 }
 

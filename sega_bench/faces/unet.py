@@ -16,6 +16,7 @@ from .data import Drawings
 from .fitting import Recipe, fit
 
 RECIPE = Recipe(steps=14000, batch=48, lr=1e-3, ema=0.9995, warmup=200, cycles=2)
+"""Two cycles; `practice` goes on from their averaged weights."""
 SNR_LIMIT = 5.0
 
 
@@ -58,9 +59,8 @@ def train_unet(
 ) -> UNet2DConditionModel:
     """Learn to predict the noise in the drawings' latents, given a new random caption each time."""
     unet = make_unet()
-    scheduler = make_scheduler()
-    weight_T = snr_weights(scheduler.alphas_cumprod)
     tokenizer, encoder = text
+    denoising = Denoising(unet)
 
     def loss(rng: np.random.Generator) -> Tensor:
         indices = drawings.batch(rng, recipe.batch)
@@ -68,18 +68,44 @@ def train_unet(
         states_BSD = encoder(token_ids(tokenizer, texts)).last_hidden_state
         x_BCHW = latents_NCHW[indices]
         noise_BCHW = torch.randn_like(x_BCHW)
-        t_B = torch.randint(0, scheduler.config.num_train_timesteps, (len(x_BCHW),))
-        error_BCHW = unet(scheduler.add_noise(x_BCHW, noise_BCHW, t_B), t_B, states_BSD).sample - noise_BCHW
-        error_B: Tensor = error_BCHW.square().mean((1, 2, 3))
-        return (error_B * weight_T[t_B]).mean()
+        return denoising.loss(x_BCHW, x_BCHW, noise_BCHW, random_steps(len(x_BCHW)), states_BSD)
 
     fit("unet", unet, loss, recipe, folder, seed)
     return unet
 
 
-def snr_weights(alphas_T: Tensor) -> Tensor:
+def random_steps(count: int, first: int = 0) -> Tensor:
+    """Training steps (count,), evenly from `first` (0: hardly any noise) to the last (nearly all noise)."""
+    return torch.randint(first, make_scheduler().config.num_train_timesteps, (count,))
+
+
+class Denoising:
+    """What the denoiser is asked: which noise is in a picture, given a text."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self._unet = unet
+        self._scheduler = make_scheduler()
+        alphas_T = self._scheduler.alphas_cumprod
+        self.snr_T = alphas_T / (1 - alphas_T)
+        self._weight_T = snr_weights(self.snr_T)
+
+    def loss(
+        self, x_BCHW: Tensor, wanted_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor, states_BSD: Tensor
+    ) -> Tensor:
+        """Weighted mean square of the error when pictures `x` with noise should be seen as `wanted`.
+
+        With `x` = `wanted` this is the usual loss. Otherwise what tells `x` from `wanted` counts as noise:
+        x_t = sqrt(a) x + sqrt(1 - a) eps = sqrt(a) wanted + sqrt(1 - a) (eps + sqrt(snr) (x - wanted)).
+        """
+        noisy_BCHW = self._scheduler.add_noise(x_BCHW, noise_BCHW, t_B)
+        eps_BCHW = noise_BCHW + self.snr_T[t_B].sqrt()[:, None, None, None] * (x_BCHW - wanted_BCHW)
+        error_BCHW = self._unet(noisy_BCHW, t_B, states_BSD).sample - eps_BCHW
+        error_B: Tensor = error_BCHW.square().mean((1, 2, 3))
+        return (error_B * self._weight_T[t_B]).mean()
+
+
+def snr_weights(snr_T: Tensor) -> Tensor:
     """Min-SNR weights (T,) for predicted noise: steps with little noise teach little and count less."""
-    snr_T = alphas_T / (1 - alphas_T)
     return snr_T.clamp(max=SNR_LIMIT) / snr_T
 
 
