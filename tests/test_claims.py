@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from sega_bench.cell import Cell, Edit
+from sega_bench.proportion import wilson
 from sega_bench.store import Record
 from sega_bench.views.claims import claims
-from sega_bench.views.statistics import wilson
 from sega_bench.views.tables import ALL, GAIN, to_frame
 
 Scored = tuple[Cell, Mapping[str, Any]]

@@ -13,7 +13,7 @@ import sweeps
 from PIL import Image
 
 import sega_bench
-from sega_bench import manifest
+from sega_bench import compose, manifest
 from sega_bench.errors import UserError
 from sega_bench.planner import plan
 from sega_bench.store import Store
@@ -253,6 +253,25 @@ def test_every_place_of_a_planned_sweep_has_its_image(
     sheet = Drawn(store, monkeypatch, x=axis.partition("=")[0], y="edit_threshold").first()
     assert list(sheet.columns) == labels
     assert not [row for row in notes(sheet) if any(note is not None for note in row)]
+
+
+def test_where_one_axis_at_a_time_is_moved_the_others_are_held_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best trade-off is where the threshold was moved, and there no other scale was tried."""
+    zipped = "+zip.edit_threshold=[0.9,0.9,0.9,0.5]", "+zip.edit_guidance_scale=[5,2,8,5]"
+    asked = "prompts=[a face]", "concepts=[smile,curls]", "seeds=1", f"output_dir={tmp_path}", "name=moved"
+    made, store = plan(compose(*zipped, *asked)), Store(tmp_path / "moved")
+    store.prepare()
+    store.write_plan(manifest.document(made, {}, sweeps.PROVENANCE))
+    for cell in made.cells:
+        gain = float(cell.edits[0].edit_threshold == 0.5) if cell.edits else 0.0
+        store.append("0", [sweeps.record(store, cell, scores={"clip_concept_delta": gain, "lpips": 0.1})])
+    drawn = Drawn(store, monkeypatch)
+    for sheet in drawn.sheets.values():
+        assert (sheet.x_name, list(sheet.columns)) == ("edit_guidance_scale", ["5", "2", "8"])
+        assert notes(sheet) == [[None] * 3] * 2
+        assert "Held at what most was tried at: edit_threshold 0.9" in sheet.notes
 
 
 def test_long_axes_are_thinned_and_the_sheet_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

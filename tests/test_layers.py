@@ -14,6 +14,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 ORDER = (
     "errors",
     "threads",
+    "proportion",
     "cell",
     "faces",
     "config",

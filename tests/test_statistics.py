@@ -18,7 +18,6 @@ from sega_bench.views.statistics import (
     pareto,
     ratio,
     spearman,
-    wilson,
 )
 
 # --- intervals ---
@@ -206,14 +205,3 @@ def test_rank_correlation_skips_what_was_not_scored() -> None:
     x, y = np.array([1.0, 2, 3, 4]), np.array([5.0, math.nan, 6, 7])
     assert spearman(x, y) == pytest.approx(1.0)
     assert math.isnan(spearman(x[:3], y[:3]))  # two are left
-
-
-@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_of_a_proportion_is_scipys(counted: tuple[int, int]) -> None:
-    k, n = counted
-    expected = stats.binomtest(k, n).proportion_ci(method="wilson")
-    assert wilson(k, n) == pytest.approx((expected.low, expected.high))
-
-
-def test_a_proportion_of_nothing_is_not_known() -> None:
-    assert all(map(math.isnan, wilson(0, 0)))

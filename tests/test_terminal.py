@@ -97,6 +97,19 @@ def test_trends_next_steps_and_paths_follow(root: Path) -> None:
     assert f"table        outputs/{'long' * 40}/results.csv" in text
 
 
+def test_many_axes_fit_by_narrower_headers_and_without_deviations(tmp_path: Path) -> None:
+    axes = {"edit_guidance_scale": [5.0, 2.0], "edit_threshold": [0.9], "edit_warmup_steps": [10]}
+    axes |= {"edit_momentum_scale": [0.3], "edit_mom_beta": [0.6]}
+    sweeps.finished(tmp_path, axes=axes, concepts=[["smile"]], seeds=[0, 1], size=8)
+    text = printed(tmp_path, list(axes))
+    head, table = text.split(" ──")[0], text.split("★ best trade-off")[0]
+    assert max(map(len, text.splitlines())) <= 100
+    words = {word for name in axes for word in name.replace("_", "_ ").split()}
+    assert words <= set(head.replace("_", "_ ").split())  # none is broken
+    assert len([line for line in table.splitlines() if " 0.9 " in line]) == 2  # a line a setting
+    assert "±" not in text
+
+
 def test_one_setting_needs_no_axis(root: Path) -> None:
     text = printed(root, [])
     assert "1 setting\n" in "\n".join(line.rstrip() for line in text.splitlines())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sega_bench.proportion import wilson
+
 
 @dataclass(frozen=True)
 class Share:
@@ -18,13 +20,8 @@ class Share:
         return self.hits / self.of if self.of else float("nan")
 
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval."""
-        if not self.of:
-            return 0.0, 1.0
-        z2 = 1.96**2
-        middle = (self.hits + z2 / 2) / (self.of + z2)
-        half = 1.96 / (self.of + z2) * (self.hits * (self.of - self.hits) / self.of + z2 / 4) ** 0.5
-        return max(0.0, middle - half), min(1.0, middle + half)
+        """Wilson's 95 % interval; of nothing, all that it may be."""
+        return wilson(self.hits, self.of) if self.of else (0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ class _Sweep:
     edited: Sequence[_Row]
     references: Mapping[str, _Row]
     best: Mapping[str, Hashable]
+    together: frozenset[str]
+    """The axes that advance together, so that few of their values meet."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def _read(store: Store, frame: pd.DataFrame, plan: Mapping[str, Any]) -> _Sweep:
         [row | point | {"concept": label} for row, point, label in zip(edited, points, labels, strict=True)],
         {row["key"]: row for row in rows if row["is_reference"]},
         {name: point_of(row, name) for row in marked for name in axes},
+        frozenset(plan.get("settings", {}).get("zip") or ()),
     )
 
 
@@ -191,10 +194,12 @@ def _plane(sweep: _Sweep, x: str | None, y: str | None) -> _Plane:
             known = ", ".join((*sweep.axes, *_SUBJECT))
             raise UserError(f"{key}: this sweep has no axis {clean(name)!r}; it has {known}")
     longest = sorted(sweep.axes, key=lambda name: -len(sweep.axes[name]))
-    x = x or next((name for name in longest if name != y), "concept")
-    y = y or next((name for name in longest if not _follows(sweep.edited, name, [x])), _varying(sweep, x))
-    others = [name for name in sweep.axes if not _follows(sweep.edited, name, [x, y] if y else [x])]
-    return _Plane(x, y, {name: sweep.best.get(name, sweep.edited[0][name]) for name in others})
+    x = x or next((name for name in longest if name != y), _varying(sweep, y) or "concept")
+    meets = (
+        name for name in longest if not _follows(sweep.edited, name, [x]) and not {name, x} <= sweep.together
+    )
+    y = y or next(meets, _varying(sweep, x))
+    return _Plane(x, y, _held(sweep, x, y))
 
 
 def _overview(sweep: _Sweep, plane: _Plane) -> _Plane:
@@ -202,11 +207,24 @@ def _overview(sweep: _Sweep, plane: _Plane) -> _Plane:
     if plane.y not in sweep.axes:
         return plane
     y = _varying(sweep, plane.x) or "concept"
-    others = [name for name in sweep.axes if not _follows(sweep.edited, name, [plane.x, y])]
-    return _Plane(plane.x, y, {name: sweep.best.get(name, sweep.edited[0][name]) for name in others})
+    return _Plane(plane.x, y, _held(sweep, plane.x, y))
 
 
-def _varying(sweep: _Sweep, x: str) -> str | None:
+def _held(sweep: _Sweep, x: str, y: str | None) -> dict[str, Hashable]:
+    """Values of the other axes at which most of the plane was run: the best trade-off's, if those are."""
+    shown = [x, y] if y else [x]
+    others = [name for name in sweep.axes if not _follows(sweep.edited, name, shown)]
+    run: dict[tuple[Hashable, ...], set[tuple[Hashable, ...]]] = {}
+    for row in sweep.edited:
+        level = tuple(row[name] for name in others)
+        run.setdefault(level, set()).add(tuple(row[name] for name in shown))
+    most = max(map(len, run.values()))
+    full = [level for level, places in run.items() if len(places) == most]
+    best = tuple(sweep.best.get(name) for name in others)
+    return dict(zip(others, best if best in full else full[0], strict=True))
+
+
+def _varying(sweep: _Sweep, x: str | None) -> str | None:
     """What else there are several of, to make rows of."""
     names = [name for name in ("concept", "seed", "prompt") if name != x]
     return next((name for name in names if len({row[name] for row in sweep.edited}) > 1), None)
@@ -305,7 +323,8 @@ def _notes(
 ) -> list[str]:
     """What the sheet leaves out."""
     held = ", ".join(f"{name} {said(value)}" for name, value in plane.held.items())
-    why = "the best trade-off's" if sweep.best else "the first tried"
+    is_best = bool(sweep.best) and all(sweep.best[name] == value for name, value in plane.held.items())
+    why = "the best trade-off's" if is_best else "what most was tried at" if sweep.best else "the first tried"
     notes = [f"Held at {why}: {held}"] if held else []
     for name, (shown, values) in cut.items():
         if len(shown) < len(values):

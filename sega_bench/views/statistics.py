@@ -131,19 +131,6 @@ def _tail(clusters: int) -> float:
     return float(ndtr(-math.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, 0.975)))
 
 
-def wilson(successes: float, n: int) -> Interval:
-    """95 % interval of a proportion (Wilson 1927), never outside 0..1; NaN of nothing.
-
-    Successes may be a fraction: of trials that are each the share of several things that belong together.
-    """
-    if n == 0:
-        return NOWHERE
-    z = 1.959963984540054
-    centre = (successes + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(successes * (n - successes) / n + z * z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def pareto(gain: Floats, cost: Floats) -> NDArray[np.bool_]:
     """Which points no other beats in one of the two without losing in the other; never one with a NaN."""
     front = np.isfinite(gain) & np.isfinite(cost)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sega_bench.proportion import wilson
 from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS
 from sega_bench.views.designs import comparable
 from sega_bench.views.frames import digest, load, shown, to_frame, write_results
@@ -25,7 +26,6 @@ from sega_bench.views.statistics import (
     pareto,
     ratio,
     spearman,
-    wilson,
 )
 
 __all__ = [

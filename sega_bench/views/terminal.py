@@ -21,6 +21,12 @@ MOST_ROWS = 30
 """Above this many settings only the Pareto front is shown."""
 
 
+_HEADERS = (14, 9)
+"""How wide a header may be at most, where it can be broken."""
+
+_ANY_WIDTH = 10_000
+
+
 def print_summary(
     console: Console,
     summary: pd.DataFrame,
@@ -41,13 +47,14 @@ def print_summary(
     pooled = summary[summary["concepts"] == ALL]
     shown = pooled if len(pooled) <= MOST_ROWS else pooled[pooled["pareto"]].head(MOST_ROWS)
     title = f"{clean(summary.attrs['name'])}: {_count(len(pooled), 'setting')}"
-    console.print(_table(shown, axes, title, marks=len(pooled) > 1, spread=True))
-    console.print(_legend(pooled, len(shown)))
+    table, spread = _fitting(console, shown, axes, title, marks=len(pooled) > 1, spread=True)
+    console.print(table)
+    console.print(_legend(pooled, len(shown), spread))
     each = summary[(summary["concepts"] != ALL) & summary["best"]]
     if len(each) > 1:
         title = "Best trade-off of each concept" if len(pooled) > 1 else "Each concept"
         console.print()
-        console.print(_table(each.head(MOST_ROWS), ["concepts", *axes], title))
+        console.print(_fitting(console, each.head(MOST_ROWS), ["concepts", *axes], title)[0])
     print_lines(
         console, "Area under the front of CLIP gain against preservation", list(_areas(summary, axes))
     )
@@ -64,19 +71,34 @@ def print_summary(
         console.print(Text(f"{what:<12} {path}"), soft_wrap=True)
 
 
-def _table(
-    rows: pd.DataFrame, names: list[str], title: str, *, marks: bool = False, spread: bool = False
-) -> Table:
+def _fitting(
+    console: Console,
+    rows: pd.DataFrame,
+    names: list[str],
+    title: str,
+    *,
+    marks: bool = False,
+    spread: bool = False,
+) -> tuple[Table, bool]:
+    """The widest form of the table that fits: with narrower headers, then without deviations (false)."""
+    room = console.options.update(max_width=_ANY_WIDTH)
+    forms = [(spread, most) for most in _HEADERS] + ([(False, _HEADERS[-1])] if spread else [])
+    tables = [(_table(rows, names, title, marks, told, most), told) for told, most in forms]
+    fits = (form for form in tables if console.measure(form[0], options=room).maximum <= console.width)
+    return next(fits, tables[-1])
+
+
+def _table(rows: pd.DataFrame, names: list[str], title: str, marks: bool, spread: bool, most: int) -> Table:
     """One line a row: the named columns, then gain, cost, changed fraction and counts."""
     table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("")
     for name in names:
         is_text = not pd.api.types.is_numeric_dtype(rows[name])
-        table.add_column(header(name), justify="left" if is_text else "right", overflow="fold")
+        table.add_column(header(name, most), justify="left" if is_text else "right", overflow="fold")
     counts = [name for name in ("n", "n_not_scored", "n_failed") if name == "n" or rows[name].any()]
     said = [name.removeprefix("n_").replace("_", " ") for name in counts]
     for name in ("CLIP gain", _cost_name(rows), "changed", *said):
-        table.add_column(header(name), justify="right", overflow="fold")
+        table.add_column(header(name, most), justify="right", overflow="fold")
     labels = concept_labels(rows["concepts"]) if "concepts" in names else {}
     for row in _records(rows):
         values = [labels[row[name]] if name == "concepts" else _value(name, row[name]) for name in names]
@@ -99,13 +121,13 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def header(name: str) -> Text:
+def header(name: str, most: int = _HEADERS[0]) -> Text:
     """A column's name, broken where it may be, so that narrow values stay in narrow columns."""
     parts = name.replace("_", "_ ").split()
     lines = [""]
     for part in parts:
         joint = "" if not lines[-1] or lines[-1].endswith("_") else " "
-        if lines[-1] and len(lines[-1] + joint + part) > 14:
+        if lines[-1] and len(lines[-1] + joint + part) > most:
             lines.append(part)
         else:
             lines[-1] += joint + part
@@ -120,10 +142,9 @@ def _score(row: dict[str, Any], name: str, form: str, spread: bool) -> str:
     return f"{mean:{form}} ± {deviation:{form}}" if spread and not pd.isna(deviation) else f"{mean:{form}}"
 
 
-def _legend(pooled: pd.DataFrame, shown: int) -> Text:
-    legend = "± standard deviation over cells"
-    if len(pooled) > 1:
-        legend = f"★ best trade-off   • no other gains more at less cost   {legend}"
+def _legend(pooled: pd.DataFrame, shown: int, spread: bool) -> Text:
+    marks = ["★ best trade-off", "• no other gains more at less cost"] if len(pooled) > 1 else []
+    legend = "   ".join([*marks, "± standard deviation over cells"] if spread else marks)
     if shown < len(pooled):
         legend += f"\n{_count(len(pooled) - shown, 'setting')} not shown: all are in summary.csv"
     return Text(legend, style="dim")

@@ -122,8 +122,8 @@ def _claims(frame: pd.DataFrame, axes: Sequence[str], sets: Sequence[str]) -> li
 
 def _is_named(summary: pd.DataFrame, axis: str) -> bool:
     """Whether an axis is of names, such as methods, which are compared over all else that varies."""
-    others = summary.columns.get_loc("concepts") > 1
-    return others and not pd.api.types.is_numeric_dtype(summary[axis])
+    is_alone = summary.columns[1] == "concepts"
+    return not is_alone and not pd.api.types.is_numeric_dtype(summary[axis])
 
 
 def _areas(summary: pd.DataFrame, axis: str, sets: Sequence[str], cells: Cells) -> list[list[Any]]:
