@@ -32,6 +32,7 @@ from sega_bench.sega.routes import Edits, Routes, Texts
 from sega_bench.sega.rows import Noise, Rows, trunk_rows
 from sega_bench.sega.schedule import AT_ONCE, Wave, form_waves
 from sega_bench.sega.steps import breakpoints, image_owner
+from sega_bench.threads import threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +183,11 @@ def _denoising(
             routes = Routes.at(step, state.rows, edits, texts, wave.n)
         inputs_RCHW = state.scheduler.scale_model_input(state.latents_RCHW, timestep)
         eps_ECHW = yield Request(inputs_RCHW[routes.row_E], timesteps_on_device[step], routes.conditioning_E)
-        eps_RCHW, added_RCHW = _combine(eps_ECHW, routes, edits, step, state.is_guided_RHW)
-        if sem_guidance is not None:
-            eps_RCHW = eps_RCHW + sem_guidance[step].to(eps_RCHW)
-        state.advance(timestep, eps_RCHW)
+        with threads(1):  # the others are at other waves' batches, and to wait for them costs more
+            eps_RCHW, added_RCHW = _combine(eps_ECHW, routes, edits, step, state.is_guided_RHW)
+            if sem_guidance is not None:
+                eps_RCHW = eps_RCHW + sem_guidance[step].to(eps_RCHW)
+            state.advance(timestep, eps_RCHW)
         evaluations.update(routes.bookings)
         on_step(Step(step, timestep, state.latents_RCHW, added_RCHW))
     owners = {image_owner(cell, wave.n) for cell in wave.cells}
