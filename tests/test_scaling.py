@@ -133,6 +133,8 @@ def test_the_command_writes_what_it_prints(
     assert sizes["unet_eval_seconds"] == 0.5
     lines = (tmp_path / "small-local" / "records" / "0.jsonl").read_bytes().splitlines()
     assert sizes["record_bytes"] == pytest.approx(fmean(map(len, lines)), rel=0.1)
+    assert sizes["parquet_bytes"] > 8 * 10  # ten scores that nothing else shares
+    assert sizes["page_bytes"] > 0
     assert 4 < written["files"]["in the fullest folder of images"] < 30
     reached = [limit["cells"] for limit in written["limits"]]
     assert reached == sorted(reached)

@@ -218,6 +218,7 @@ def _print_disk(measured: Sizes, cells: int, files: dict[str, int]) -> None:
         "records": measured.record_bytes,
         "results.parquet": measured.parquet_bytes,
         "plan.json": measured.plan_bytes,
+        "report/data": measured.page_bytes,
     }
     _print_table(
         "On disk",

@@ -15,6 +15,9 @@ MOST_FILES = 5_000
 PATIENCE_SECONDS = 600
 """Until a command that was started again begins with its work."""
 
+MOST_OF_A_PAGE = 50e6
+"""Bytes that a browser loads from disk in some seconds."""
+
 OPEN_SECONDS = 1e-3
 """To open a file on a shared file system and read its end: assumed, not measured."""
 
@@ -58,6 +61,7 @@ def limits(sizes: Sizes, cells: int, memory_bytes: float) -> list[Limit]:
         ),
         ("plan and rows in memory, GB", (costs["plan"].bytes + costs["resume"].bytes) / gb, memory, several),
         ("files in a folder of images/", 1 / FOLDERS, MOST_FILES, several),
+        ("report's page, MB", sizes.page_bytes / 1e6, MOST_OF_A_PAGE / 1e6, several),
         ("planning, s", costs["plan"].seconds, PATIENCE_SECONDS, several),
         ("dealing out, s", costs["shards"].seconds, PATIENCE_SECONDS, several),
         ("resume: reading rows, s", costs["resume"].seconds, PATIENCE_SECONDS, several),
