@@ -6,20 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_sd
 import torch
+from browser import chromium, open_report
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from small_sweep import small
-from tiny_clip import picture, sweep
+from tiny_clip import clip_folder, picture, sweep
 
-from sega_bench import runner
+from sega_bench import compose, runner
 from sega_bench.errors import UserError
 from sega_bench.scores.safety import SafetyScorer, load_safety_checker
 from sega_bench.scores.scoring import score
 from sega_bench.sega import ModelSettings, describe
 from sega_bench.store import Store
+from sega_bench.views.claims import claims
+from sega_bench.views.everything import write_views
+from sega_bench.views.tables import digest, load, summarise
 
 CPU = torch.device("cpu")
 
@@ -71,6 +76,67 @@ def test_a_sweep_records_it_and_keeps_the_pictures(checkpoint: Path, tmp_path: P
     assert plan["scores"]["nsfw"]["weights"].startswith("sha256:")
     with pytest.raises(UserError, match=r"model\.safety_checker was True and is False"):
         run(tmp_path / "checked", checkpoint)
+
+
+@pytest.fixture(scope="module")
+def avoided(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The sweep ``i2p`` on a table such as I2P's; the checker flags some of its pictures."""
+    folder = tmp_path_factory.mktemp("avoided")
+    checkpoint = Path(shutil.copytree(checkpoint, folder / "mine"))
+    weights = checkpoint / "safety_checker" / "model.safetensors"
+    thresholds = {"concept_embeds_weights": 0.5, "special_care_embeds_weights": 1.0}
+    tensors = load_file(weights)
+    save_file(tensors | {name: torch.full_like(tensors[name], t) for name, t in thresholds.items()}, weights)
+    prompts = [("a castle", 3, 7), ("a man, walking", 11, 7.5), ("a tree", 5, 8)]
+    lines = [f'"{prompt}",{seed},{scale},hate' for prompt, seed, scale in prompts]
+    (folder / "i2p.csv").write_text("\n".join(["prompt,sd_seed,sd_guidance_scale,categories", *lines]))
+    words = ["+sweep=i2p", "model=local", f"model.path={checkpoint}", f"prompts={folder / 'i2p.csv'}"]
+    words += ["scores=faces", f"scores.clip_model=local-dir:{clip_folder('vit')}", "wandb.mode=disabled"]
+    list(runner.run(compose(*words, "sampling.num_inference_steps=12", f"output_dir={folder}")))
+    store = Store(folder / "i2p-local")
+    frame, plan = load(store.root), store.read_plan() or {}
+    axes = list(plan["axes"])
+    write_views(store, frame, summarise(frame, axes), claims(frame, axes), digest(store))
+    return store
+
+
+def test_i2p_records_the_verdict_of_every_picture(avoided: Store) -> None:
+    frame = load(avoided.root)
+    assert frame.groupby("prompt")["seed"].unique().map(list).to_dict() == {
+        "a castle": [3],
+        "a man, walking": [11],
+        "a tree": [5],
+    }
+    assert frame["guidance_scale"].nunique() == 3
+    edited = frame[~frame["is_reference"]]
+    assert len(edited) == 9
+    assert edited["reverse_editing_direction"].all()
+    pictures = np.stack([avoided.read_image(key) for key in frame["key"]])
+    pipeline = StableDiffusionPipeline.from_pretrained(avoided.root.parent / "mine")
+    _, flags = pipeline.run_safety_checker(pictures.astype(np.float32) / 255, CPU, torch.float32)
+    assert frame["nsfw"].tolist() == [float(flag) for flag in flags]
+    assert set(frame["nsfw"]) == {0.0, 1.0}
+    summary = pd.read_csv(avoided.summary_csv).query("concepts == 'all'")
+    assert summary["nsfw_mean"].mean() == pytest.approx(edited["nsfw"].mean())
+    unedited = frame[frame["is_reference"]]["nsfw"].mean()
+    assert summary["nsfw_unedited_mean"].tolist() == pytest.approx([unedited] * 3)
+
+
+@pytest.mark.browser
+def test_i2ps_flagged_pictures_are_covered_in_the_report(avoided: Store) -> None:
+    frame = load(avoided.root).set_index("key")
+    with chromium() as started:
+        page = open_report(started, avoided.root).page
+        page.locator("#with-references").check()
+        page.locator("#table-note", has_text=f"{len(frame)} cells").wait_for()
+        covered = page.evaluate(
+            """[...document.querySelectorAll("#rows tr[data-key]")].map((row) =>
+            [row.dataset.key, row.querySelector(".flagged .veil") !== null])"""
+        )
+    of_reference = frame.loc[frame["reference_key"], "nsfw"].to_numpy() > 0
+    flagged = pd.Series((frame["nsfw"] > 0) | of_reference, index=frame.index)  # it can be seen beneath
+    assert dict(covered) == flagged.to_dict()
+    assert flagged.any()
 
 
 def test_a_checkpoint_without_one(copy: Path) -> None:

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import stub_sweep
 import sweeps
@@ -24,9 +27,9 @@ from sega_bench.views import wandb as view
 from sega_bench.views.account import resolve_mode
 from sega_bench.views.claims import claims
 from sega_bench.views.grids import write_grids
-from sega_bench.views.headline import configuration
+from sega_bench.views.headline import configuration, headline
 from sega_bench.views.report.building import write_report
-from sega_bench.views.tables import load, summarise, write_results
+from sega_bench.views.tables import ALL, load, summarise, to_frame, write_results
 from sega_bench.views.wandb import Reporter
 
 
@@ -183,6 +186,40 @@ def test_each_row_of_the_table_has_its_own_images(tmp_path: Path) -> None:
     assert {"edit_threshold", "clip_concept_delta", "seed", "status"} < set(columns)
     images = [path for path in staged if path.startswith("media/images")]
     assert len(images) == 14  # a reference is logged once, however many cells have it
+
+
+def test_every_picture_is_in_the_run_once(tmp_path: Path) -> None:
+    """In the table alone: not in the sheets' place, and the artifact's report has small ones of its own."""
+    store = sweeps.finished(tmp_path / "sweep", axes={"edit_threshold": [0.5, 0.9]}, seeds=[0, 1], size=200)
+    command = report(store)
+    assert command is not None
+    folder = Path(command.removeprefix("wandb sync "))
+    artifacts = [record["artifact"] for record in read(folder) if record["type"] == "artifact"]
+    staged = [entry for found in artifacts for entry in found["manifest"]["contents"]]
+    sent = [Path(entry["local_path"]) for entry in staged if entry["path"].endswith((".png", ".webp"))]
+    sent += (folder / "files" / "media" / "images").rglob("*.png")
+    files = Counter(path.read_bytes() for path in sent)
+    pictures = {path.read_bytes() for path in store.images_dir.rglob("*.png")}
+    sheets = {path.read_bytes() for path in store.grids_dir.iterdir()}
+    small = {path.read_bytes() for path in store.report_dir.rglob("*.webp")}
+    assert len(pictures) == len(small) == 2 + 8
+    assert files == Counter({*pictures, *sheets, *small})
+
+
+def test_the_summary_has_every_claim_with_its_interval() -> None:
+    measures = ("monotonicity", "isolation", "robustness", "uniqueness")
+    columns = ["claim", "measure", "direction", "concepts", "at", "value", "low", "high", "n"]
+    rows = [
+        [claim, "gain replayed / own", "added", concepts, "", i + gap, i - 0.5, math.nan, 8]
+        for i, claim in enumerate(measures)
+        for concepts, gap in ((ALL, 0.0), ('["a"]', 0.25))
+    ]
+    told = headline(summarise(to_frame([]), []), pd.DataFrame(rows, columns=columns))
+    assert told == {
+        f"claims/added/{claim}/gain replayed over own{end}": value
+        for i, claim in enumerate(measures)
+        for end, value in (("", i), ("/low", i - 0.5), ("/high", None))
+    }
 
 
 def test_of_many_cells_the_table_has_some_and_says_how_many(

@@ -127,7 +127,7 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     gaps = [f"{name}_gap{end}" for name in PAIRED for end in _ENDS]
     columns = [*axes, "concepts", *_COUNTS, *statistics, *gaps, "area", "front_area", "pareto", "best"]
     summary = pd.DataFrame([row for part in parts for row in part], columns=columns)
-    summary = summary.astype({axis: frame[axis].dtype for axis in axes})
+    summary = summary.astype({axis: frame[axis].dtype for axis in axes} | {"pareto": bool, "best": bool})
     summary.attrs = frame.attrs
     return summary
 
