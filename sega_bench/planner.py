@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from sega_bench import scores
+from sega_bench import garbage, scores
 from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, shown
 from sega_bench.config import WANDB_MODES, Config, StudyConfig
 from sega_bench.errors import UserError, check_count, expand_user, nearest
@@ -76,6 +76,7 @@ class Plan:
         return dict(self._counts)
 
     @cached_property
+    @garbage.kept()
     def _counts(self) -> dict[str, int]:  # plan.json is written, and compared, several times
         same = sum(departs(cell, count_timesteps(cell)) == count_timesteps(cell) for cell in self.edited)
         return {
@@ -128,7 +129,8 @@ def plan(config: Config, model: Model | None = None) -> Plan:
     scores.check(ScoreSettings(**asdict(config.scores)))
     model = model or describe(ModelSettings.of(asdict(config.model)), dry_run=config.dry_run)
     resolver = Resolver(config, model)
-    cells, merged = _distinct(resolver.cells(prompts, seeds, concepts, replays, points))
+    with garbage.kept():
+        cells, merged = _distinct(resolver.cells(prompts, seeds, concepts, replays, points))
     return Plan(
         name=name,
         cells=cells,

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
+from sega_bench import garbage
 from sega_bench.cell import Cell
 from sega_bench.sega.steps import image_owner
 from sega_bench.sega.wave import count_timesteps
@@ -38,6 +39,7 @@ class Remaining:
     done: int
 
 
+@garbage.kept()
 def compare(cells: Sequence[Cell], store: Store, *, retry_failed: bool) -> Remaining:
     """Set a plan's cells against its folder, whose records are read once.
 

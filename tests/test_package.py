@@ -1,5 +1,6 @@
 """What is shipped: the wheel brings its configuration and runs away from the checkout."""
 
+import os
 import re
 import subprocess
 import sys
@@ -74,15 +75,18 @@ def test_every_dependency_of_ci_is_locked_and_comes_from_no_particular_index() -
     assert {re.match(r"[\w-]+", line)[0].lower() for line in needed} <= names  # type: ignore[index]
 
 
-OFFLINE = """
-import importlib, pkgutil, sys
+REFUSED = """
+import sys
 
 def refuse(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
         raise AssertionError(f"{event} {arguments}")
 
 sys.addaudithook(refuse)
-import sega_bench
+"""
+
+OFFLINE = """
+import importlib, pkgutil, sega_bench
 for module in pkgutil.walk_packages(sega_bench.__path__, "sega_bench."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
@@ -92,12 +96,40 @@ for module in pkgutil.walk_packages(sega_bench.__path__, "sega_bench."):
 
 def test_importing_asks_no_network() -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", OFFLINE], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, "-c", REFUSED + OFFLINE], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert {"sega_bench.runner", "sega_bench.views.wandb", "sega_bench.scores.clip"} <= set(
         ended.stdout.split()
     )
+
+
+COMMANDS = """
+from sega_bench import __main__
+
+PLAN = "dry_run=true"
+for words in ([], ["--help"], ["+sweep=thresholds", PLAN], ["+sweep=faces_example", PLAN]):
+    sys.argv = ["sega_bench", *words]
+    try:
+        __main__.main()
+    except SystemExit as ended:
+        assert not ended.code, (words, ended)
+"""
+
+
+def test_help_and_plans_ask_no_network(tmp_path: Path) -> None:
+    asked = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "WANDB_"))}
+    ended = subprocess.run(
+        [sys.executable, "-c", REFUSED + COMMANDS],
+        env={**asked, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "160 edited, 4 references" in ended.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lower_bounds_are_given_for_every_dependency() -> None:

@@ -159,13 +159,29 @@ def from_line(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or not (seal or _is_row(row)):
         return None
-    return {sys.intern(name): value for name, value in row.items()}  # else each row has names of its own
+    for name in _SHARED:
+        if isinstance(value := row.get(name), str):
+            row[name] = sys.intern(value)
+    return {sys.intern(name): value for name, value in row.items()}
 
 
 def checksum(data: bytes) -> str:
     """16 hex digits by which damage is noticed."""
     return hashlib.sha256(data).hexdigest()[:16]
 
+
+_SHARED = (
+    "model",
+    "prompt",
+    "negative_prompt",
+    "scheduler",
+    "status",
+    "worker",
+    "device",
+    "dtype",
+    "versions",
+)
+"""Texts that many rows have: kept once, as the columns' names are."""
 
 _SEAL = ', "checksum": "'
 _TEXTS = ("key", "reference_key", "image", "image_sha256", "error", "prompt", "worker", "device", "versions")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from sega_bench import garbage
 from sega_bench.cell import EDIT_SETTINGS
 from sega_bench.errors import UserError
 from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS, Store, columns
@@ -26,6 +27,7 @@ _DTYPES |= dict.fromkeys(
 """Every other column is float64."""
 
 
+@garbage.kept()
 def load(folder: str | Path) -> pd.DataFrame:
     """The rows of the present plan's cells, in the plan's order; cells that were never run are absent.
 
@@ -53,6 +55,7 @@ def _read(store: Store) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return plan, [rows[key] for key in plan["keys"] if key in rows]
 
 
+@garbage.kept()
 def digest(store: Store) -> str:
     """What a folder's views are made of, the plan and its cells' rows, as 64 hex digits.
 
