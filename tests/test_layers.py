@@ -14,6 +14,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 ORDER = (
     "errors",
     "threads",
+    "garbage",
     "proportion",
     "cell",
     "faces",
