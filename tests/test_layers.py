@@ -45,6 +45,7 @@ ONLY = {
     "matplotlib": {"views.figures"},
     "hydra": {"config", "__main__"},
     "optuna": {"study.asking"},
+    "sklearn": {"study.importance"},
     "submitit": set(),
 }
 

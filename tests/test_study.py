@@ -23,6 +23,7 @@ from sega_bench.config import compose, options
 from sega_bench.errors import UserError
 from sega_bench.study.settings import SAMPLERS
 from sega_bench.study.trials import resolve
+from sega_bench.views import headline
 
 
 def test_every_trial_sees_the_same_prompts_and_seeds_in_the_same_order(tmp_path: Path) -> None:
@@ -220,9 +221,36 @@ def test_the_command_leaves_sweeps_that_run_and_calls_that_are_diffusers(
         assert len(sweep.edited) == (4 if name == "small_best" else 2)
     calls = ast.parse((answers / "diffusers.py").read_text()).body
     assert len(calls) == 3
+    assert "held out" in (store(tmp_path).report_dir / "data" / "sweep.js").read_text()
+    told_to_wandb = headline.found(store(tmp_path).answers())
+    assert {"study/lpips", "study/held_out/lpips", "study/edit_threshold"} <= set(told_to_wandb)
+    assert told_to_wandb["study/edit_threshold"] == best[0]["params"]["edit_threshold"]
     refuse_to_load(monkeypatch)
     assert call(monkeypatch, *words, "sampling.height=16", "sampling.width=16") == 0
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_how_much_there_is_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in overrides(tmp_path) if not word.startswith("+axes")]
+    refuse_to_load(monkeypatch)
+    assert call(monkeypatch, *words, *SPACE, "study.trials=30", "study.min_resource=1", "dry_run=true") == 0
+    said = capsys.readouterr().out
+    assert "30, 63 together, by sampler tpe" in said
+    assert "1, near the front up to 2" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_best_at_the_edge_of_its_space_is_told(tmp_path: Path) -> None:
+    words = ("+study.objectives.clip_concept_delta=maximize", "study.sampler=grid", "study.min_resource=null")
+    steps = ("+study.space.edit_guidance_scale.step=4", "+study.space.edit_threshold.step=0.8")
+    found = conduct(study(tmp_path, *words, *steps))
+    assert found.best[0].trial.params == {"edit_threshold": 0.1, "edit_guidance_scale": 9.0}
+    said = "\n".join(found.advice)
+    assert "move study.space.edit_guidance_scale.high beyond 9" in said
+    assert "move study.space.edit_threshold.low beyond 0.1" in said
+    assert "hold seeds out" in said
 
 
 MISTAKES = {

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from sega_bench.study.fronts import front, hypervolume, knee
 from sega_bench.study.halving import lower_bounds, promoted, resources
+from sega_bench.study.importance import curves
+from sega_bench.study.space import Setting
 from sega_bench.views import statistics
 
 points = st.lists(st.tuples(st.floats(0, 0.9), st.floats(0, 0.9)), min_size=1, max_size=8)
@@ -46,7 +48,7 @@ def test_nothing_dominates_nothing() -> None:
 
 def test_an_interval_of_differences_is_that_of_student() -> None:
     differences = np.array([1.0, 2.0, 3.0])[None, :, None]
-    assert lower_bounds(differences)[0, 0] == pytest.approx(2 - 1.8856180831641267 / math.sqrt(3), abs=1e-9)
+    assert lower_bounds(differences)[0, 0] == pytest.approx(2 - 0.6172133998483676 / math.sqrt(3), abs=1e-9)
     assert lower_bounds(differences[:, :1])[0, 0] == -math.inf
 
 
@@ -63,7 +65,7 @@ def test_who_is_worse_in_everything_on_every_block_is_dropped() -> None:
 
 
 def test_who_may_still_be_better_goes_on() -> None:
-    near = losses([(1, 1), (1, 1), (1, 1)], [(1.5, 1.5), (0.9, 1.4), (1.2, 1.6)])
+    near = losses([(1, 1), (1, 1), (1, 1)], [(1.5, 1.5), (0.7, 1.4), (1.1, 1.6)])
     assert promoted(near, np.ones(2, dtype=bool)).tolist() == [True, True]
     one_block = losses([(1, 1)], [(2, 2)])
     assert promoted(one_block, np.ones(2, dtype=bool)).tolist() == [True, True]
@@ -84,3 +86,26 @@ def test_rounds_double_until_all() -> None:
     assert resources(2, 8) == [2, 4, 8]
     assert resources(3, 7) == [3, 6, 7]
     assert resources(5, 5) == [5]
+
+
+def test_importance_is_the_share_of_variance_and_the_curve_the_effect() -> None:
+    """Of 4 x + y over a square, x explains 16/17 of the variance and y 1/17."""
+    space = (Setting("edit_threshold", 0, 1), Setting("edit_mom_beta", 0, 1))
+    rng = np.random.default_rng(0)
+    trials = [{"edit_threshold": x, "edit_mom_beta": y} for x, y in rng.random((300, 2)).tolist()]
+    scores = np.array([[4 * one["edit_threshold"] + one["edit_mom_beta"]] for one in trials])
+    x, y = curves(space, trials, scores, ["gain"])
+    assert x.importance == pytest.approx(16 / 17, abs=0.03)
+    assert y.importance == pytest.approx(1 / 17, abs=0.03)
+    assert x.means == pytest.approx([4 * value + 0.5 for value in x.values], abs=0.2)
+    assert curves(space, trials[:7], scores[:7], ["gain"]) == []
+
+
+def test_choices_and_whole_numbers_have_curves_of_their_values() -> None:
+    space = (Setting("method", choices=("sega", "composable")), Setting("edit_warmup_steps", 0, 2, 1))
+    trials = [{"method": m, "edit_warmup_steps": w} for m in ("sega", "composable") for w in (0, 1, 2)] * 2
+    scores = np.array([[float(one["method"] == "sega")] for one in trials])
+    method, warmup = curves(space, trials, scores, ["gain"])
+    assert (method.values, warmup.values) == (("sega", "composable"), (0, 1, 2))
+    assert method.importance > 0.9 > 0.1 > warmup.importance
+    assert method.means[0] > method.means[1]

@@ -144,6 +144,14 @@ class Store:
             )
         return plan
 
+    def answers(self) -> dict[str, Any]:
+        """What a study found, as answers.json says; nothing if there is none that can be read."""
+        try:
+            said: Any = json.loads((self.answers_dir / "answers.json").read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return said if isinstance(said, dict) else {}
+
     def write_picture(self, cell: Cell, picture: Picture) -> tuple[str, str]:
         """Keep a cell's picture, its settings inside it; safe to call from several threads.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sega_bench.study.fronts import front, hypervolume, knee
+from sega_bench.study.importance import Curve, curves
 from sega_bench.study.objectives import Floats
 from sega_bench.study.scoring import Scores, Together
 from sega_bench.study.trials import BASELINE, Study, Trial
@@ -50,6 +51,7 @@ class Answers:
             constraints.
         evaluations: UNet evaluations that the search took up to the end of each trial, (T,).
         volumes: hypervolume of what was whole by then, (T,).
+        curves: what each parameter does to each objective.
         held_out: each of :attr:`best` on the prompts and seeds that were held out; empty if there are none.
     """
 
@@ -62,6 +64,7 @@ class Answers:
     evaluations: tuple[int, ...]
     volumes: tuple[float, ...]
     held_out: tuple[Best, ...] = ()
+    curves: tuple[Curve, ...] = ()
 
     @property
     def advice(self) -> list[str]:
@@ -96,6 +99,14 @@ def answer(scores: Scores, trials: Sequence[Trial]) -> Answers:
         best=tuple(one for one in best if one is not None),
         evaluations=tuple(evaluations),
         volumes=tuple(_volumes(study, losses_TK, feasible)),
+        curves=tuple(
+            curves(
+                study.settings.space,
+                [trial.params for trial in told],
+                estimates_TS[:, :count],
+                [one.name for one in study.settings.objectives],
+            )
+        ),
     )
 
 
@@ -118,7 +129,11 @@ def _sets(study: Study) -> list[Together]:
 
 
 def _best(scores: Scores, told: Sequence[Trial], concepts: Together | None) -> Best | None:
-    """The knee of the front of one concept set, or of all, among the trials that were given all blocks."""
+    """The setting to use, of one concept set or of all, among the trials that were given all blocks.
+
+    It is the knee of the front of those that are no worse than the baseline in any objective, for nobody who
+    has a setting wants to lose by another; where there are none, the knee of the whole front.
+    """
     study = scores.study
     everything, names = len(study.blocks), study.settings.names
     whole = [trial for trial in told if trial.resource == everything]
@@ -126,8 +141,12 @@ def _best(scores: Scores, told: Sequence[Trial], concepts: Together | None) -> B
     kept = [i for i, estimates_S in enumerate(estimates) if is_feasible(study, estimates_S)]
     if not kept:
         return None
-    place = knee(losses(study, np.array([estimates[i] for i in kept])))
-    return None if place is None else measured(scores, whole[kept[place]], concepts)
+    losses_TK = losses(study, np.array([estimates[i] for i in kept]))
+    base_1S = scores.estimates(BASELINE, names, everything, concepts)[None]
+    no_worse_T = (losses_TK <= losses(study, base_1S)).all(axis=1)
+    among = np.flatnonzero(no_worse_T) if no_worse_T.any() else np.arange(len(kept))
+    place = knee(losses_TK[among])
+    return None if place is None else measured(scores, whole[kept[among[place]]], concepts)
 
 
 def measured(scores: Scores, trial: Trial, concepts: Together | None) -> Best:

@@ -109,8 +109,9 @@ def _check_grid(searched: Space) -> None:
 
 
 def _check_installed() -> None:
-    if find_spec("optuna") is None:
-        raise UserError("study needs optuna: pip install 'sega-bench[study]'")
+    for package, module in (("optuna", "optuna"), ("scikit-learn", "sklearn")):
+        if find_spec(module) is None:
+            raise UserError(f"study needs {package}: pip install 'sega-bench[study]'")
 
 
 def identity(made: StudySettings, asked: dict[str, Any]) -> dict[str, Any]:

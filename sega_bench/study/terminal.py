@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from rich import box
@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sega_bench.study.answers import Answers, Best
-from sega_bench.views.statistics import Estimate
+from sega_bench.errors import clean
+from sega_bench.study.answers import Answers
+from sega_bench.study.words import best_of, rounded
 from sega_bench.views.terminal import header, print_lines
-from sega_bench.views.words import short
 
 MOST_ROWS = 20
 """Of the front; more are in trials.csv."""
@@ -28,9 +28,13 @@ def print_answers(console: Console, found: Answers, places: Mapping[str, object]
         places: where things are: a word for each, and a path or a command.
     """
     console.print(_front(found))
-    console.print(Text("★ best trade-off   all others: no trial that gains more at less cost", style="dim"))
-    for best, apart in zip(found.best, found.held_out or [None] * len(found.best), strict=True):
-        print_lines(console, _title(found, best), list(_told(found, best, apart)))
+    console.print(
+        Text("★ the one to use   all are on the front: no trial is better in every objective", style="dim")
+    )
+    for title, lines in best_of(found):
+        print_lines(console, clean(title), lines)
+    title = "Importance (share of the variance that a setting alone explains), and its curve"
+    print_lines(console, title, list(_importance(found)))
     print_lines(console, "Hypervolume of the front, after so many UNet evaluations", list(_cost(found)))
     print_lines(console, "Where to look next", found.advice)
     console.print()
@@ -54,7 +58,7 @@ def _front(found: Answers) -> Table:
     best = found.best[0].trial.number if found.best else None
     for number in _sorted(found, rows)[:MOST_ROWS]:
         trial, estimates_K = found.trials[rows[number]], found.estimates_TK[rows[number]]
-        values = [short(_rounded(trial.params[name])) for name in names]
+        values = [rounded(trial.params[name]) for name in names]
         mark = "★" if number == best else ""
         scores = [f"{value:z.3f}" for value in estimates_K]
         table.add_row(mark, str(number), *values, *scores, style="bold" if mark else "")
@@ -71,33 +75,26 @@ def _sorted(found: Answers, rows: Mapping[int, int]) -> list[int]:
     return along
 
 
-def _rounded(value: object) -> object:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def _importance(found: Answers) -> Iterator[str]:
+    """Each objective's settings, the most important first, with a line that rises where the score does."""
+    for objective in dict.fromkeys(curve.objective for curve in found.curves):
+        mine = [curve for curve in found.curves if curve.objective == objective]
+        for curve in sorted(mine, key=lambda one: -one.importance)[:_MOST_CURVES]:
+            ends = f"{rounded(curve.values[0])} to {rounded(curve.values[-1])}"
+            change = f"{min(curve.means):z.3f} to {max(curve.means):z.3f}"
+            line = f"{objective}: {curve.parameter} {curve.importance:.2f}"
+            yield f"{line:<50} {_drawn(curve.means):<9} {change} over {ends}"
 
 
-def _title(found: Answers, best: Best) -> str:
-    of = "all concepts" if best.concepts is None else " + ".join(best.concepts)
-    values = ", ".join(f"{name} {short(_rounded(value))}" for name, value in best.trial.params.items())
-    return f"Best of {of}: {values}"
+def _drawn(means: Sequence[float]) -> str:
+    low, high = min(means), max(means)
+    heights = [(mean - low) / (high - low) if high > low else 0.0 for mean in means]
+    return "".join(_BARS[round(height * (len(_BARS) - 1))] for height in heights)
 
 
-def _told(found: Answers, best: Best, apart: Best | None) -> Iterator[str]:
-    """Each objective of a best setting: where it was searched, where it was not, and over the baseline."""
-    for k, objective in enumerate(found.study.settings.objectives):
-        line = f"{objective.name} {_interval(best.scores[k])}"
-        if apart is not None:
-            drop = objective.sign * (apart.scores[k].mean - best.scores[k].mean)
-            line += f", held out {_interval(apart.scores[k])}: worse by {drop:z.3f}"
-        yield line
-        over = f"   over the baseline {_interval(best.over_baseline[k], '+')}"
-        if apart is not None:
-            over += f", held out {_interval(apart.over_baseline[k], '+')}"
-        yield over
-
-
-def _interval(estimate: Estimate, sign: str = "") -> str:
-    mean, low, high = (f"{value:{sign}z.3f}" for value in (estimate.mean, estimate.low, estimate.high))
-    return f"{mean} ({low} to {high})"
+_BARS = "▁▂▃▄▅▆▇█"
+_MOST_CURVES = 6
+"""Of an objective; all are in importance.csv."""
 
 
 def _cost(found: Answers) -> Iterator[str]:

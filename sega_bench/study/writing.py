@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sega_bench.store import Store
 from sega_bench.study.answers import Answers, Best
 from sega_bench.study.scoring import texts
 from sega_bench.study.trials import Study
+from sega_bench.study.words import best_of
 from sega_bench.views.frames import inert
 from sega_bench.views.statistics import Estimate
 
@@ -25,23 +27,43 @@ _SWEPT = ("prompts", "prompt_file", "negative_prompt", "seeds", "concepts", "met
 
 
 def write(store: Store, found: Answers) -> dict[str, Path]:
-    """Write answers/: trials.csv, hypervolume.csv, and of each best setting a sweep and a diffusers call.
+    """Write answers/: answers.json, the tables, and of each best setting a sweep and a diffusers call.
 
     Returns:
         Where they are, by what they are called.
     """
     folder, name = store.answers_dir, found.study.config.name
-    for file, table in (("trials.csv", trials(found)), ("hypervolume.csv", volumes(found))):
+    for file, table in _tables(found):
         text = inert(table).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         store.write_text(folder / file, text)
     sweeps = {f"{name}_best{f'_{i}' if i else ''}": best for i, best in enumerate(found.best)}
     for title, best in sweeps.items():
         store.write_text(folder / "sweep" / f"{title}.yaml", sweep(found.study, best, title, folder))
-    told = {"best": [_plain(found, i) for i in range(len(found.best))], "advice": found.advice}
+    told = {
+        "best": [_plain(found, i) for i in range(len(found.best))],
+        "advice": [*_sentences(found), *found.advice],
+    }
     store.write_text(folder / "answers.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     calls = "\n\n".join(diffusers_call(found.study, best) for best in found.best)
     store.write_text(folder / "diffusers.py", calls + "\n")
     return {"trials": folder / "trials.csv", "best sweeps": folder / "sweep"}
+
+
+def _sentences(found: Answers) -> Iterator[str]:
+    for title, lines in best_of(found):
+        yield f"{title}: {'; '.join(' '.join(line.split()) for line in lines)}."
+
+
+def _tables(found: Answers) -> Iterator[tuple[str, pd.DataFrame]]:
+    yield "trials.csv", trials(found)
+    yield "hypervolume.csv", volumes(found)
+    columns = ["setting", "objective", "importance", "value", "mean"]
+    rows = [
+        (curve.parameter, curve.objective, curve.importance, value, mean)
+        for curve in found.curves
+        for value, mean in zip(curve.values, curve.means, strict=True)
+    ]
+    yield "importance.csv", pd.DataFrame(rows, columns=columns)
 
 
 def _plain(found: Answers, place: int) -> dict[str, Any]:

@@ -92,6 +92,24 @@ def headline(summary: pd.DataFrame, claimed: pd.DataFrame) -> dict[str, Any]:
     return {name: None if value is None or pd.isna(value) else value for name, value in told.items()}
 
 
+def found(answers: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study found (:meth:`sega_bench.store.Store.answers`): nothing of a sweep.
+
+    Returns:
+        ``study/<setting>``, ``study/<objective>`` and ``study/held_out/<objective>`` of the best setting, and
+        ``study/<concepts>/...`` of each concept set's.
+    """
+    told: dict[str, Any] = {}
+    for best in answers.get("best", []):
+        concepts = best["concepts"]
+        place = "study" if concepts is None else f"study/{' + '.join(concepts).replace('/', ' ')}"
+        told |= {f"{place}/{name}": value for name, value in best["settings"].items()}
+        for where, prefix in (("searched", ""), ("held_out", "held_out/")):
+            for name, scores in best.get(where, {}).items():
+                told[f"{place}/{prefix}{name}"] = scores["score"]["mean"]
+    return told
+
+
 def _best(summary: pd.DataFrame) -> Iterator[tuple[str, Any]]:
     axes = list(summary.columns[: summary.columns.get_loc("concepts")])
     best = summary[summary["best"]]

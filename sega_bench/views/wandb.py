@@ -33,7 +33,7 @@ from sega_bench.views.account import ASK_SECONDS, Mode, is_logged_in, is_there, 
 from sega_bench.views.background import Background
 from sega_bench.views.claims import claims
 from sega_bench.views.grids import caption
-from sega_bench.views.headline import Live, configuration, headline
+from sega_bench.views.headline import Live, configuration, found, headline
 from sega_bench.views.tables import digest, load, summarise
 
 MOST_ROWS = 1000
@@ -145,7 +145,7 @@ class Reporter:
             server is gone; the address of one that was uploaded; None if there is no run.
         """
         store = self._store
-        told = headline(summary, claimed)
+        told = headline(summary, claimed) | found(store.answers())
         handed = self._later(
             lambda: self._with_run(lambda run: _hand_over(run, store, frame, summary, told, grids))
         )

@@ -45,8 +45,10 @@ def write_report(
     """
     there = {path.stem for path in store.images_dir.glob("*/*.png")}
     unreadable = write_thumbnails(store, frame[frame["image"].notna()], there)
+    cells = Cells(frame, plan["axes"], there - unreadable)
+    told = overview(frame, summary, plan, cells, store.answers().get("advice"))
     folder, names = store.report_dir / "data", set()
-    for name, text in _scripts(Cells(frame, plan["axes"], there - unreadable), frame, summary, plan):
+    for name, text in _scripts(cells, told):
         store.write_text(folder / name, text)
         names.add(name)
     for path in folder.glob("*.js"):
@@ -75,11 +77,9 @@ def _assets() -> Iterator[Path]:
         yield from (path for path in sorted((ASSETS / folder).iterdir()) if path.name != "index.html")
 
 
-def _scripts(
-    cells: Cells, frame: pd.DataFrame, summary: pd.DataFrame, plan: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
+def _scripts(cells: Cells, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Name and text of each script that hands data over."""
-    yield "sweep.js", f"sega.open({_script(overview(frame, summary, plan, cells))});\n"
+    yield "sweep.js", f"sega.open({_script(told)});\n"
     for number, part in enumerate(cells.parts(ROWS_PER_SCRIPT)):
         yield f"cells-{number:04d}.js", f"sega.add({_script(part)});\n"
 

@@ -21,9 +21,20 @@ _STATISTICS = ("mean", "low", "high", "sd", "n")
 
 
 def overview(
-    frame: pd.DataFrame, summary: pd.DataFrame, plan: Mapping[str, Any], cells: Cells
+    frame: pd.DataFrame,
+    summary: pd.DataFrame,
+    plan: Mapping[str, Any],
+    cells: Cells,
+    advice: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The page's first script.
+
+    Args:
+        frame: as :func:`sega_bench.views.tables.load` gives it.
+        summary: as :func:`sega_bench.views.tables.summarise` gives it.
+        plan: what plan.json says.
+        cells: the page's.
+        advice: what a study has to say; None is what the summary bears out.
 
     Returns:
         ``asked``: of plan.json. ``counts``: cells by their state. ``values``, ``constants``, ``scores``: see
@@ -72,10 +83,14 @@ def overview(
             for axis in axes
             if len(cells.values[axis]) > 1
         },
-        "advice": next_steps(summary, trends(frame, list(plan["axes"]))) if len(frame) else [],
+        "advice": _advice(frame, summary, plan) if advice is None else list(advice),
         "thumbnail_side": SIDE,
         "version": __version__,
     }
+
+
+def _advice(frame: pd.DataFrame, summary: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
+    return next_steps(summary, trends(frame, list(plan["axes"]))) if len(frame) else []
 
 
 def _rows(

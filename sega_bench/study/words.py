@@ -1,0 +1,42 @@
+"""What a study found, as sentences: for the terminal, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sega_bench.study.answers import Answers, Best
+from sega_bench.views.statistics import Estimate
+from sega_bench.views.words import short
+
+
+def best_of(found: Answers) -> Iterator[tuple[str, list[str]]]:
+    """Each best setting, and what is to be said of its scores, one line a score."""
+    for i, best in enumerate(found.best):
+        of = "all concepts" if best.concepts is None else " + ".join(best.concepts)
+        values = ", ".join(f"{name} {rounded(value)}" for name, value in best.trial.params.items())
+        apart = found.held_out[i] if found.held_out else None
+        yield f"Best of {of}: {values}", list(_scores(found, best, apart))
+
+
+def _scores(found: Answers, best: Best, apart: Best | None) -> Iterator[str]:
+    """Each objective where it was searched and where it was held out, and over the baseline."""
+    for k, objective in enumerate(found.study.settings.objectives):
+        line = f"{objective.name} {_interval(best.scores[k])}"
+        if apart is not None:
+            drop = objective.sign * (apart.scores[k].mean - best.scores[k].mean)
+            line += f", held out {_interval(apart.scores[k])}: worse by {drop:z.3f}"
+        yield line
+        over = f"   over the baseline {_interval(best.over_baseline[k], '+')}"
+        if apart is not None:
+            over += f", held out {_interval(apart.over_baseline[k], '+')}"
+        yield over
+
+
+def _interval(estimate: Estimate, sign: str = "") -> str:
+    mean, low, high = (f"{value:{sign}z.3f}" for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{mean} ({low} to {high})"
+
+
+def rounded(value: object) -> str:
+    """A setting's value with as many digits as matter."""
+    return short(float(f"{value:.4g}") if isinstance(value, float) else value)
