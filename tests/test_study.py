@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from test_cli import call
 from test_kill import Doom
 
 from sega_bench import planner, runner
-from sega_bench.config import compose, options
+from sega_bench.config import CONF_DIR, compose, options
 from sega_bench.errors import UserError
 from sega_bench.study.settings import SAMPLERS
 from sega_bench.study.trials import resolve
@@ -327,5 +328,11 @@ def test_failed_cells_fail_their_trial_alone(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", options("study"))
-def test_shipped_studies_resolve(name: str) -> None:
-    assert resolve(compose(f"+study={name}")).held_out is not None
+def test_headers_of_shipped_studies_tell_the_truth(name: str) -> None:
+    header = (CONF_DIR / "study" / f"{name}.yaml").read_text()
+    stated = re.search(r"# Trials: (\d+), on (\d+) to (\d+) .+ on 2 CPU cores", header)
+    assert stated is not None
+    made = resolve(compose(f"+study={name}"))
+    counts = (made.settings.trials, made.first_resource, len(made.blocks))
+    assert tuple(map(int, stated.groups())) == counts
+    assert made.held_out is not None
