@@ -64,7 +64,14 @@ WHOLES = {
     "width": (*NEGATIVE, *HUGE, *BROKEN, "0", "8", "12", "30"),
 }
 NULL_IS_A_VALUE = ("edit_cooldown_steps", "height", "width")
-GOOD = {"edit_threshold": "0.5", "edit_mom_beta": "0.5", "eta": "0", "height": "64", "width": "64"}
+GOOD = {
+    "edit_threshold": "0.5",
+    "edit_mom_beta": "0.5",
+    "eta": "0",
+    "height": "64",
+    "width": "64",
+    "num_inference_steps": "25",  # no fewer than the warm-up takes
+}
 
 NOT_TEXTS = ("true", "null", "3", "1.5", "[]", "{a: b}", "[[a]]")
 BAD_TEXTS = (
@@ -169,7 +176,7 @@ def steps(rng: Random, folder: Path) -> Mistake:
     value = rng.choice([least, least + 1, 5000, 10**9, 10**30])
     words = (f"sampling.scheduler={name}", "edit.edit_warmup_steps=1")
     key = rng.choice(["sampling", "+axes"])
-    value_list = f"[5,{value}]" if key == "+axes" else value
+    value_list = f"[25,{value}]" if key == "+axes" else value
     return Mistake(
         (*words, f"{key}.num_inference_steps={value_list}"), f"{key.strip('+')}.num_inference_steps"
     )
