@@ -249,6 +249,7 @@ def test_live_curves_go_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
         points = [record["history"]["item"] for record in records if record["type"] == "history"][:2]
         assert [point["cells_done"] for point in points] == [already + 1, already + 2]
         assert [point["cells_failed"] for point in points] == [1, 1]
+        assert all(point["cells_per_second"] > 0 for point in points)
         assert [point.get("clip_concept_delta_so_far") for point in points] == [None, 0.25]
         assert [point.get("lpips_so_far") for point in points] == [None, 0.5]
         ids += [record["run"]["run_id"] for record in records if record["type"] == "run"]

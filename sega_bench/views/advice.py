@@ -142,8 +142,15 @@ def _proposal(axis: str, values: list[float], more: list[float], crossed: bool) 
 def _disagreement(summary: pd.DataFrame, axes: list[str]) -> Iterator[str]:
     best = summary[summary["best"] & (summary["concepts"] != ALL)]
     places = [", ".join(f"{axis} {short(row[axis])}" for axis in axes) for _, row in best.iterrows()]
-    if len(set(places)) > 1:
+    if len(set(places)) > 1 and _is_worse_for_one(summary, axes):
         labels = concept_labels(best["concepts"])
         each = [f"{labels[c]} at {place}" for c, place in zip(best["concepts"], places, strict=True)]
         more = f"; {len(each) - 4} more in summary.csv" if len(each) > 4 else ""
         yield f"The concepts' best trade-offs differ: {'; '.join(each[:4])}{more}."
+
+
+def _is_worse_for_one(summary: pd.DataFrame, axes: list[str]) -> bool:
+    """Whether the best trade-off over all can be told from a concept's own best one."""
+    over_all = summary.loc[summary["best"] & (summary["concepts"] == ALL), axes]
+    there = summary[summary["concepts"] != ALL].merge(over_all, on=axes)
+    return bool((_apart(there, GAIN) | _apart(there, COST)).any())

@@ -95,7 +95,7 @@ function cellFacts(row) {
       el("button", { type: "button", id: "copy-command", onclick: () => copy(command(row), "the command") }, "Copy as command"),
       !sega.absence(row) && el("a", { class: "button", href: sega.full(row), target: "_blank", rel: "noopener" }, "Open image")),
     el("h4", {}, "Scores"), facts(taken, (name) => score(name, sega.value(row, name))),
-    el("h4", {}, "Settings"), facts(told, (name) => said(sega.value(row, name))),
+    el("h4", {}, "Settings"), facts(told, (name) => written(row, name)),
     el("details", {}, el("summary", {}, "As a diffusers call"), el("pre", {}, call)),
     el("p", { class: "small mono" }, sega.columns.key[row]));
 }

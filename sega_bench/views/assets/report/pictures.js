@@ -126,7 +126,7 @@ function drawGrid() {
     && axes.every((axis, i) => sega.columns[axis][row] === best.at[i]);
   const references = lines.map((line) => new Set(line.filter((row) => row !== undefined).map(sega.reference)));
   const beside = references.every((line) => line.size <= 1);
-  const head = el("tr", {}, el("th", { class: "corner" }, el("span", {}, `${chosen.y}\u00a0\u2193\n${chosen.x}\u00a0\u2192`)),
+  const head = el("tr", {}, el("th", { class: "corner" }, el("span", {}, `${breakable(chosen.y)}\u00a0\u2193\n${breakable(chosen.x)}\u00a0\u2192`)),
     beside && el("th", { scope: "col" }, "unedited"), xs.map((x) => el("th", { scope: "col" }, said(values[chosen.x][x]))));
   const body = lines.map((line, i) => el("tr", {},
     el("th", { scope: "row" }, el("span", {}, said(values[chosen.y][ys[i]]))),

@@ -92,10 +92,8 @@ function drawTable() {
   const rows = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
   const isNumber = (name) => sega.sweep.scores.includes(name) || sega.sweep.values[name]?.every((value) => typeof value === "number");
   const write = (row, name) => {
-    const value = sega.value(row, name);
-    if (sega.sweep.scores.includes(name)) return score(name, value);
-    if (name === "attribute_leaked") return value === null ? "" : JSON.parse(value).join(", ") || "none";
-    return value === null ? "" : said(value);
+    if (sega.sweep.scores.includes(name)) return score(name, sega.value(row, name));
+    return written(row, name);
   };
   byId("rows").replaceChildren(el("table", { class: "rows" },
     el("thead", {}, el("tr", {}, el("th", {}, el("span", {}, "image")), el("th", {}, el("span", {}, "copy")), names.map(header))),

@@ -26,6 +26,16 @@ function said(value) {
   return String(value) || "(empty)";
 }
 
+/** A setting or a score that is a text, of a row. */
+function written(row, name) {
+  const value = sega.value(row, name);
+  if (value === null) return "";
+  return name === "attribute_leaked" ? JSON.parse(value).join(", ") || "none" : said(value);
+}
+
+/** A name that may be broken after its underscores. */
+const breakable = (name) => name.replaceAll("_", "_\u200b");
+
 /** A score as one would say it. */
 function score(name, value) {
   if (value === null || value === undefined) return "\u2013";
