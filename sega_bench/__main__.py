@@ -30,7 +30,7 @@ from rich.text import Text
 
 from sega_bench import config as configuration
 from sega_bench import signals
-from sega_bench.errors import UserError, clean
+from sega_bench.errors import UserError
 from sega_bench.progress import progress
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def _print_overview() -> None:
         "+sweep=thresholds model=sd15 dry_run=true",
         "+sweep=thresholds 'axes.edit_threshold=[0.9,0.95]' 'seeds=[0,1,2]' name=mine",
         "+study=pareto study.trials=30",
+        "+sweep=thresholds launch=local launch.workers=2",
         "+sweep=thresholds --cfg job",
         "--multirun +sweep=thresholds,warmup model=faces,sd15",
     ):
@@ -147,9 +148,14 @@ def _run_sweeps(configs: Sequence[Config]) -> int:
     """
     if not configs:
         return 0
-    from sega_bench import planner, runner  # torch and diffusers take seconds: wrong keys are told before
+    from sega_bench import (  # torch and diffusers take seconds: wrong keys are told before
+        launch,
+        planner,
+        runner,
+    )
     from sega_bench.store import lock
     from sega_bench.study import trials
+    from sega_bench.views.terminal import print_plan
 
     _quieten_libraries()
     studies = [trials.resolve(config) if config.study.space else None for config in configs]
@@ -157,15 +163,16 @@ def _run_sweeps(configs: Sequence[Config]) -> int:
         study.plan(()) if study else planner.plan(config)
         for study, config in zip(studies, configs, strict=True)
     ]
+    processes = [launch.asked(made.config) for made in plans]
     _refuse_one_folder_for_two(plans)
     signals.before_leaving(lock.release_all)
     with ExitStack() as folders:
         work: list[Callable[[], int]] = []
-        for made, study in zip(plans, studies, strict=True):
+        for made, study, on in zip(plans, studies, processes, strict=True):
             if made.config.dry_run:
-                _print_plan(made, study)
+                print_plan(console, made, study.cost() if study else launch.dealt(made))
                 continue
-            job = folders.enter_context(runner.locked(made))
+            job = folders.enter_context(runner.locked(made, on))
             work.append(partial(_run_study, study, job) if study else partial(_run_job, job))
         return sum(do() for do in work)
 
@@ -186,7 +193,10 @@ def _run_job(job: Job) -> int:
         if job.missing and job.done:
             cells = f"{job.done} of {len(job.plan.cells)} cells"
             console.print(f"{cells} are done, {job.missing} to go", highlight=False)
-        reporter = _execute(job)
+        reporter = _execute(job) if job.plan.config.launch.name == "inline" else _launch(job)
+        if job.store.launch_path.exists():
+            console.print("the cluster goes on alone: the same command attaches, shows and finishes")
+            return 0
         failed, unscored = _show(job, reporter)
     return _complain(job, failed, unscored)
 
@@ -277,29 +287,6 @@ def _logging_to(path: Path) -> Iterator[None]:
                 handler.close()
 
 
-def _print_plan(made: Plan, study: Study | None) -> None:
-    counts = made.counts()
-    ours, theirs = counts["unet_evals"], counts["unet_evals_diffusers"]
-    references = f"{counts['references']} reference{'s' * (counts['references'] != 1)}"
-    axes = clean("; ".join(f"{name} {', '.join(map(str, values))}" for name, values in made.axes.items()))
-    table = Table(
-        title=f"{made.name}: the plan; nothing was run", title_justify="left", box=None, show_header=False
-    )
-    for name, value in (
-        ("cells", f"{counts['cells']}: {counts['edited']} edited, {references}"),
-        ("merged", f"{counts['merged']} asked for more than once"),
-        ("same as reference", f"{counts['same_as_reference']} whose settings change nothing"),
-        ("UNet evaluations", f"{ours:,}; cell by cell {theirs:,}, {theirs / max(1, ours):.2f} times as many"),
-        ("images", f"about {sum(1.5 * cell.height * cell.width for cell in made.cells) / 1e6:,.2f} MB"),
-        ("axes", axes or "none"),
-        *(study.cost().items() if study else ()),
-        ("model", made.model.id),
-        ("folder", str(Path(made.config.output_dir) / made.name)),
-    ):
-        table.add_row(name, Text(value))
-    console.print(table)
-
-
 def _execute(job: Job, networks: Networks | None = None, reporter: Reporter | None = None) -> Reporter | None:
     """Make what is missing, showing how far it is, here and to W&B; returns the run to be finished.
 
@@ -320,6 +307,27 @@ def _execute(job: Job, networks: Networks | None = None, reporter: Reporter | No
                 reporter.log([record])
             meter.cell(failed=record.status == "failed")
     return reporter
+
+
+def _launch(job: Job) -> Reporter | None:
+    """:func:`_execute` on other processes, showing how far all of them are; W&B is told at the end."""
+    from sega_bench.launch import Launch
+
+    if not job.missing and not job.store.launch_path.exists():
+        return _execute(job)
+    to_make = {cell.key for wave in job.waves for cell in wave.cells}
+    missing = to_make | {record.cell.key for record in job.unscored}
+    with Launch(job) as launch:
+        console.print(str(launch), highlight=False)
+        with progress(console, launch.unet_evals, job.missing) as meter:
+            for row, at_work in launch.rows():
+                signals.check()
+                if row["key"] in missing:  # scores that had to wait make another row of the cell
+                    missing.remove(row["key"])
+                    meter.workers(at_work)
+                    meter.evaluations(row["unet_evals"] if row["key"] in to_make else 0)
+                    meter.cell(failed=row["status"] == "failed")
+    return None
 
 
 def _reporter(job: Job) -> Callable[[], Reporter | None]:

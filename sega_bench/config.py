@@ -159,6 +159,25 @@ class StudyConfig:
 
 
 @dataclass
+class LaunchConfig:
+    """Which processes do it: this one (``inline``), so many of this machine (``local``), or a cluster's tasks
+    (``slurm``), for which everything below ``workers`` is; ``extra`` holds sbatch's other options.
+
+    ``workers`` is a number, or ``auto``: one a GPU.
+    """
+
+    name: str = "inline"
+    workers: Any = "auto"
+    partition: str | None = None
+    timeout_min: int | None = None
+    gpus_per_worker: int | None = None
+    account: str | None = None
+    setup: Any = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+    wait: bool = True
+
+
+@dataclass
 class Config:
     """One sweep or study, as asked for."""
 
@@ -179,6 +198,7 @@ class Config:
     scores: ScoresConfig = field(default_factory=ScoresConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     output_dir: str = "outputs"
     dry_run: bool = False

@@ -23,6 +23,7 @@ _OPERATIONAL = (
     "description",
     "engine",
     "wandb",
+    "launch",
     "output_dir",
     "dry_run",
     "retry_failed",
@@ -179,7 +180,8 @@ def _portable_settings(config: Config) -> dict[str, Any]:
     if isinstance(config.prompts, str):  # a file; what it says is in the plan
         settings["prompts"] = Path(config.prompts).name
     settings["scores"] = _portable_scores(settings["scores"])
-    del settings["output_dir"]
+    for key in ("output_dir", "launch"):  # where, and by whom
+        del settings[key]
     if config.study.space:
         del settings["study"]["storage"]  # the address of a database may hold a password
     else:

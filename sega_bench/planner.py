@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from sega_bench import garbage, scores
+from sega_bench import garbage, processes, scores
 from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, shown
 from sega_bench.config import WANDB_MODES, Config, StudyConfig
 from sega_bench.errors import UserError, check_count, expand_user, nearest
@@ -156,6 +156,7 @@ def _check_settings(config: Config) -> None:
     for name, most in _MOST_OF_ENGINE.items():
         if (value := getattr(config.engine, name)) is not None:
             check_count(f"engine.{name}", value, most)
+    processes.check(config.launch)
     if config.wandb.mode not in WANDB_MODES:
         raise UserError(
             f"wandb.mode is {shown(config.wandb.mode)}: {nearest(config.wandb.mode, WANDB_MODES)}"

@@ -24,6 +24,10 @@ class Meter(Protocol):
         """One cell more on disk, or failed."""
         ...
 
+    def workers(self, count: int) -> None:
+        """So many processes are at work, if there are others than this one."""
+        ...
+
 
 @contextmanager
 def progress(console: Console, unet_evals: int, cells: int) -> Iterator[Meter]:
@@ -50,6 +54,7 @@ class _Counter:
     def __init__(self, unet_evals: int, cells: int) -> None:
         self.total, self.cells = unet_evals, cells
         self.evaluated = self.done = self.failed = 0
+        self.alive: int | None = None
         self.first: tuple[float, int] | None = None
 
     def evaluations(self, count: int) -> None:
@@ -63,6 +68,10 @@ class _Counter:
         self.failed += failed
         self.show()
 
+    def workers(self, count: int) -> None:
+        self.alive = count
+        self.show()
+
     def show(self) -> None:
         """Bring the display up to date."""
 
@@ -72,11 +81,13 @@ class _Counter:
         if self.first is None:
             return 0.0
         since, count = self.first
-        return (self.evaluated - count) / max(1e-9, time.perf_counter() - since)
+        seconds = time.perf_counter() - since
+        return (self.evaluated - count) / seconds if seconds > 1 else 0.0  # records come in bursts
 
     def words(self) -> str:
         failures = f", {self.failed} failed" if self.failed else ""
-        return f"{self.done}/{self.cells} cells{failures}"
+        workers = "" if self.alive is None else f", {self.alive} worker{'s' * (self.alive != 1)}"
+        return f"{self.done}/{self.cells} cells{failures}{workers}"
 
 
 class _Bar(_Counter):

@@ -15,9 +15,10 @@ from typing import Any
 from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, check_method, per_concept
 from sega_bench.config import Config, SamplingConfig
 from sega_bench.errors import UserError
+from sega_bench.processes import device_of
 from sega_bench.prompts import Prompt, as_text
 from sega_bench.sega.checkpoints.finding import Model
-from sega_bench.sega.models import default_dtype, resolve_device
+from sega_bench.sega.models import default_dtype
 from sega_bench.sega.wave import count_timesteps
 
 MOMENTUM_SETTINGS = ("edit_momentum_scale", "edit_mom_beta")
@@ -193,7 +194,7 @@ class Resolver:
     @cached_property
     def _dtype(self) -> str:
         engine = self.config.engine
-        device = resolve_device(engine.device)
+        device = device_of(self.config)
         if engine.dtype is not None and engine.dtype not in _DTYPES:
             raise UserError(f"engine.dtype is {engine.dtype!r}, but it must be one of {', '.join(_DTYPES)}")
         return engine.dtype or default_dtype(device)

@@ -17,10 +17,13 @@ from typing import Any
 import torch
 
 from sega_bench import manifest, rescoring, resume, scores
+from sega_bench.cell import shown
 from sega_bench.config import Config
+from sega_bench.errors import UserError
 from sega_bench.grader import Grader
 from sega_bench.maker import Maker
 from sega_bench.planner import Plan, plan
+from sega_bench.processes import device_of
 from sega_bench.scores import ScoreSettings
 from sega_bench.scores.scoring import Scorer
 from sega_bench.sega import compiling, memory
@@ -33,6 +36,11 @@ from sega_bench.store import DamagedPlanError, Record, Store, lock
 from sega_bench.threads import threads
 
 log = logging.getLogger(__name__)
+
+
+def at_ease() -> None:
+    """Nobody can take over the folder of a job that holds no lock."""
+
 
 _EXACT = ("micro_batch_size", "decode_batch_size", "threads", "compile")
 """What an image's last bit depends on beside its cell: recorded, and reused by a resume."""
@@ -64,7 +72,7 @@ class Job:
     threads: int | None
     compile: bool
     stored: Mapping[str, Any] | None
-    confirm: Callable[[], None] = lambda: None
+    confirm: Callable[[], None] = at_ease
 
     @property
     def is_news(self) -> bool:
@@ -82,29 +90,51 @@ class Job:
         return sum(wave.unet_evals for wave in self.waves)
 
 
+@dataclass(frozen=True)
+class Processes:
+    """What a job is made on.
+
+    Args:
+        count: so many processes at once.
+        threads: of each, where neither the command nor the folder says; None is torch's own choice.
+        are_elsewhere: on machines that can't be asked what they have.
+    """
+
+    count: int = 1
+    threads: int | None = None
+    are_elsewhere: bool = False
+
+
+THIS_ONE = Processes()
+
+
 @contextmanager
-def locked(made: Plan) -> Iterator[Job]:
+def locked(made: Plan, processes: Processes = THIS_ONE) -> Iterator[Job]:
     """:func:`prepare`, in a folder that no other command works on until this is left.
 
     Raises:
         UserError: what :func:`prepare` raises; this machine lacks what was asked for, the folder cannot be
             written, or another command works on it.
     """
-    resolve_device(made.config.engine.device)
-    if made.config.engine.compile:
+    device_of(made.config)
+    if made.config.engine.compile and not processes.are_elsewhere:
         compiling.check()
     store = _store(made)
     store.prepare()
-    with lock.held(store) as confirm:
-        yield replace(prepare(made), confirm=confirm)
+    with lock.held(store, attaches=processes.are_elsewhere) as confirm:
+        yield replace(prepare(made, processes), confirm=confirm)
 
 
 def _store(made: Plan) -> Store:
     return Store(Path(made.config.output_dir) / made.name)
 
 
-def prepare(made: Plan) -> Job:
+def prepare(made: Plan, processes: Processes = THIS_ONE) -> Job:
     """Compare a plan with its folder; nothing is loaded and nothing is written.
+
+    Args:
+        made: the plan.
+        processes: what it will be made on.
 
     Raises:
         UserError: the folder holds another sweep.
@@ -120,13 +150,14 @@ def prepare(made: Plan) -> Job:
     else:
         waves = form_waves(remaining.cells, config.engine.wave_rows, count_timesteps)
     sizes = _sizes(config, stored)
+    sizes["threads"] = sizes["threads"] or processes.threads
     return Job(
         plan=made,
         store=store,
         waves=waves,
         unscored=remaining.unscored,
         done=remaining.done,
-        batching=batching_for(made, waves, sizes),
+        batching=batching_for(made, waves, sizes, processes),
         threads=sizes["threads"],
         compile=bool(sizes["compile"]),
         stored=stored,
@@ -147,23 +178,27 @@ def _sizes(config: Config, stored: Mapping[str, Any] | None) -> dict[str, int | 
     return {name: getattr(config.engine, name) or before.get(name) for name in _EXACT}
 
 
-def batching_for(made: Plan, waves: Sequence[Wave], sizes: Mapping[str, int | None]) -> Batching:
+def batching_for(
+    made: Plan, waves: Sequence[Wave], sizes: Mapping[str, int | None], processes: Processes = THIS_ONE
+) -> Batching:
     """Batch sizes for these waves: those that are given, else what they fill and memory holds.
 
     Args:
         made: the plan.
         waves: of its cells.
-        sizes: ``micro_batch_size`` and ``decode_batch_size``, None where they are to be found.
+        sizes: ``micro_batch_size``, ``decode_batch_size`` and ``threads``, None where they are to be found.
+        processes: share a machine's memory; a GPU is one's own.
     """
     config, checkpoint = made.config, made.model.checkpoint
     micro, decode = sizes["micro_batch_size"], sizes["decode_batch_size"]
     if micro is None or decode is None:
         fitting = memory.fitting(
-            resolve_device(config.engine.device),
+            device_of(config),
             pixels=max(cell.height * cell.width for cell in made.cells),
             itemsize=getattr(torch, made.cells[0].dtype).itemsize,
             weights=checkpoint.weights_bytes if checkpoint is not None else 0,
-            threads=config.engine.threads or torch.get_num_threads(),
+            threads=sizes["threads"] or torch.get_num_threads(),
+            processes=1 if processes.are_elsewhere else processes.count,
             estimates=min(AT_ONCE, len(waves))
             * sum(wave.unet_evals for wave in waves)
             / max(1, sum(wave.n for wave in waves)),
@@ -185,17 +220,31 @@ class Networks:
     def denoiser(self, job: Job) -> Denoiser:
         """The model of a job."""
         if self._denoiser is None:
-            device = resolve_device(job.plan.config.engine.device)
+            device = _device(job)
             self._denoiser = load(job.plan.model, device, job.plan.cells[0].dtype, compile=job.compile)
         return self._denoiser
 
     def scorers(self, job: Job) -> tuple[Scorer, ...]:
         """The scorers of a job."""
         if self._scorers is None:
-            settings = ScoreSettings(**asdict(job.plan.config.scores))
-            device = resolve_device(job.plan.config.engine.device)
-            self._scorers = scores.build(settings, device, job.plan.model.safety_checker)
+            self._scorers = _scorers(job, _device(job))
         return self._scorers
+
+
+def _device(job: Job) -> torch.device:
+    """The device of this process, which has to be there."""
+    return resolve_device(str(device_of(job.plan.config)))
+
+
+def _scorers(job: Job, device: torch.device) -> tuple[Scorer, ...]:
+    settings = ScoreSettings(**asdict(job.plan.config.scores))
+    return scores.build(settings, device, job.plan.model.safety_checker)
+
+
+def _checked(job: Job, scorers: tuple[Scorer, ...]) -> tuple[Scorer, ...]:
+    """The scorers, if they are those of the job's folder."""
+    manifest.check_same_scores(scores.provenance(scorers), job.stored or {})
+    return scorers
 
 
 def run(config: Config) -> Iterator[Record]:
@@ -207,6 +256,8 @@ def run(config: Config) -> Iterator[Record]:
         UserError: anything wrong with what was asked.
     """
     made = plan(config)
+    if (name := config.launch.name) != "inline":
+        raise UserError(f"launch.name is {shown(name)}, but this is one process: inline, or the command line")
 
     def records() -> Iterator[Record]:
         with locked(made) as job:
@@ -236,50 +287,101 @@ def execute(
         if job.is_news:  # the sweep shrank, or says the same in other words
             job.store.write_plan(manifest.renewed(job.plan, job.stored))
         return
-    config = job.plan.config
-    device = resolve_device(config.engine.device)
-    scorers = networks.scorers(job)
-    provenance = scores.provenance(scorers)
-    manifest.check_same_scores(provenance, job.stored or {})
+    scorers = _checked(job, networks.scorers(job))
     with threads(job.threads):
         if not job.missing:  # plan.json was lost, and nothing else
-            _write_plan(job, device, provenance)
+            _write_plan(job, scorers)
             return
-        denoiser = networks.denoiser(job)
-        engine = _write_plan(job, device, provenance)
-        if others := manifest.changes(job.stored or {}, engine, config):
-            words = ", ".join(others)
-            log.warning("%s: new images and scores may differ from this folder's others by rounding", words)
-        maker = Maker(
-            store=job.store,
-            denoiser=denoiser,
-            grader=Grader(job.store, scorers, config.scores.batch_size),
-            config=config,
-            batching=job.batching,
-            worker=worker,
-            device=engine["device"],
-            versions="; ".join(f"{name} {version}" for name, version in manifest.versions().items()),
-            on_evaluations=on_evaluations,
-        )
+        maker = _maker(job, networks, on_evaluations, worker)
+        engine = _write_plan(job, scorers)
+        _tell_changes(job, engine)
         for record in maker.make(job.waves, job.unscored):
-            if smaller := _changes(engine, _engine(job, device)):
+            if smaller := _changes(engine, _engine(job)):
                 log.warning("out of memory: %s", smaller)
-                engine = _write_plan(job, device, provenance)  # a resume begins with what fitted
+                engine = _write_plan(job, scorers)  # a resume begins with what fitted
             job.confirm()
             yield record
 
 
-def _write_plan(job: Job, device: torch.device, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def begin(job: Job) -> None:
+    """Write the plan.json of a job whose parts other processes do; what the scorers lack is told here.
+
+    Raises:
+        UserError: scorers' weights cannot be had, or are others than this folder's.
+    """
+    with threads(job.threads):
+        _tell_changes(job, _write_plan(job, _checked(job, _scorers(job, torch.device("cpu")))))
+
+
+def work(job: Job, worker: str, is_leaving: Callable[[], bool]) -> Batching:
+    """Do a part of a job, in a process that leaves everything but its records and images to who launched it.
+
+    Args:
+        job: a part of one.
+        worker: names this process's records file.
+        is_leaving: whether not to go on, asked behind each wave.
+
+    Returns:
+        The sizes of the batches, smaller if memory ran out.
+
+    Raises:
+        UserError: this machine lacks the device.
+    """
+    networks = Networks()
+    _checked(job, networks.scorers(job))
+    with threads(job.threads):
+        for _ in _maker(job, networks, lambda count: None, worker).make(job.waves, job.unscored):
+            if is_leaving():
+                break  # the rest of its wave is on disk too
+    return job.batching
+
+
+def shrink(job: Job, micro: int, decode: int) -> None:
+    """Go on with what fitted into a worker's memory, and note it in plan.json, so that a resume does too."""
+    before = _engine(job)
+    job.batching.micro = min(job.batching.micro, micro)
+    job.batching.decode = min(job.batching.decode, decode)
+    stored = job.store.read_plan()
+    if stored is not None and (smaller := _changes(before, _engine(job))):
+        log.warning("out of memory: %s", smaller)
+        sizes = {"micro_batch_size": job.batching.micro, "decode_batch_size": job.batching.decode}
+        job.store.write_plan({**stored, "engine": {**stored["engine"], **sizes}})
+
+
+def _maker(job: Job, networks: Networks, on_evaluations: Callable[[int], None], worker: str) -> Maker:
+    """The model, loaded, and all that makes images with it."""
+    config = job.plan.config
+    return Maker(
+        store=job.store,
+        denoiser=networks.denoiser(job),
+        grader=Grader(job.store, networks.scorers(job), config.scores.batch_size),
+        config=config,
+        batching=job.batching,
+        worker=worker,
+        device=_device_name(_device(job)),
+        versions="; ".join(f"{name} {version}" for name, version in manifest.versions().items()),
+        on_evaluations=on_evaluations,
+    )
+
+
+def _write_plan(job: Job, scorers: Sequence[Scorer]) -> dict[str, Any]:
     """Write plan.json; returns what it says of how the images are computed."""
-    engine = _engine(job, device)
-    job.store.write_plan(manifest.document(job.plan, engine, provenance))
+    engine = _engine(job)
+    job.store.write_plan(manifest.document(job.plan, engine, scores.provenance(scorers)))
     return engine
 
 
-def _engine(job: Job, device: torch.device) -> dict[str, Any]:
+def _tell_changes(job: Job, engine: Mapping[str, Any]) -> None:
+    """A word of what differs from how this folder's other images were computed."""
+    if others := manifest.changes(job.stored or {}, engine, job.plan.config):
+        words = ", ".join(others)
+        log.warning("%s: new images and scores may differ from this folder's others by rounding", words)
+
+
+def _engine(job: Job) -> dict[str, Any]:
     """What plan.json says of how the images are computed."""
     return {
-        "device": _device_name(device),
+        "device": _device_name(device_of(job.plan.config)),
         "dtype": job.plan.cells[0].dtype,
         "micro_batch_size": job.batching.micro,
         "decode_batch_size": job.batching.decode,
@@ -295,7 +397,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} is {now[name]} and was {before[name]}" for name in changed)
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} {platform.machine()}"
+def _device_name(where: torch.device) -> str:
+    if where.type == "cuda":  # of a cluster's nodes one can't know before
+        return torch.cuda.get_device_name(where) if torch.cuda.is_available() else "cuda"
+    return f"{where.type} {platform.machine()}"

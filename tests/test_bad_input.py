@@ -225,6 +225,8 @@ def engine(rng: Random, folder: Path) -> Mistake:
                 ["local-dir:/no/such", "null", "[a]", "'local-dir:\0'", "'local-dir:~nobody-x/a'"],
             ),
             ("scores.clip_pretrained", ["openai", "''", "[a]"]),
+            ("launch.workers", [*sizes, "null", "2"]),
+            ("launch.name", ["nowhere", "''", "null", "3"]),
             ("wandb.mode", ["on", "''", "ONLINE", "null", "[online]", "true"]),
             ("wandb.project", ["null", "[a]", quoted("a\x1b[2J")]),
             ("dry_run", ["maybe", "null", "[true]", "1.5"]),
@@ -323,7 +325,7 @@ def unknown(rng: Random, folder: Path) -> Mistake:
 
 
 def group(rng: Random, folder: Path) -> Mistake:
-    which = rng.choice(["+sweep", "model", "scores"])
+    which = rng.choice(["+sweep", "model", "scores", "launch"])
     value = rng.choice(
         ["null", "''", "3", "true", "[3]", "[null]", "nose", "../smoke", "/etc/passwd", "1.5", "{a: 1}"]
     )

@@ -174,6 +174,13 @@ MISTAKES = [
     (["+sweep=smoke", "engine.device=cuda:9"], "engine.device"),
     (["+sweep=smoke", "wandb.mode=ofline"], "wandb.mode"),
     (["+sweep=smoke", "output_dir=/proc/no"], "output_dir"),
+    (["+sweep=smoke", "launch.workers=2"], "launch.workers is 2, but launch=inline is one process"),
+    (["+sweep=smoke", "launch=local", "launch.workers=0"], "launch.workers is 0, but it must be at least 1"),
+    (["+sweep=smoke", "launch=local", "launch.workers=-2"], "launch.workers is -2"),
+    (["+sweep=smoke", "launch=local", "launch.workers=all"], "launch.workers is 'all'"),
+    (["+sweep=smoke", "launch=local", "engine.device=cuda:1"], "engine.device"),
+    (["+sweep=smoke", "launch=local", "+launch.nodes=2"], "launch.nodes"),
+    (["+sweep=smoke", "launch=locl"], "launch=locl"),
 ]
 
 

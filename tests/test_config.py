@@ -110,7 +110,7 @@ def test_keys_come_from_the_contract() -> None:
     expected = (
         "name description model prompts prompt_file negative_prompt seeds concepts method replay sampling "
     )
-    expected += "edit axes zip scores engine wandb study output_dir dry_run retry_failed fail_fast"
+    expected += "edit axes zip scores engine wandb launch study output_dir dry_run retry_failed fail_fast"
     assert list(configuration.plain(compose(PROMPTS))) == expected.split()
 
 

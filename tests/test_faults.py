@@ -21,6 +21,7 @@ from sega_bench.cell import Cell
 from sega_bench.errors import UserError
 from sega_bench.scores.scoring import Features
 from sega_bench.store import Picture, Store
+from sega_bench.views.terminal import print_plan
 
 
 def test_cells_that_lack_scores_are_told_by_the_exit_code_and_in_their_column(
@@ -64,7 +65,7 @@ def test_hostile_texts_are_inert_in_tables_and_terminal_and_exact_in_the_store(
     made = planned(
         tmp_path, f"prompts={listed}", "concepts=['=1+1']", f"+axes.negative_prompt=['','{REVERSED}']"
     )
-    __main__._print_plan(made)
+    print_plan(__main__.console, made, {})
     with stand_ins(), runner.locked(made) as job:
         assert __main__._run_job(job) == 0
     out, err = capfd.readouterr()

@@ -22,6 +22,7 @@ ORDER = (
     "prompts",
     "sega",
     "scores",
+    "processes",
     "atomic",
     "store",
     "resolver",
@@ -36,6 +37,7 @@ ORDER = (
     "study",
     "progress",
     "signals",
+    "launch",
     "benchmark",
     "scaling",
     "__main__",
@@ -46,7 +48,7 @@ ONLY = {
     "hydra": {"config", "__main__"},
     "optuna": {"study.asking"},
     "sklearn": {"study.importance"},
-    "submitit": set(),
+    "submitit": {"launch.local", "launch.slurm", "launch.worker"},
 }
 
 

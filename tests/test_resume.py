@@ -20,7 +20,8 @@ from sega_bench import runner
 from sega_bench.errors import UserError
 from sega_bench.planner import plan
 from sega_bench.resume import REFERENCE_FAILED
-from sega_bench.store import Record, Store
+from sega_bench.store import Record
+from sega_bench.store.journal import Journal
 
 
 def evaluations(output_dir: Path, *more: str) -> tuple[int, list[Record]]:
@@ -242,8 +243,8 @@ def test_a_lost_plan_json_is_written_again(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_records_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
-    reads, lines = [], Store._lines
-    monkeypatch.setattr(Store, "_lines", lambda self: reads.append(self) or lines(self))
+    reads, lines = [], Journal.lines
+    monkeypatch.setattr(Journal, "lines", lambda self: reads.append(self) or lines(self))
     runner.prepare(plan(small(tmp_path, "seeds=3")))
     assert len(reads) == 1
 

@@ -183,6 +183,19 @@ def test_the_latest_row_counts_but_failed_never_replaces_done(store: Store) -> N
     assert [(row["status"], row["seconds"]) for row in store.rows()[0]] == [("done", 2.0)]
 
 
+def test_what_was_written_after_reading_counts_in_whichever_file_it_is(store: Store) -> None:
+    """A file is read before or behind another, whichever was written first."""
+    for early, late in (("0", "1"), ("1", "0")):
+        cell = Cell("a face", int(early))
+        Store(store.root).append(early, [Record(cell, "done", seconds=1.0)])
+        one_that_resumes = Store(store.root)
+        one_that_resumes.rows()
+        one_that_resumes.append(late, [Record(cell, "done", seconds=2.0)])
+    assert [row["seconds"] for row in store.rows()[0]] == [2.0, 2.0]
+    assert [store.journal.read(place)["seconds"] for place in store.places().values()] == [2.0, 2.0]
+    assert "turn" not in store.rows()[0][0]
+
+
 def test_failed_replaces_done_where_the_image_is_lost(store: Store) -> None:
     image, digest = store.write_image(CELL, sweeps.picture(CELL))
     store.append("w", [Record(CELL, "done", image, digest), Record(CELL, "failed")])

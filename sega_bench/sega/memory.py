@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 
 import torch
 
@@ -27,7 +28,13 @@ OFTEN = 3
 
 
 def fitting(
-    device: torch.device, pixels: int, itemsize: int, weights: int, threads: int, estimates: float
+    device: torch.device,
+    pixels: int,
+    itemsize: int,
+    weights: int,
+    threads: int,
+    estimates: float,
+    processes: int = 1,
 ) -> Batching:
     """Batch sizes that should fit; powers of two.
 
@@ -36,11 +43,12 @@ def fitting(
         pixels: of an image, height times width.
         itemsize: bytes an element.
         weights: bytes of all networks that are still to be loaded.
-        threads: on a CPU each has a batch of its own.
+        threads: of a process; on a CPU each has a batch of its own.
         estimates: of a step, in the mean: micro-batches that these do not fill would be padding.
+        processes: do the same at once, and on a CPU share its memory.
     """
-    at_once = threads if device.type == "cpu" else 1
-    free = SHARE * (_free_bytes(device) - weights) / at_once
+    at_once, sharing = (threads, processes) if device.type == "cpu" else (1, 1)
+    free = SHARE * (_free_bytes(device) / sharing - weights) / at_once
     most = MOST_ON_CPU if device.type == "cpu" else MOST_ON_GPU
     if device.type == "cpu" and estimates < OFTEN * most * at_once:
         most //= 2
@@ -60,6 +68,8 @@ def fitting(
 
 def _free_bytes(device: torch.device) -> int:
     """Memory that nobody uses, on a GPU or in the machine."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return sys.maxsize  # a cluster's node can't be asked: what does not fit there is halved
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

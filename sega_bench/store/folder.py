@@ -62,10 +62,20 @@ class Store:
         self.study_path = root / "study.json"
         self.study_journal = root / "journal.log"
         self.answers_dir = root / "answers"
+        self.launch_dir = root / "launch"
+        self.launch_path = self.launch_dir / "workers.json"
 
     def image_path(self, key: str) -> Path:
         """Where the image of a cell belongs, whether or not it is there."""
         return Path(f"{self.images_dir}/{key[:2]}/{key}.png")
+
+    def outcome_path(self, worker: int) -> Path:
+        """How a worker says that it ended."""
+        return self.launch_dir / f"{worker}.outcome.json"
+
+    def starts_path(self, worker: int) -> Path:
+        """How often a worker began in vain."""
+        return self.launch_dir / f"{worker}.starts.json"
 
     def prepare(self) -> None:
         """Make the folders and clear what killed writers left.
@@ -208,12 +218,18 @@ class Store:
             was done is lost), and the number of lines that were skipped because they hold no row.
         """
         present: dict[str, dict[str, Any]] = {}
+        turns: dict[str, int] = {}
         malformed = 0
-        for row in self._lines():
+        for place, row in self.journal.lines():
             if row is None:
                 malformed += 1
-            elif self._counts(row, present.get(row["key"], row)):
-                present[row["key"]] = row
+                continue
+            key = row["key"]
+            if key not in present or self._counts(
+                row, present[key], is_later=place.turn >= turns.get(key, 0)
+            ):
+                present[key] = row
+                turns[key] = place.turn
         return list(present.values()), malformed
 
     def places(self) -> dict[str, Place]:
@@ -223,13 +239,20 @@ class Store:
             if row is None:
                 continue
             before = present.get(row["key"])
-            if row["status"] == "done" or before is None or self._counts(row, self.journal.read(before)):
+            is_later = before is None or place.turn >= before.turn
+            if (
+                before is None
+                or (is_later and row["status"] == "done")
+                or self._counts(row, self.journal.read(before), is_later=is_later)
+            ):
                 present[row["key"]] = place
         return present
 
-    def _counts(self, row: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-        """Whether a row replaces an earlier one of its cell."""
-        return row["status"] == "done" or before["status"] == "failed" or self._is_lost(before)
+    def _counts(self, row: Mapping[str, Any], other: Mapping[str, Any], *, is_later: bool) -> bool:
+        """Whether a row replaces another of its cell, which was written before it or after it."""
+        if not is_later:
+            return not self._counts(other, row, is_later=True)
+        return row["status"] == "done" or other["status"] == "failed" or self._is_lost(other)
 
     def _is_lost(self, row: Mapping[str, Any]) -> bool:
         return bool(row.get("image")) and not is_whole_png(self.image_file(row["image"]))
@@ -247,10 +270,6 @@ class Store:
                 return hashlib.file_digest(file, "sha256").hexdigest() == str(row["image_sha256"])
         except OSError:
             return False
-
-    def _lines(self) -> Iterator[dict[str, Any] | None]:
-        """Every line of every record file, None for one that holds no row."""
-        return (row for _, row in self.journal.lines())
 
 
 _SEAL = "checksum"

@@ -1,4 +1,8 @@
-"""The record files of a sweep: append-only, a line a row, the latest line of a cell counts."""
+"""The record files of a sweep: append-only, a line a row, the latest line of a cell counts.
+
+Which of two files' lines is the later one is told by their turns, a logical clock (Lamport 1978): whoever
+appends has first read what there is, and its turn is one more than the latest that it has read.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,11 @@ Row = dict[str, Any]
 
 
 class Place(NamedTuple):
-    """Where a row stands: the file's name without its folder and ending, and the line's first byte."""
+    """Where a row stands: the file's name without its folder and ending, the line's first byte, its turn."""
 
     worker: str
     offset: int
+    turn: int
 
 
 class Journal:
@@ -29,6 +34,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._latest = 0  # turn that was read
 
     def append(self, worker: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows to a worker's file: one write, and on disk when this returns.
@@ -37,9 +43,9 @@ class Journal:
         """
         if not rows:
             return
-        lines = b"".join(map(to_line, rows))
+        lines = b"".join(to_line({**row, _TURN: self._latest + 1}) for row in rows)
         self._folder.mkdir(parents=True, exist_ok=True)
-        with open(self._path(worker), "a+b") as file:
+        with open(self.path(worker), "a+b") as file:
             file.write(b"\n" * _is_torn(file) + lines)
             file.flush()
             os.fsync(file.fileno())
@@ -50,19 +56,37 @@ class Journal:
             offset = 0
             with open(path, "rb") as file:
                 for line in file:
-                    yield Place(path.stem, offset), from_line(line)
+                    turn, row = parse(line)
+                    self._latest = max(self._latest, turn)
+                    yield Place(path.stem, offset, turn), row
                     offset += len(line)
 
     def read(self, place: Place) -> Row:
         """The row at a place that :meth:`lines` gave."""
-        with open(self._path(place.worker), "rb") as file:
+        with open(self.path(place.worker), "rb") as file:
             file.seek(place.offset)
-            row = from_line(file.readline())
+            _, row = parse(file.readline())
         assert row is not None, "record files are only ever appended to"
         return row
 
-    def _path(self, worker: str) -> Path:
+    def path(self, worker: str) -> Path:
+        """A worker's file, which need not be there."""
         return self._folder / f"{worker}.jsonl"
+
+    def size(self, worker: str) -> int:
+        """Bytes of a worker's file."""
+        path = self.path(worker)
+        return path.stat().st_size if path.exists() else 0
+
+
+def parse(line: bytes) -> tuple[int, Row | None]:
+    """A line's turn, 0 if it is older than turns, and its row, None if it holds none."""
+    row = from_line(line)
+    turn = None if row is None else row.pop(_TURN, None)
+    return turn if type(turn) is int else 0, row
+
+
+_TURN = "turn"
 
 
 def _is_torn(file: io.BufferedRandom) -> bool:

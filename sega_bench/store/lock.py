@@ -57,8 +57,12 @@ class Holder:
 
 
 @contextmanager
-def held(store: Store) -> Iterator[Callable[[], None]]:
+def held(store: Store, *, attaches: bool = False) -> Iterator[Callable[[], None]]:
     """The folder's lock, given back on whatever way out; a lock of the dead is taken over.
+
+    Args:
+        store: the folder.
+        attaches: whether workers on a cluster, which need no command to hold the lock, are this one's.
 
     Yields:
         What raises a UserError once another command has taken the lock over, as it may from a process that
@@ -78,6 +82,11 @@ def held(store: Store) -> Iterator[Callable[[], None]]:
     try:
         with store.space():
             _take(path, mine)
+        if store.launch_path.exists() and not attaches:
+            raise UserError(
+                f"output_dir: {store.root} has workers on a cluster: the command that started them attaches, "
+                f"and Ctrl-C cancels them; if they are gone for good, remove {store.launch_path}"
+            )
         beat = Thread(target=_beat, args=(path, mine, stop, lost), name="lock", daemon=True)
         beat.start()
         try:

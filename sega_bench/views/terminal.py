@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
@@ -17,6 +18,9 @@ from sega_bench.views.advice import next_steps
 from sega_bench.views.tables import ALL, COST, GAIN, TRENDS, areas
 from sega_bench.views.words import concept_labels, short
 
+if TYPE_CHECKING:
+    from sega_bench.planner import Plan
+
 MOST_ROWS = 30
 """Above this many settings only the Pareto front is shown."""
 
@@ -25,6 +29,36 @@ _HEADERS = (14, 9)
 """How wide a header may be at most, where it can be broken."""
 
 _ANY_WIDTH = 10_000
+
+
+def print_plan(console: Console, made: Plan, more: Mapping[str, str]) -> None:
+    """Print what a sweep would make, and at which cost.
+
+    Args:
+        console: where to.
+        made: the plan.
+        more: other lines, as how it would be shared among processes.
+    """
+    counts = made.counts()
+    ours, theirs = counts["unet_evals"], counts["unet_evals_diffusers"]
+    references = f"{counts['references']} reference{'s' * (counts['references'] != 1)}"
+    axes = clean("; ".join(f"{name} {', '.join(map(str, values))}" for name, values in made.axes.items()))
+    table = Table(
+        title=f"{made.name}: the plan; nothing was run", title_justify="left", box=None, show_header=False
+    )
+    for name, value in (
+        ("cells", f"{counts['cells']}: {counts['edited']} edited, {references}"),
+        ("merged", f"{counts['merged']} asked for more than once"),
+        ("same as reference", f"{counts['same_as_reference']} whose settings change nothing"),
+        ("UNet evaluations", f"{ours:,}; cell by cell {theirs:,}, {theirs / max(1, ours):.2f} times as many"),
+        ("images", f"about {sum(1.5 * cell.height * cell.width for cell in made.cells) / 1e6:,.2f} MB"),
+        ("axes", axes or "none"),
+        *more.items(),
+        ("model", made.model.id),
+        ("folder", str(Path(made.config.output_dir) / made.name)),
+    ):
+        table.add_row(name, Text(value))
+    console.print(table)
 
 
 def print_summary(

@@ -1,0 +1,284 @@
+"""Several processes on one machine, for real: what they come to, and what they survive."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_sweep import hashes, overrides, rows, run, small, store
+from stub_sweep import planned, stand_ins
+
+from sega_bench import launch, runner
+from sega_bench.config import Config
+from sega_bench.errors import UserError
+from sega_bench.launch import crew, local
+from sega_bench.launch.worker import ATTEMPTS, Errand, digest_of_source, left, part_of
+from sega_bench.planner import plan
+from sega_bench.resume import REFERENCE_FAILED
+from sega_bench.store import Record
+
+THREE_TRUNKS = ("seeds=3", "axes.edit_threshold=[0.5,0.6,0.7,0.8,0.9]", "engine.threads=1")
+LOCAL = ("launch=local", "launch.workers=2")
+OF_THE_PROCESS = ("worker", "seconds")
+
+
+def command(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sega_bench", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lines(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Every worker's rows, in order."""
+    files = sorted(store(folder).records_dir.glob("*.jsonl"))
+    return {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
+
+
+def waits(row: dict[str, Any]) -> bool:
+    """Whether it lacks scores for want of a reference."""
+    return REFERENCE_FAILED in (row["error"] or "")
+
+
+def work_pids(folder: Path, worker: str = "") -> list[int]:
+    """The workers' processes, which submitit starts with their folder as an argument."""
+    mark = f"{store(folder).launch_dir}/{worker}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"submitit.core._submit" in words and any(word.startswith(mark) for word in words):
+            found.append(int(path.name))
+    return found
+
+
+def wait_for(folder: Path, worker: str, count: int, process: subprocess.Popen[str]) -> None:
+    """Until a worker has recorded so many cells, or the command has ended."""
+    records = store(folder).records_dir / f"{worker}.jsonl"
+    while not (records.exists() and records.read_bytes().count(b"\n") >= count):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def scores(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every row without what names the process that made it, and what a cut trunk books elsewhere."""
+    left_out = (*OF_THE_PROCESS, "unet_evals", "checksum")
+    return {
+        key: {name: value for name, value in row.items() if name not in left_out}
+        for key, row in rows(folder).items()
+    }
+
+
+def test_two_workers_come_to_what_one_process_does(tmp_path: Path) -> None:
+    """Three trunks on two workers: one is cut, so that some cells are scored once the others have ended."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    process = command(*overrides(two, *THREE_TRUNKS, *LOCAL))
+    said, wrong = process.communicate()
+    assert (process.returncode, wrong) == (0, "")
+    assert "2 workers; at most" in said
+    run(one, *THREE_TRUNKS)
+    assert hashes(two) == hashes(one)
+    assert scores(two) == scores(one)
+    written = lines(two)
+    assert set(written) == {"0", "1"}
+    for worker, own in written.items():
+        assert {row["worker"] for row in own if waits(row)} <= {worker}
+    made = [row["key"] for own in written.values() for row in own]
+    again = [key for key in made if made.count(key) > 1]
+    assert {row["key"] for own in written.values() for row in own if waits(row)} == set(again)
+    plans = [store(folder).read_plan() for folder in (one, two)]
+    assert plans[0] is not None
+    assert plans[1] is not None
+    assert plans[0]["engine"] == plans[1]["engine"]
+    assert plans[0]["keys"] == plans[1]["keys"]
+    assert {path.name for path in store(two).root.iterdir()} >= {"results.parquet", "report", "grids"}
+    assert not store(two).launch_dir.exists()
+
+
+def test_killed_workers_and_launchers_are_made_good(tmp_path: Path) -> None:
+    """A killed worker has a successor, Ctrl-C ends all workers, and so does the launcher's own death."""
+    words = ("seeds=40", "engine.wave_rows=3", "engine.threads=1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = command(*overrides(killed, *words, *LOCAL))
+    wait_for(killed, "0", 3, process)
+    (victim,) = work_pids(killed, "0")
+    os.kill(victim, signal.SIGKILL)
+    before = len(lines(killed)["0"])
+    wait_for(killed, "0", before + 9, process)
+    process.send_signal(signal.SIGINT)
+    _, wrong = process.communicate()
+    assert process.returncode == 130, wrong
+    assert "worker 0 was killed with" in " ".join(wrong.split())
+    assert "the same command goes on" in wrong
+    assert "Traceback" not in wrong
+    assert work_pids(killed) == []
+    assert not store(killed).lock_path.exists()
+
+    process = command(*overrides(killed, *words, *LOCAL))
+    so_far = len(lines(killed)["1"])
+    wait_for(killed, "1", so_far + 1, process)
+    process.kill()
+    process.communicate()
+    while work_pids(killed):
+        time.sleep(0.1)
+
+    process = command(*overrides(killed, *words, *LOCAL))
+    _, wrong = process.communicate()
+    assert process.returncode == 0, wrong
+    run(whole, *words)
+    assert hashes(killed) == hashes(whole)
+    assert scores(killed) == scores(whole)
+    made = [row["key"] for own in lines(killed).values() for row in own if not waits(row)]
+    assert len(made) == len(set(made)) == 120
+
+
+class Mortuary:
+    """Where a worker records so many cells and is dead at once, without a word."""
+
+    outlives_launcher = False
+
+    def __init__(self, lives: Sequence[int | None]) -> None:
+        self._lives = lives
+        self.started: list[int] = []
+
+    def start(self, errands: Sequence[Errand]) -> list[str]:
+        for errand in errands:
+            worker = str(errand.number)
+            self.started.append(errand.number)
+            part = left(errand.part, errand.number, errand.since)
+            for cell in part.plan.cells[: self._lives[errand.number]]:
+                image, digest = part.store.write_image(cell, np.zeros((16, 16, 3), np.uint8))
+                part.store.append(worker, [Record(cell, "done", image, digest, worker=worker)])
+        return [str(errand.number) for errand in errands]
+
+    def alive(self, handles: Collection[str]) -> set[str]:
+        return set()
+
+    def end(self, handles: Collection[str]) -> None:
+        assert not handles
+
+    def log(self, handle: str) -> str:
+        return handle
+
+
+def test_a_shard_that_fails_three_times_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first worker dies after each cell, the second does what it should; here without processes."""
+    host = Mortuary((1, None))
+    monkeypatch.setattr(launch, "_host", lambda job: host)
+    monkeypatch.setattr(crew, "POLL_SECONDS", 0.0)
+    made = planned(tmp_path, "seeds=4", "launch=local", "launch.workers=2")
+    with stand_ins(), runner.locked(made, launch.asked(made.config)) as job:
+        shard = launch.Launch(job)._deal.shards[0]
+        seen = [row for row, _ in launch.Launch(job).rows()]
+    assert host.started.count(0) == ATTEMPTS
+    failed = [row for row in seen if row["status"] == "failed"]
+    assert {row["worker"] for row in failed} == {crew.LAUNCHER}
+    assert {row["key"] for row in failed} == {cell.key for cell in shard.cells[ATTEMPTS:]}
+    assert all(
+        row["error"] == "given up: 3 workers ended on this shard, the last one was killed" for row in failed
+    )
+    assert len({row["key"] for row in seen}) == 12
+
+
+def test_more_workers_than_trunks_is_said(tmp_path: Path) -> None:
+    said = launch.dealt(plan(small(tmp_path, "launch=local", "launch.workers=9")))["launch"]
+    assert said.startswith("9 workers, more than the 2 trunks; ")
+    assert "have nothing to make" in said
+    assert "UNet evaluations each" in said
+
+
+@pytest.fixture
+def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "device_of", lambda config: torch.device(config.engine.device))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+
+
+def asked(*words: str) -> Config:
+    return small(Path("nowhere"), "launch=local", *words)
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_every_gpu_has_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert launch.asked(asked("engine.device=cuda")).count == 3
+    assert launch.asked(asked("engine.device=cuda", "launch.workers=2")).count == 2
+    assert local.gpus(asked("engine.device=cuda")) == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5ab,4,7")
+    assert local.gpus(asked("engine.device=cuda")) == ["GPU-5ab", "4", "7"]
+    with pytest.raises(UserError, match=r"^launch.workers is 4, but there are 3 GPUs"):
+        launch.asked(asked("engine.device=cuda", "launch.workers=4"))
+
+
+def test_on_a_cpu_threads_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    made = plan(small(tmp_path))
+    threads = {}
+    for count in ("auto", 2, 3, 20):
+        on = launch.asked(asked("engine.device=cpu", f"launch.workers={count}"))
+        threads[count] = (on.count, runner.prepare(made, on).threads)
+    assert threads == {"auto": (1, None), 2: (2, 4), 3: (3, 2), 20: (20, 1)}
+
+
+CLUSTER = ("launch=slurm", "launch.workers=2")
+
+
+def test_a_clusters_nodes_are_not_asked_what_they_have(tmp_path: Path) -> None:
+    """Nor is there a GPU where a sweep is launched."""
+    cells = plan(small(tmp_path, *CLUSTER)).cells
+    assert {cell.dtype for cell in cells} == {"float16"}
+    cells = plan(small(tmp_path, *CLUSTER, "launch.gpus_per_worker=0")).cells
+    assert {cell.dtype for cell in cells} == {"float32"}
+
+
+def test_a_worker_of_another_version_does_nothing(tmp_path: Path) -> None:
+    with stand_ins(), runner.locked(planned(tmp_path)) as job:
+        errand = Errand(job, 0, 0, source="another")
+        outcome = errand._do(lambda: False)
+    assert outcome is not None
+    assert str(outcome.mistake).startswith("launch: worker 0 on ")
+    assert "runs another version of sega_bench" in str(outcome.mistake)
+
+
+def test_a_worker_that_is_always_sent_away_makes_a_wave_each_time(tmp_path: Path) -> None:
+    with stand_ins(), runner.locked(planned(tmp_path, "engine.wave_rows=3")) as job:
+        errand = Errand(part_of(job, job.plan.cells, ()), 0, 0, digest_of_source())
+        lives = 0
+        while errand._do(lambda: True) is None:
+            lives += 1
+    assert lives == 1  # and one more, of two waves
+    assert len(job.store.done_keys(job.store.rows()[0])) == 6
+
+
+def test_a_worker_that_records_nothing_gives_up(tmp_path: Path) -> None:
+    with stand_ins(), runner.locked(planned(tmp_path)) as job:
+        errand = Errand(part_of(job, job.plan.cells, ()), 0, 0, digest_of_source())
+        for _ in range(ATTEMPTS):  # each is killed in its first wave
+            assert errand._starts(6) <= ATTEMPTS
+        outcome = errand._do(lambda: False)
+    assert outcome is not None
+    assert outcome.fault == "began 3 times and recorded nothing, interrupted each time"
+
+
+def test_who_works_on_a_cluster_keeps_others_out(tmp_path: Path) -> None:
+    made = planned(tmp_path)
+    with runner.locked(made) as job:
+        job.store.write_text(job.store.launch_path, "{}")
+    with pytest.raises(UserError, match="has workers on a cluster"), runner.locked(made):
+        pass
+    assert not job.store.lock_path.exists()
+    with runner.locked(made, runner.Processes(2, are_elsewhere=True)):
+        pass
