@@ -48,13 +48,13 @@ def make_all(folder: Path, words: tuple[str, ...]) -> None:
     """Run the sweep; prints for every tenth of it the time a cell and the memory in use."""
     with stand_ins(), runner.locked(planned(folder, *words)) as job:
         of_tenth = job.missing // TENTHS
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         for done, _ in enumerate(runner.execute(job), start=1):
-            if done % of_tenth == 0 and done // of_tenth <= TENTHS:
-                now = time.perf_counter()
-                each = (now - begun) / of_tenth
-                print(f"  {done:7,} cells: {1e3 * each:6.2f} ms a cell, {megabytes():6.0f} MB", flush=True)
-                begun = now
+            if done % of_tenth == 0:
+                wall, cpu = time.perf_counter() - begun, time.process_time() - used
+                times = f"{1e3 * wall / of_tenth:6.2f} ms a cell, {1e3 * cpu / of_tenth:6.2f} ms of CPU"
+                print(f"  {done:7,} cells: {times}, {megabytes():6.0f} MB", flush=True)
+                begun, used = time.perf_counter(), time.process_time()
 
 
 def measure(folder: Path, cells: int) -> None:
@@ -66,6 +66,7 @@ def measure(folder: Path, cells: int) -> None:
         "engine.threads=1",
     )
     config = planned(folder, *words).config
+    print(f"libraries and stand-ins loaded: {megabytes():.0f} MB")
     made = told("plan: every cell, checked", lambda: plan(config))
     told("counts: waves, UNet evaluations, keys", made.counts)
     make_all(folder, words)
