@@ -22,6 +22,7 @@ from test_kill import Doom
 from sega_bench import planner, runner
 from sega_bench.config import CONF_DIR, compose, options
 from sega_bench.errors import UserError
+from sega_bench.study import __main__ as study_main
 from sega_bench.study.settings import SAMPLERS
 from sega_bench.study.trials import resolve
 from sega_bench.views import headline
@@ -252,6 +253,26 @@ def test_the_best_at_the_edge_of_its_space_is_told(tmp_path: Path) -> None:
     assert "move study.space.edit_guidance_scale.high beyond 9" in said
     assert "move study.space.edit_threshold.low beyond 0.1" in said
     assert "hold seeds out" in said
+
+
+def test_a_study_is_set_against_the_sweep_that_it_replaces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["study.sampler=grid", "+study.space.edit_guidance_scale={low: 3, high: 5, step: 2}"]
+    words += ["+study.space.edit_threshold={low: 0.1, high: 0.9, step: 0.4}"]
+    conduct(study(tmp_path, *words, "study.min_resource=null", "name=whole"))
+    conduct(study(tmp_path, *words, "study.trials=2", "study.min_resource=1", "name=part"))
+    conduct(study(tmp_path, *words, "study.trials=2", "seeds=1", "name=other"))
+    whole, part, other = (tmp_path / f"{name}-local" for name in ("whole", "part", "other"))
+    study_main.main([str(whole), str(whole)])
+    assert capsys.readouterr().out.count("100.0%") == 2
+    study_main.main([str(part), str(whole)])
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", capsys.readouterr().out)]
+    assert 0 < shares[0] <= 100
+    assert 0 < shares[1] < 60
+    with pytest.raises(SystemExit):
+        study_main.main([str(other), str(whole)])
+    assert "its seed is not that of" in capsys.readouterr().err
 
 
 MISTAKES = {

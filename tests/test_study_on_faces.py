@@ -8,9 +8,11 @@ import pytest
 
 from sega_bench import runner
 from sega_bench.config import compose
+from sega_bench.scores import ScoreSettings, score_names
 from sega_bench.study.answers import Answers, Best
 from sega_bench.study.conducting import Conduct
 from sega_bench.study.trials import resolve
+from sega_bench.views.tables import load
 
 
 def searched(folder: Path, *words: str) -> Answers:
@@ -35,6 +37,21 @@ def area(best: Best, *, of_the_baseline: bool = False) -> float:
     if of_the_baseline:
         gain, cost = gain - best.over_baseline[0].mean, cost - best.over_baseline[1].mean
     return gain * (1 - cost)
+
+
+def test_the_recommended_setting_beats_the_documentations_on_held_out_seeds(tmp_path: Path) -> None:
+    few = ("study.trials=10", "study.batch=10", "study.sampler=random", "seeds=[1, 4, 6, 8]")
+    few += ("prompts=[a photo of the face of a woman]", 'concepts=["glasses, wearing glasses"]')
+    few += ("sampling.num_inference_steps=10", "edit.edit_warmup_steps=2")
+    few += ("study.space.edit_warmup_steps.high=5", "~study.objectives.lpips")
+    few += ("study.constraints=['lpips <= 0.2']", "study.held_out={prompts: null, seeds: [2, 3, 5, 7]}")
+    found = searched(tmp_path, "+study=pareto", *few)
+    assert {trial.resource for trial in found.trials} == {2, 4}
+    assert found.best[0].over_baseline[0].mean > 0.005
+    assert found.held_out[0].over_baseline[0].mean > 0
+    frame = load(tmp_path / "pareto" / "held_out")
+    taken = frame[~frame["is_reference"]].notna().any()
+    assert set(score_names(ScoreSettings(attributes="embedded"))) <= set(taken.index[taken])
 
 
 @pytest.mark.slow

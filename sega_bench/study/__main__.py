@@ -1,0 +1,56 @@
+"""A study against the sweep that it replaces: ``python -m sega_bench.study outputs/pareto outputs/grid``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from sega_bench.errors import UserError
+from sega_bench.store import Store
+from sega_bench.views.tables import ALL, load, summarise
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run it; exits with 2 where the folders can't be compared."""
+    parser = argparse.ArgumentParser(prog="python -m sega_bench.study", description=__doc__)
+    parser.add_argument("study", type=Path, help="a study's folder, such as outputs/pareto")
+    parser.add_argument("sweep", type=Path, help="that of a sweep over the same prompts, seeds and concepts")
+    asked = parser.parse_args(arguments)
+    try:
+        print(compared(asked.study, asked.sweep))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def compared(study: Path, sweep: Path) -> str:
+    """The areas under both fronts of CLIP gain against preservation, and the UNet evaluations they took.
+
+    Raises:
+        UserError: a folder holds no such thing, or they were made of other prompts, seeds or concepts.
+    """
+    found, crossed = load(study), load(sweep)
+    for name in ("model", "prompt", "seed", "concepts"):
+        if set(found[name]) != set(crossed[name]):
+            raise UserError(f"{sweep}: its {name} is not that of {study}: compare like with like")
+    spent = int(sum(row["unet_evals"] or 0 for row in Store(study).rows()[0]))
+    costs = spent, int(crossed["unet_evals"].sum())
+    areas = _area(found, study), _area(crossed, sweep)
+    return (
+        f"area under the front: {areas[0]:.4f} of the study, {areas[1]:.4f} of the sweep, "
+        f"{areas[0] / areas[1]:.1%}\n"
+        f"UNet evaluations: {costs[0]:,} of the study, {costs[1]:,} of the sweep, {costs[0] / costs[1]:.1%}"
+    )
+
+
+def _area(frame: pd.DataFrame, folder: Path) -> float:
+    summary = summarise(frame, list((Store(folder).read_plan() or {})["axes"]))
+    return float(summary.loc[summary["concepts"] == ALL, "front_area"].iloc[0])
+
+
+if __name__ == "__main__":
+    main()
