@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 
 from sega_bench.study.objectives import Floats
 
-CONFIDENCE = 0.7
+CONFIDENCE = 0.6
 """Of each one-sided interval of a mean difference: all objectives must agree, so that it may be low."""
 
 
