@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from stub_sweep import planned, stand_ins, store
 
-from sega_bench import runner
+from sega_bench import jobs, runner
 from sega_bench.planner import plan
 from sega_bench.views import tables
 
@@ -46,7 +46,7 @@ def told(what: str, work: Callable[[], _Result]) -> _Result:
 
 def make_all(folder: Path, words: tuple[str, ...]) -> None:
     """Run the sweep; prints for every tenth of it the time a cell and the memory in use."""
-    with stand_ins(), runner.locked(planned(folder, *words)) as job:
+    with stand_ins(), jobs.locked(planned(folder, *words)) as job:
         of_tenth = job.missing // TENTHS
         begun, used = time.perf_counter(), time.process_time()
         for done, _ in enumerate(runner.execute(job), start=1):
@@ -70,7 +70,7 @@ def measure(folder: Path, cells: int) -> None:
     made = told("plan: every cell, checked", lambda: plan(config))
     told("counts: waves, UNet evaluations, keys", made.counts)
     make_all(folder, words)
-    job = told("resume: what is there, what is left", lambda: runner.prepare(made))
+    job = told("resume: what is there, what is left", lambda: jobs.prepare(made))
     assert (job.missing, job.done) == (0, len(made.cells))
     frame = told("sega_bench.load", lambda: tables.load(store(folder).root))
     told("summary", lambda: tables.summarise(frame, list(made.axes)))

@@ -16,8 +16,9 @@ import torch
 from fakes import FakeDenoiser
 from small_sweep import overrides
 
-from sega_bench import __main__, runner
+from sega_bench import jobs, runner
 from sega_bench.cell import Cell
+from sega_bench.command import working
 from sega_bench.config import compose
 from sega_bench.planner import Plan, plan
 from sega_bench.scores.scoring import Features, edited_only
@@ -64,8 +65,8 @@ def stand_ins(before: Callable[[torch.Tensor], None] = lambda latents: None) -> 
 
 def work(output_dir: Path, *words: str, before: Callable[[torch.Tensor], None] = lambda latents: None) -> int:
     """What the command does with a plan, views and all; the number of failed cells."""
-    with stand_ins(before), runner.locked(planned(output_dir, *words)) as job:
-        return __main__._run_job(job)
+    with stand_ins(before), jobs.locked(planned(output_dir, *words)) as job:
+        return working.run_job(job)
 
 
 def store(output_dir: Path) -> Store:

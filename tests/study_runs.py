@@ -9,7 +9,7 @@ from pathlib import Path
 from small_sweep import overrides
 from stub_sweep import stand_ins
 
-from sega_bench import runner
+from sega_bench import jobs, runner
 from sega_bench.config import Config, compose
 from sega_bench.store import Store
 from sega_bench.study.answers import Answers
@@ -45,15 +45,15 @@ def store(folder: Path) -> Store:
 def conduct(made: Study, on_step: Callable[[], None] = lambda: None) -> Answers:
     """Search, and answer from what is stored; nothing is loaded twice, nor shown."""
     networks = runner.Networks()
-    with stand_ins(), runner.locked(made.plan(())) as job:
+    with stand_ins(), jobs.locked(made.plan(())) as job:
         conducted = Conduct(made, job.store)
         for step in conducted.search():
-            list(runner.execute(runner.prepare(step.plan), networks=networks))
+            list(runner.execute(jobs.prepare(step.plan), networks=networks))
             on_step()
-        list(runner.execute(runner.prepare(conducted.plan()), networks=networks))
+        list(runner.execute(jobs.prepare(conducted.plan()), networks=networks))
         found = conducted.answers()
         if (plan := conducted.transfer(found)) is not None:
-            with runner.locked(plan) as apart:
+            with jobs.locked(plan) as apart:
                 list(runner.execute(replace(apart), networks=networks))
                 found = conducted.transferred(found, apart.store)
     return found

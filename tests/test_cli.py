@@ -13,6 +13,7 @@ import pytest
 from small_sweep import overrides
 
 from sega_bench import __main__, runner
+from sega_bench.command import working
 
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -77,7 +78,7 @@ def test_termination_keeps_what_is_done_and_exits_130(tmp_path: Path) -> None:
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     """The command line in this process; its exit code."""
     monkeypatch.setattr(sys, "argv", ["sega_bench", *words])
-    monkeypatch.setattr(__main__, "_quieten_libraries", lambda: None)
+    monkeypatch.setattr(working, "quieten_libraries", lambda: None)
     try:
         __main__.main()
     except SystemExit as ended:

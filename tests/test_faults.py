@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 from stub_sweep import NAME, FakeScorer, planned, results, stand_ins, work
 
-from sega_bench import __main__, runner
+from sega_bench import jobs
 from sega_bench.cell import Cell
+from sega_bench.command import consoles, working
 from sega_bench.errors import UserError
 from sega_bench.scores.scoring import Features
 from sega_bench.store import Picture, Store
@@ -65,9 +66,9 @@ def test_hostile_texts_are_inert_in_tables_and_terminal_and_exact_in_the_store(
     made = planned(
         tmp_path, f"prompts={listed}", "concepts=['=1+1']", f"+axes.negative_prompt=['','{REVERSED}']"
     )
-    print_plan(__main__.console, made, {})
-    with stand_ins(), runner.locked(made) as job:
-        assert __main__._run_job(job) == 0
+    print_plan(consoles.console, made, {})
+    with stand_ins(), jobs.locked(made) as job:
+        assert working.run_job(job) == 0
     out, err = capfd.readouterr()
     assert "negative_prompt" in out
     for text in (out, err, (tmp_path / NAME / "run.log").read_text()):

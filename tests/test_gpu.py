@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_sweep import run, small, store
 
-from sega_bench import runner
+from sega_bench import jobs
 from sega_bench.cell import Cell, Edit
 from sega_bench.config import compose
 from sega_bench.planner import plan
@@ -110,7 +110,7 @@ def test_when_memory_runs_out_batches_are_halved_until_they_fit() -> None:
 
 @on_cuda
 def test_batches_are_estimated_from_free_memory() -> None:
-    sizes = runner.prepare(plan(compose("+sweep=smoke", f"engine.device={DEVICE}", "dry_run=true"))).batching
+    sizes = jobs.prepare(plan(compose("+sweep=smoke", f"engine.device={DEVICE}", "dry_run=true"))).batching
     assert 1 <= sizes.decode <= 8 <= sizes.micro <= 64
 
 

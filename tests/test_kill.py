@@ -17,7 +17,7 @@ import pytest
 import torch
 from stub_sweep import planned, results, stand_ins, store
 
-from sega_bench import maker, runner
+from sega_bench import jobs, maker, runner
 from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.schedule import AT_ONCE, Wave
 from sega_bench.store.records import from_line
@@ -50,7 +50,7 @@ class Doom(threading.Thread):
 
 
 def make_rest(folder: Path, words: tuple[str, ...]) -> None:
-    with stand_ins(), runner.locked(planned(folder, *words)) as job:
+    with stand_ins(), jobs.locked(planned(folder, *words)) as job:
         for _ in runner.execute(job):
             pass
 

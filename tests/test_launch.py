@@ -18,7 +18,7 @@ import torch
 from small_sweep import hashes, overrides, rows, run, small, store
 from stub_sweep import planned, stand_ins
 
-from sega_bench import launch, runner
+from sega_bench import jobs, launch
 from sega_bench.config import Config
 from sega_bench.errors import UserError
 from sega_bench.launch import crew, local
@@ -181,7 +181,7 @@ def test_a_shard_that_fails_three_times_is_given_up(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(launch, "_host", lambda job: host)
     monkeypatch.setattr(crew, "POLL_SECONDS", 0.0)
     made = planned(tmp_path, "seeds=4", "launch=local", "launch.workers=2")
-    with stand_ins(), runner.locked(made, launch.asked(made.config)) as job:
+    with stand_ins(), jobs.locked(made, launch.asked(made.config)) as job:
         shard = launch.Launch(job)._deal.shards[0]
         seen = [row for row, _ in launch.Launch(job).rows()]
     assert host.started.count(0) == ATTEMPTS
@@ -229,7 +229,7 @@ def test_on_a_cpu_threads_are_divided(tmp_path: Path, monkeypatch: pytest.Monkey
     threads = {}
     for count in ("auto", 2, 3, 20):
         on = launch.asked(asked("engine.device=cpu", f"launch.workers={count}"))
-        threads[count] = (on.count, runner.prepare(made, on).threads)
+        threads[count] = (on.count, jobs.prepare(made, on).threads)
     assert threads == {"auto": (1, None), 2: (2, 4), 3: (3, 2), 20: (20, 1)}
 
 
@@ -245,7 +245,7 @@ def test_a_clusters_nodes_are_not_asked_what_they_have(tmp_path: Path) -> None:
 
 
 def test_a_worker_of_another_version_does_nothing(tmp_path: Path) -> None:
-    with stand_ins(), runner.locked(planned(tmp_path)) as job:
+    with stand_ins(), jobs.locked(planned(tmp_path)) as job:
         errand = Errand(job, 0, 0, source="another")
         outcome = errand._do(lambda: False)
     assert outcome is not None
@@ -254,7 +254,7 @@ def test_a_worker_of_another_version_does_nothing(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_always_sent_away_makes_a_wave_each_time(tmp_path: Path) -> None:
-    with stand_ins(), runner.locked(planned(tmp_path, "engine.wave_rows=3")) as job:
+    with stand_ins(), jobs.locked(planned(tmp_path, "engine.wave_rows=3")) as job:
         errand = Errand(part_of(job, job.plan.cells, ()), 0, 0, digest_of_source())
         lives = 0
         while errand._do(lambda: True) is None:
@@ -264,7 +264,7 @@ def test_a_worker_that_is_always_sent_away_makes_a_wave_each_time(tmp_path: Path
 
 
 def test_a_worker_that_records_nothing_gives_up(tmp_path: Path) -> None:
-    with stand_ins(), runner.locked(planned(tmp_path)) as job:
+    with stand_ins(), jobs.locked(planned(tmp_path)) as job:
         errand = Errand(part_of(job, job.plan.cells, ()), 0, 0, digest_of_source())
         for _ in range(ATTEMPTS):  # each is killed in its first wave
             assert errand._starts(6) <= ATTEMPTS
@@ -275,10 +275,10 @@ def test_a_worker_that_records_nothing_gives_up(tmp_path: Path) -> None:
 
 def test_who_works_on_a_cluster_keeps_others_out(tmp_path: Path) -> None:
     made = planned(tmp_path)
-    with runner.locked(made) as job:
+    with jobs.locked(made) as job:
         job.store.write_text(job.store.launch_path, "{}")
-    with pytest.raises(UserError, match="has workers on a cluster"), runner.locked(made):
+    with pytest.raises(UserError, match="has workers on a cluster"), jobs.locked(made):
         pass
     assert not job.store.lock_path.exists()
-    with runner.locked(made, runner.Processes(2, are_elsewhere=True)):
+    with jobs.locked(made, jobs.Processes(2, are_elsewhere=True)):
         pass

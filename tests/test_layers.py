@@ -32,6 +32,7 @@ ORDER = (
     "grader",
     "rescoring",
     "maker",
+    "jobs",
     "runner",
     "views",
     "study",
@@ -40,12 +41,13 @@ ORDER = (
     "launch",
     "benchmark",
     "scaling",
+    "command",
     "__main__",
 )
 ONLY = {
     "wandb": {"views.wandb"},
     "matplotlib": {"views.figures"},
-    "hydra": {"config", "__main__"},
+    "hydra": {"config", "command.composing"},
     "optuna": {"study.asking"},
     "sklearn": {"study.importance"},
     "submitit": {"launch.local", "launch.slurm", "launch.worker"},

@@ -18,7 +18,7 @@ import pytest
 from small_sweep import overrides, refuse_to_load, small
 from test_cli import call
 
-from sega_bench import runner, signals
+from sega_bench import jobs, runner, signals
 from sega_bench.errors import UserError
 from sega_bench.store import Store, lock
 from sega_bench.views import grids, wandb
@@ -209,7 +209,7 @@ def test_iterating_holds_the_folder_and_closing_gives_it_back(tmp_path: Path) ->
 
 
 def test_a_run_that_lost_its_folder_stops_with_what_is_done(tmp_path: Path) -> None:
-    with runner.locked(runner.plan(small(tmp_path, "engine.wave_rows=3"))) as job:
+    with jobs.locked(runner.plan(small(tmp_path, "engine.wave_rows=3"))) as job:
 
         def lost() -> None:
             raise UserError("taken over")

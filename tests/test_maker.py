@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_sweep import rows, run, small, store
 
-from sega_bench import maker, runner
+from sega_bench import jobs, maker, runner
 from sega_bench.cell import Cell
 from sega_bench.planner import plan
 from sega_bench.scores.scoring import Features
@@ -65,7 +65,7 @@ def test_a_scorer_that_raises_costs_one_cell_its_own_score(
     add_scorer(monkeypatch, lambda cell: False)
     assert run(tmp_path) == []
     evaluations: list[int] = []
-    job = runner.prepare(plan(small(tmp_path, "retry_failed=true")))
+    job = jobs.prepare(plan(small(tmp_path, "retry_failed=true")))
     (again,) = runner.execute(job, evaluations.append)
     assert (evaluations, again.error) == ([], None)
     assert "nose" in again.scores
@@ -96,7 +96,7 @@ def test_out_of_memory_is_remembered_and_told(
         assert {record.status for record in run(tmp_path)} == {"done"}
     assert caplog.messages == [f"out of memory: {size} is 2 and was {began_with}"]
     assert json.loads(store(tmp_path).plan_path.read_text())["engine"][size] == 2
-    again = runner.prepare(plan(small(tmp_path, "seeds=3", "engine.micro_batch_size=null")))
+    again = jobs.prepare(plan(small(tmp_path, "seeds=3", "engine.micro_batch_size=null")))
     assert getattr(again.batching, size.partition("_")[0]) == 2
 
 
@@ -138,7 +138,7 @@ def test_equal_cells_of_a_wave_write_their_file_once(tmp_path: Path, monkeypatch
 
 def test_cells_are_counted_before_the_next_wave_begins(tmp_path: Path) -> None:
     told: list[str] = []
-    job = runner.prepare(plan(small(tmp_path, "engine.wave_rows=3")))
+    job = jobs.prepare(plan(small(tmp_path, "engine.wave_rows=3")))
     for record in runner.execute(job, lambda count: told.append("evaluations")):
         assert record.cell.key in rows(tmp_path)
         told.append("cell")

@@ -20,7 +20,7 @@ from strategies import with_method
 from tiny_clip import clip_folder, write_clip
 
 import sega_bench
-from sega_bench import rescoring, runner
+from sega_bench import jobs, rescoring
 from sega_bench.errors import UserError
 from sega_bench.planner import plan
 from sega_bench.resume import REFERENCE_FAILED
@@ -121,14 +121,14 @@ def test_after_a_kill_it_goes_on_and_ends_as_if_it_had_not_been_stopped(
     assert [dict(next(stopped)) for _ in range(3)] == [{}, {"scored": 2}, {"scored": 2}]
     stopped.close()
     with pytest.raises(UserError, match=r"scoring .* again was interrupted.*python -m sega_bench\.scores"):
-        runner.prepare(plan(small(tmp_path)))
+        jobs.prepare(plan(small(tmp_path)))
     size = (folder.records_dir / "0.jsonl").stat().st_size
     assert list(rescoring.rescore(folder, settings, CPU)) == [{"done before": 4}, {"scored": 2}]
     new = (folder.records_dir / "0.jsonl").read_bytes()[size:]
     assert new.count(b"\n") == 2, "what was scored before is not scored again"
     assert all(row["lpips"] is None and row["clip_prompt"] for row in folder.rows()[0])
     assert not folder.rescoring_path.exists()
-    runner.prepare(plan(small(tmp_path, "scores.perceptual=none")))
+    jobs.prepare(plan(small(tmp_path, "scores.perceptual=none")))
 
 
 def test_other_scorers_than_those_of_the_kill_begin_again(

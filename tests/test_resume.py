@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from small_sweep import hashes, poison, refuse_to_load, rows, run, small, store
 
 import sega_bench
-from sega_bench import runner
+from sega_bench import jobs, runner
 from sega_bench.errors import UserError
 from sega_bench.planner import plan
 from sega_bench.resume import REFERENCE_FAILED
@@ -27,7 +27,7 @@ from sega_bench.store.journal import Journal
 def evaluations(output_dir: Path, *more: str) -> tuple[int, list[Record]]:
     """Run the sweep, and count what its UNet is given."""
     counts: list[int] = []
-    records = list(runner.execute(runner.prepare(plan(small(output_dir, *more))), counts.append))
+    records = list(runner.execute(jobs.prepare(plan(small(output_dir, *more))), counts.append))
     return sum(counts), records
 
 
@@ -141,7 +141,7 @@ def test_other_sizes_are_taken_where_they_are_asked_for_and_said_in_one_line(
         run(tmp_path, *UNASKED, "engine.decode_batch_size=2", "engine.threads=2", "seeds=3")
     (message,) = caplog.messages
     assert message.startswith("decode_batch_size is 2 and was 3, threads is 2 and was 1: new images")
-    assert runner.prepare(plan(small(tmp_path, *UNASKED))).batching.decode == 2
+    assert jobs.prepare(plan(small(tmp_path, *UNASKED))).batching.decode == 2
 
 
 # --- damaged and lost images ---
@@ -197,14 +197,14 @@ def test_plan_json_follows_the_axes_even_if_no_cell_changes(
     before = document(tmp_path)
     refuse_to_load(monkeypatch)
     one_more = "+axes.edit_guidance_scale=[5]"
-    assert runner.prepare(plan(small(tmp_path, one_more))).is_news
+    assert jobs.prepare(plan(small(tmp_path, one_more))).is_news
     assert run(tmp_path, one_more) == []
     after = document(tmp_path)
     assert after["axes"] == {"edit_threshold": [0.5, 0.9], "edit_guidance_scale": [5]}
     assert [after[name] for name in ("keys", "engine", "scores")] == [
         before[name] for name in ("keys", "engine", "scores")
     ]
-    assert not runner.prepare(plan(small(tmp_path, one_more))).is_news
+    assert not jobs.prepare(plan(small(tmp_path, one_more))).is_news
 
 
 def test_plan_json_stays_as_it_is_for_settings_that_change_no_result(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_the_records_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run(tmp_path)
     reads, lines = [], Journal.lines
     monkeypatch.setattr(Journal, "lines", lambda self: reads.append(self) or lines(self))
-    runner.prepare(plan(small(tmp_path, "seeds=3")))
+    jobs.prepare(plan(small(tmp_path, "seeds=3")))
     assert len(reads) == 1
 
 

@@ -10,7 +10,7 @@ from small_sweep import done_keys, hashes, poison, refuse_to_load, run, small, s
 from tiny_clip import write_clip
 
 import sega_bench
-from sega_bench import runner
+from sega_bench import jobs, runner
 from sega_bench.cell import Cell
 from sega_bench.errors import UserError
 from sega_bench.planner import plan
@@ -53,7 +53,7 @@ def test_the_same_command_again_does_nothing(tmp_path: Path, monkeypatch: pytest
     run(tmp_path)
     refuse_to_load(monkeypatch)
     assert run(tmp_path) == []
-    assert not runner.prepare(plan(small(tmp_path))).is_news
+    assert not jobs.prepare(plan(small(tmp_path))).is_news
 
 
 def test_one_more_seed_makes_only_its_cells_and_the_same_images(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_replays_that_are_added_run_their_sources_again_unseen(tmp_path: Path) -
 def test_a_smaller_sweep_keeps_what_it_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
     refuse_to_load(monkeypatch)
-    assert runner.prepare(plan(small(tmp_path, "seeds=1"))).is_news
+    assert jobs.prepare(plan(small(tmp_path, "seeds=1"))).is_news
     assert run(tmp_path, "seeds=1") == []
     assert len(sega_bench.load(store(tmp_path).root)) == 3
     assert run(tmp_path) == []

@@ -14,7 +14,7 @@ from slurm_cluster import HIGH, LOW, Cluster
 from small_sweep import done_keys, hashes, overrides, run, small, store
 from test_launch import command, lines, scores
 
-from sega_bench import launch, runner
+from sega_bench import jobs, launch
 from sega_bench.errors import UserError
 from sega_bench.planner import plan
 
@@ -93,7 +93,7 @@ def test_a_launch_is_left_alone_attached_to_and_called_off(slurm: Cluster, tmp_p
     said = finished(command(*words, "launch.wait=false"))
     assert "the cluster goes on alone: the same command attaches" in said
     assert len(slurm.states()) == 2
-    with pytest.raises(UserError, match="has workers on a cluster"), runner.locked(plan(small(tmp_path))):
+    with pytest.raises(UserError, match="has workers on a cluster"), jobs.locked(plan(small(tmp_path))):
         pass
     attached = command(*words)
     assert attached.stdout is not None
@@ -108,7 +108,7 @@ def test_a_launch_is_left_alone_attached_to_and_called_off(slurm: Cluster, tmp_p
 
 def test_what_the_cluster_does_not_have_is_one_line(slurm: Cluster, tmp_path: Path) -> None:
     made = plan(small(tmp_path, *ARRAY, "launch.workers=1", "launch.partition=nowhere"))
-    with runner.locked(made, launch.asked(made.config)) as job:
+    with jobs.locked(made, launch.asked(made.config)) as job:
         said = r"^launch=slurm: .*[Ii]nvalid partition.*nowhere"
         with pytest.raises(UserError, match=said), launch.Launch(job) as launched:
             list(launched.rows())

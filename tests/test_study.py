@@ -19,7 +19,7 @@ from study_runs import SPACE, conduct, store, study, told
 from test_cli import call
 from test_kill import Doom
 
-from sega_bench import planner, runner
+from sega_bench import jobs, planner, runner
 from sega_bench.config import CONF_DIR, compose, options
 from sega_bench.errors import UserError
 from sega_bench.study import __main__ as study_main
@@ -325,7 +325,7 @@ def test_a_folder_of_another_study_or_of_a_sweep_is_refused(tmp_path: Path) -> N
         with pytest.raises(UserError, match=f"^{key}: this folder holds a study of another"):
             conduct(study(tmp_path, *words))
     with pytest.raises(UserError, match="it was a study and is a sweep"):
-        runner.prepare(planner.plan(compose(*overrides(tmp_path))))
+        jobs.prepare(planner.plan(compose(*overrides(tmp_path))))
     with pytest.raises(UserError, match=r"study: there is no study\.space"):
         planner.plan(compose(*overrides(tmp_path), "study.trials=3"))
 

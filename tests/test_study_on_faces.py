@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sega_bench import runner
+from sega_bench import jobs, runner
 from sega_bench.config import compose
 from sega_bench.scores import ScoreSettings, score_names
 from sega_bench.study.answers import Answers, Best
@@ -19,14 +19,14 @@ def searched(folder: Path, *words: str) -> Answers:
     """What a study finds, and what that scores on held-out prompts and seeds."""
     study = resolve(compose(*words, f"output_dir={folder}", "wandb.mode=disabled"))
     networks = runner.Networks()
-    with runner.locked(study.plan(())) as job:
+    with jobs.locked(study.plan(())) as job:
         conducted = Conduct(study, job.store)
         for step in conducted.search():
-            list(runner.execute(runner.prepare(step.plan), networks=networks))
+            list(runner.execute(jobs.prepare(step.plan), networks=networks))
         found = conducted.answers()
         plan = conducted.transfer(found)
         assert plan is not None
-        with runner.locked(plan) as apart:
+        with jobs.locked(plan) as apart:
             list(runner.execute(apart, networks=networks))
             return conducted.transferred(found, apart.store)
 

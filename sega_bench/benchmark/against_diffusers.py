@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sega_bench import runner, scores
+from sega_bench import jobs, runner, scores
 from sega_bench.benchmark import one_cell
 from sega_bench.benchmark.clock import Timing, interleave, ratio, seconds
 from sega_bench.cell import Cell
@@ -140,7 +140,7 @@ def _ways_to_images(
     """Functions that make all images with networks that are loaded, and how long compiling took."""
     dtype = made.cells[0].dtype
     pipeline = one_cell.load_pipeline(made, device, dtype)
-    batching = runner.batching_for(made, made.waves, asdict(made.config.engine))
+    batching = jobs.batching_for(made, made.waves, asdict(made.config.engine))
     ways: dict[str, Callable[[], Images]] = {
         "engine": partial(_engine, load(made.model, device, dtype), made.cells, batching),
         "diffusers": partial(_loop, pipeline, made.cells),
@@ -171,7 +171,7 @@ def _whole(made: Plan) -> None:
     """The runner, from loading to the last file."""
     with TemporaryDirectory(dir=made.config.output_dir) as folder:
         config = replace(made.config, output_dir=folder)
-        for _ in runner.execute(runner.prepare(replace(made, config=config))):
+        for _ in runner.execute(jobs.prepare(replace(made, config=config))):
             pass
 
 

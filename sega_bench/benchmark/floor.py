@@ -16,9 +16,9 @@ from sega_bench.benchmark.forwards import ENGINE, Way
 from sega_bench.benchmark.one_cell import score_settings
 from sega_bench.config import compose
 from sega_bench.grader import Grader
+from sega_bench.jobs import batching_for
 from sega_bench.maker import Maker
 from sega_bench.planner import Plan, plan
-from sega_bench.runner import batching_for
 from sega_bench.scores import build
 from sega_bench.scores.scoring import Scorer, reproducible
 from sega_bench.sega.batching import Batching, decode

@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
-from sega_bench import runner
+from sega_bench import jobs, runner
 from sega_bench.cell import shown
 from sega_bench.config import Config
 from sega_bench.errors import UserError
+from sega_bench.jobs import Job, Processes
 from sega_bench.launch import local, slurm
 from sega_bench.launch.crew import Crew, Host, enlisted, enlisted_before
 from sega_bench.launch.deal import Deal, deal
 from sega_bench.launch.worker import part_of
 from sega_bench.planner import Plan
-from sega_bench.runner import Job, Processes
 
 __all__ = ["Launch", "asked", "dealt"]
 
@@ -131,7 +131,7 @@ class Launch:
         """
         plan = self._job.plan
         once = replace(plan, config=replace(plan.config, retry_failed=False))
-        rest = runner.prepare(once, _processes(plan.config))
+        rest = jobs.prepare(once, _processes(plan.config))
         if self._before and rest.is_news:  # the sweep grew meanwhile
             runner.begin(rest)
         cells = [cell for wave in rest.waves for cell in wave.cells]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from sega_bench import runner
 from sega_bench.errors import UserError
+from sega_bench.jobs import Job
 from sega_bench.launch.worker import (
     ATTEMPTS,
     Errand,
@@ -22,7 +23,6 @@ from sega_bench.launch.worker import (
     part_of,
     read_outcome,
 )
-from sega_bench.runner import Job
 from sega_bench.store import Record, Store
 from sega_bench.store.following import Following
 

@@ -21,11 +21,11 @@ from types import FrameType
 from typing import Any
 
 import sega_bench
-from sega_bench import runner, signals
+from sega_bench import jobs, runner, signals
 from sega_bench.atomic import is_running
 from sega_bench.cell import Cell
 from sega_bench.errors import UserError, named
-from sega_bench.runner import Job
+from sega_bench.jobs import Job
 from sega_bench.sega.schedule import form_waves
 from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import Record, Store
@@ -73,7 +73,7 @@ def part_of(job: Job, cells: Sequence[Cell], unscored: Sequence[Record]) -> Job:
         waves=form_waves(cells, job.plan.config.engine.wave_rows, count_timesteps),
         unscored=tuple(unscored),
         stored=None,
-        confirm=runner.at_ease,
+        confirm=jobs.at_ease,
     )
 
 

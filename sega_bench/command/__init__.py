@@ -1,0 +1,1 @@
+"""What the command line does, part by part; ``sega_bench.__main__`` puts the parts together."""

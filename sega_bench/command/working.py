@@ -1,0 +1,174 @@
+"""Sweeps and studies from their configurations to their views."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sega_bench import signals
+from sega_bench.command.consoles import console, errors, logging_to, quieten_libraries
+from sega_bench.command.showing import reporter_of, show
+from sega_bench.errors import UserError
+from sega_bench.progress import progress
+
+if TYPE_CHECKING:
+    from sega_bench.config import Config
+    from sega_bench.jobs import Job
+    from sega_bench.planner import Plan
+    from sega_bench.runner import Networks
+    from sega_bench.study.trials import Study
+    from sega_bench.views.wandb import Reporter
+
+
+def run_sweeps(configs: Sequence[Config]) -> int:
+    """All that was asked for, to its views; returns how many cells failed or lack scores.
+
+    All are planned before the first begins, so that a mistake in any is told at once.
+    """
+    if not configs:
+        return 0
+    from sega_bench import (  # torch and diffusers take seconds: wrong keys are told before
+        jobs,
+        launch,
+        planner,
+    )
+    from sega_bench.store import lock
+    from sega_bench.study import trials
+    from sega_bench.views.terminal import print_plan
+
+    quieten_libraries()
+    studies = [trials.resolve(config) if config.study.space else None for config in configs]
+    plans = [
+        study.plan(()) if study else planner.plan(config)
+        for study, config in zip(studies, configs, strict=True)
+    ]
+    processes = [launch.asked(made.config) for made in plans]
+    _refuse_one_folder_for_two(plans)
+    signals.before_leaving(lock.release_all)
+    with ExitStack() as folders:
+        work: list[Callable[[], int]] = []
+        for made, study, on in zip(plans, studies, processes, strict=True):
+            if made.config.dry_run:
+                print_plan(console, made, study.cost() if study else launch.dealt(made))
+                continue
+            job = folders.enter_context(jobs.locked(made, on))
+            work.append(partial(_run_study, study, job) if study else partial(run_job, job))
+        return sum(do() for do in work)
+
+
+def _refuse_one_folder_for_two(plans: Sequence[Plan]) -> None:
+    folders = Counter((made.config.output_dir, made.name) for made in plans)
+    for (_, name), count in folders.items():
+        if count > 1:
+            raise UserError(
+                f"--multirun: {count} sweeps would share the folder {name}: make what varies an axis of one "
+                "sweep, '+axes.guidance_scale=[3,5]', or part of the name, 'name=g${sampling.guidance_scale}'"
+            )
+
+
+def run_job(job: Job) -> int:
+    """Make what is missing and show it; returns the number of cells that failed or lack scores."""
+    with logging_to(job.store.log_path):
+        if job.missing and job.done:
+            cells = f"{job.done} of {len(job.plan.cells)} cells"
+            console.print(f"{cells} are done, {job.missing} to go", highlight=False)
+        reporter = _execute(job) if job.plan.config.launch.name == "inline" else _launch(job)
+        if job.store.launch_path.exists():
+            console.print("the cluster goes on alone: the same command attaches, shows and finishes")
+            return 0
+        failed, unscored = show(job, reporter)
+    return _complain(job, failed, unscored)
+
+
+def _run_study(study: Study, job: Job) -> int:
+    """:func:`run_job` of a search: its trials in batches, then what it found."""
+    from sega_bench import jobs, runner
+    from sega_bench.study import conducting, terminal, writing
+
+    networks, reporter = runner.Networks(), None
+    with logging_to(job.store.log_path):
+        conduct = conducting.Conduct(study, job.store)
+        for step in conduct.search():
+            console.print(str(step), highlight=False)
+            reporter = _execute(_following(job, step.plan), networks, reporter)
+        job = _following(job, conduct.plan())
+        reporter = _execute(job, networks, reporter)
+        found = conduct.answers()
+        if (plan := conduct.transfer(found)) is not None:
+            console.print("what was found, on the prompts and seeds that were held out", highlight=False)
+            with jobs.locked(plan) as apart:
+                _execute(apart, networks)
+                show(apart, None, lambda places: None)
+                found = conduct.transferred(found, apart.store)
+        written = writing.write(job.store, found)
+        failed, unscored = show(
+            job, reporter, lambda places: terminal.print_answers(console, found, written | places)
+        )
+    return _complain(job, failed, unscored)
+
+
+def _following(job: Job, plan: Plan) -> Job:
+    """The next job in the same locked folder."""
+    from sega_bench import jobs
+
+    return replace(jobs.prepare(plan), confirm=job.confirm)
+
+
+def _complain(job: Job, failed: int, unscored: int) -> int:
+    """Tell of cells that failed or lack scores; returns their number."""
+    for count, what in ((failed, "failed"), (unscored, "could not be scored")):
+        if count:
+            errors.print(
+                f"{count} of {len(job.plan.cells)} cells {what}; the reasons are in the column 'error' of "
+                f"{job.store.results_csv}, and retry_failed=true tries them again",
+                style="red",
+                soft_wrap=True,
+            )
+    return failed + unscored
+
+
+def _execute(job: Job, networks: Networks | None = None, reporter: Reporter | None = None) -> Reporter | None:
+    """Make what is missing, showing how far it is, here and to W&B; returns the run to be finished.
+
+    Networks and run are those of the job before, of a study.
+    """
+    from sega_bench import runner
+
+    report = reporter_of(job)
+    with progress(console, job.unet_evals, job.missing) as meter:
+
+        def evaluated(count: int) -> None:
+            meter.evaluations(count)
+            signals.check()
+
+        for record in runner.execute(job, evaluated, networks=networks):
+            reporter = reporter or report()  # not before plan.json, which becomes the run's configuration
+            if reporter is not None:
+                reporter.log([record])
+            meter.cell(failed=record.status == "failed")
+    return reporter
+
+
+def _launch(job: Job) -> Reporter | None:
+    """:func:`_execute` on other processes, showing how far all of them are; W&B is told at the end."""
+    from sega_bench.launch import Launch
+
+    if not job.missing and not job.store.launch_path.exists():
+        return _execute(job)
+    to_make = {cell.key for wave in job.waves for cell in wave.cells}
+    missing = to_make | {record.cell.key for record in job.unscored}
+    with Launch(job) as launch:
+        console.print(str(launch), highlight=False)
+        with progress(console, launch.unet_evals, job.missing) as meter:
+            for row, at_work in launch.rows():
+                signals.check()
+                if row["key"] in missing:  # scores that had to wait make another row of the cell
+                    missing.remove(row["key"])
+                    meter.workers(at_work)
+                    meter.evaluations(row["unet_evals"] if row["key"] in to_make else 0)
+                    meter.cell(failed=row["status"] == "failed")
+    return None
