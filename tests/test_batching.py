@@ -74,7 +74,7 @@ def test_every_batch_has_the_same_size_and_every_row_its_own_estimate() -> None:
     texts = {"pattern": denoiser.encode("p")["pattern"].expand(7, -1, -1, -1)}
     request = Request(latents_ECHW, torch.tensor(3), texts)
     estimates = evaluate(denoiser, request, Batching(micro=3), counted.append)
-    assert (denoiser.batches, counted) == ([3, 3, 3], [3, 3, 1])
+    assert (denoiser.batches, sorted(counted)) == ([3, 3, 3], [1, 3, 3])
     assert torch.equal(estimates, denoiser.predict(latents_ECHW, torch.tensor(3), texts))
     images = list(decode(denoiser, latents_ECHW, Batching(decode=5)))
     assert np.array_equal(images, denoiser.decode(latents_ECHW).numpy())
