@@ -62,7 +62,7 @@ def test_four_tasks_come_to_what_one_process_does(slurm: Cluster, tmp_path: Path
 
 def test_the_killed_and_the_preempted_are_made_good(slurm: Cluster, tmp_path: Path) -> None:
     """One task is killed, then all are pre-empted by a better partition's job; each goes on where it was."""
-    words = overrides(tmp_path, "seeds=40", "engine.wave_rows=3", "sampling.num_inference_steps=30", *ARRAY)
+    words = overrides(tmp_path, "seeds=160", "engine.wave_rows=3", "sampling.num_inference_steps=30", *ARRAY)
     process = command(*words, "launch.workers=2", "launch.gpus_per_worker=2")
     wait_until(lambda: cells_of(tmp_path) >= 6, process)
     (job,) = {task.partition("_")[0] for task in slurm.states()}
@@ -71,7 +71,7 @@ def test_the_killed_and_the_preempted_are_made_good(slurm: Cluster, tmp_path: Pa
     wait_until(lambda: slurm.field(f"{job}_0", "Restarts") == "1", process)
     said = finished(process)
     assert "worker 1 was killed with" in " ".join(said.split())
-    assert len(done_keys(tmp_path)) == 120
+    assert len(done_keys(tmp_path)) == 480
     made = Counter(row["key"] for own in lines(tmp_path).values() for row in own)
     assert set(made.values()) == {1}
 
@@ -89,7 +89,8 @@ def test_a_time_limit_that_is_too_short_is_survived(slurm: Cluster, tmp_path: Pa
 
 
 def test_a_launch_is_left_alone_attached_to_and_called_off(slurm: Cluster, tmp_path: Path) -> None:
-    words = overrides(tmp_path, "seeds=200", "engine.wave_rows=3", *ARRAY, "launch.workers=2")
+    long = ("seeds=200", "sampling.num_inference_steps=30", "engine.wave_rows=3")  # called off before its end
+    words = overrides(tmp_path, *long, *ARRAY, "launch.workers=2")
     said = finished(command(*words, "launch.wait=false"))
     assert "the cluster goes on alone: the same command attaches" in said
     assert len(slurm.states()) == 2
