@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -54,7 +53,7 @@ class Maker:
     versions: str
     on_evaluations: Callable[[int], None]
 
-    def make(self, waves: Iterable[Wave], unscored: Sequence[Record] = ()) -> Iterator[Record]:
+    def make(self, waves: Sequence[Wave], unscored: Sequence[Record] = ()) -> Iterator[Record]:
         """Make waves, then score what is on disk already; with ``fail_fast`` only until a cell has failed.
 
         Args:
@@ -67,7 +66,7 @@ class Maker:
         if not (yield from self._make(waves)):
             yield from self._score_stored(unscored)
 
-    def _make(self, waves: Iterable[Wave]) -> Generator[Record, None, bool]:
+    def _make(self, waves: Sequence[Wave]) -> Generator[Record, None, bool]:
         """Records in the order in which they reach the disk, each wave's before the next one goes on.
 
         A wave's pictures are written while it is scored. So a kill costs the wave that is in flight, and what
@@ -97,17 +96,10 @@ class Maker:
         log.warning("fail_fast: stopped, since cell %s failed: %s", failed.cell.key, failed.error)
         return True
 
-    def _run(self, waves: Iterable[Wave]) -> Iterator[list[Outcome]]:
+    def _run(self, waves: Sequence[Wave]) -> Iterator[list[Outcome]]:
         """Each wave's outcomes. What raises is halved until the one cell that does is alone, and failed."""
-        begun: deque[Wave] = deque()
-
-        def noted() -> Iterator[Wave]:
-            for wave in waves:
-                begun.append(wave)
-                yield wave
-
-        for made in run_waves(self.denoiser, noted(), self.batching, self.on_evaluations):
-            wave = begun.popleft()
+        results = run_waves(self.denoiser, waves, self.batching, self.on_evaluations)
+        for wave, made in zip(waves, results, strict=True):
             yield made if not isinstance(made, Exception) else self._halved(wave, made)
 
     def _halved(self, wave: Wave, error: Exception) -> list[Outcome]:

@@ -55,7 +55,6 @@ class Local:
     """
 
     outlives_launcher = False
-    patience = 1
 
     def __init__(self, store: Store, gpus: Sequence[str]) -> None:
         self._store, self._gpus = store, gpus

@@ -85,8 +85,8 @@ def answer(scores: Scores, trials: Sequence[Trial]) -> Answers:
         [scores.estimates(t.params, study.settings.names, t.resource) for t in told]
     ).reshape(len(told), len(study.settings.names))
     whole = [i for i, trial in enumerate(told) if trial.resource == everything]
-    feasible = [i for i in whole if is_feasible(study, estimates_TS[i])]
-    losses_TK = losses(study, estimates_TS)
+    feasible = [i for i in whole if (study.settings.excess(estimates_TS[i]) <= 0).all()]
+    losses_TK = study.settings.losses(estimates_TS)
     on = front(losses_TK[np.array(feasible, dtype=int)])
     evaluations = _evaluations(scores, told)
     best = [_best(scores, told, None), *(_best(scores, told, c) for c in _sets(study))]
@@ -110,18 +110,6 @@ def answer(scores: Scores, trials: Sequence[Trial]) -> Answers:
     )
 
 
-def losses(study: Study, estimates_TS: Floats) -> Floats:
-    """The objectives of estimates as losses, (T, K)."""
-    signs = [one.sign for one in study.settings.objectives]
-    return estimates_TS[:, : len(signs)] * np.array(signs, dtype=np.float64)
-
-
-def is_feasible(study: Study, estimates_S: Floats) -> bool:
-    """Whether a setting keeps all constraints."""
-    bounded = zip(study.settings.constraints, estimates_S[len(study.settings.objectives) :], strict=True)
-    return all(one.sign * (value - one.bound) <= 0 for one, value in bounded)
-
-
 def _sets(study: Study) -> list[Together]:
     """The concept sets, if there are several."""
     sets = list(study.baseline.concepts)
@@ -138,12 +126,12 @@ def _best(scores: Scores, told: Sequence[Trial], concepts: Together | None) -> B
     everything, names = len(study.blocks), study.settings.names
     whole = [trial for trial in told if trial.resource == everything]
     estimates = [scores.estimates(trial.params, names, everything, concepts) for trial in whole]
-    kept = [i for i, estimates_S in enumerate(estimates) if is_feasible(study, estimates_S)]
+    kept = [i for i, estimates_S in enumerate(estimates) if (study.settings.excess(estimates_S) <= 0).all()]
     if not kept:
         return None
-    losses_TK = losses(study, np.array([estimates[i] for i in kept]))
+    losses_TK = study.settings.losses(np.array([estimates[i] for i in kept]))
     base_1S = scores.estimates(BASELINE, names, everything, concepts)[None]
-    no_worse_T = (losses_TK <= losses(study, base_1S)).all(axis=1)
+    no_worse_T = (losses_TK <= study.settings.losses(base_1S)).all(axis=1)
     among = np.flatnonzero(no_worse_T) if no_worse_T.any() else np.arange(len(kept))
     place = knee(losses_TK[among])
     return None if place is None else measured(scores, whole[kept[among[place]]], concepts)

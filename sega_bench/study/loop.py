@@ -13,7 +13,6 @@ import numpy as np
 from sega_bench.planner import Plan
 from sega_bench.study import halving
 from sega_bench.study.asking import Asking, grid
-from sega_bench.study.objectives import Floats
 from sega_bench.study.scoring import Rows, Scores, mean_of_known
 from sega_bench.study.trials import BASELINE, Study, Trial
 
@@ -99,24 +98,12 @@ def _promoted(
     values_TBS = np.stack(
         [scores.by_block(trials[n].params, study.settings.names, resource)[:resource] for n in compared]
     )[:, seen_B]
-    losses_TBK, excess_TBC = _losses(study, values_TBS, base_BS[:resource][seen_B], mean_of_known(base_BS))
+    settings, excess_TBC = study.settings, None
+    if settings.constraints:  # as estimated of all blocks
+        excess_TBC = settings.excess(values_TBS - base_BS[:resource][seen_B] + mean_of_known(base_BS))
     candidates_T = np.isin(compared, alive)
-    goes_on_T = halving.promoted(losses_TBK, candidates_T, excess_TBC)
+    goes_on_T = halving.promoted(settings.losses(values_TBS), candidates_T, excess_TBC)
     return [number for number, goes_on in zip(compared, goes_on_T, strict=True) if goes_on]
-
-
-def _losses(
-    study: Study, values_TBS: Floats, base_BS: Floats, base_S: Floats
-) -> tuple[Floats, Floats | None]:
-    """The objectives' losses, and by how much each constraint is missed, as estimated of all blocks."""
-    settings = study.settings
-    count = len(settings.objectives)
-    losses_TBK = values_TBS[..., :count] * np.array([one.sign for one in settings.objectives])
-    if not settings.constraints:
-        return losses_TBK, None
-    estimates_TBC = (values_TBS - base_BS + base_S)[..., count:]
-    signs, bounds = ([getattr(one, name) for one in settings.constraints] for name in ("sign", "bound"))
-    return losses_TBK, (estimates_TBC - np.array(bounds)) * np.array(signs)
 
 
 def _tell(asking: Asking, scores: Scores, trial: Trial, resource: int) -> None:
@@ -125,9 +112,7 @@ def _tell(asking: Asking, scores: Scores, trial: Trial, resource: int) -> None:
     if scores.has_failed(trial.params, resource) or not np.isfinite(estimates_S).all():
         asking.tell(trial, None, {}, resource)
         return
-    count = len(settings.objectives)
-    excess = {
-        str(one): one.sign * (float(value) - one.bound)
-        for one, value in zip(settings.constraints, estimates_S[count:], strict=True)
-    }
-    asking.tell(trial, [float(value) for value in estimates_S[:count]], excess, resource)
+    excess_C = settings.excess(estimates_S).tolist()
+    excess = {str(one): value for one, value in zip(settings.constraints, excess_C, strict=True)}
+    values_K = estimates_S[: len(settings.objectives)]
+    asking.tell(trial, [float(value) for value in values_K], excess, resource)

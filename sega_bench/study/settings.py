@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 from sega_bench.cell import shown
 from sega_bench.config import Config
 from sega_bench.errors import UserError, check_count, nearest
 from sega_bench.scores import ScoreSettings, score_names
 from sega_bench.study import space
-from sega_bench.study.objectives import Constraint, Objective, read_constraints, read_objectives
+from sega_bench.study.objectives import Constraint, Floats, Objective, read_constraints, read_objectives
 from sega_bench.study.space import Space
 
 SAMPLERS = ("random", "tpe", "nsga2", "gp", "grid")
@@ -50,6 +52,19 @@ class StudySettings:
     def names(self) -> tuple[str, ...]:
         """The scores that are read of every cell: the objectives', then the constraints'."""
         return (*(one.name for one in self.objectives), *(one.name for one in self.constraints))
+
+    def losses(self, values: Floats) -> Floats:
+        """The objectives as losses, (..., K), of scores (..., S) in the order of :attr:`names`."""
+        signs = np.array([one.sign for one in self.objectives], dtype=np.float64)
+        return values[..., : len(self.objectives)] * signs
+
+    def excess(self, values: Floats) -> Floats:
+        """By how much each constraint is missed, (..., C), of the same; not above 0 where it is kept."""
+        signs, bounds = (
+            np.array([getattr(one, name) for one in self.constraints], dtype=np.float64)
+            for name in ("sign", "bound")
+        )
+        return (values[..., len(self.objectives) :] - bounds) * signs
 
 
 def read(config: Config, concepts: Sequence[Sequence[str]]) -> StudySettings:

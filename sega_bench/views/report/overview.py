@@ -50,6 +50,7 @@ def overview(
     axes = [name for name in plan["axes"] if name in cells.values]
     sets = [concepts for concepts in summary["concepts"].unique() if concepts != ALL]
     labels = concept_labels(sets)
+    number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
     names = reduced(frame[~frame["is_reference"]])
     done, failed = (int((frame["status"] == state).sum()) for state in ("done", "failed"))
     return {
@@ -70,16 +71,16 @@ def overview(
         "settings": [
             row | {name: told[name] for name in ("pareto", "best")} | {n: rounded(told[n]) for n in _AREAS}
             for row, told in zip(
-                _rows(summary, axes, sets, names, "gap", cells),
+                _rows(summary, axes, number, names, "gap", cells),
                 summary[["pareto", "best", *_AREAS]].to_dict("records"),
                 strict=True,
             )
         ],
-        "claims": _claims(frame, list(plan["axes"]), sets),
-        "areas": {axis: _areas(summary, axis, sets, cells) for axis in axes if _is_named(summary, axis)},
+        "claims": _claims(frame, list(plan["axes"]), number),
+        "areas": {axis: _areas(summary, axis, number, cells) for axis in axes if _is_named(summary, axis)},
         "together": list(plan.get("settings", {}).get("zip") or {}),
         "curves": {
-            axis: _rows(curve(frame, axis, list(plan["axes"])), [axis], sets, names, "within", cells)
+            axis: _rows(curve(frame, axis, list(plan["axes"])), [axis], number, names, "within", cells)
             for axis in axes
             if len(cells.values[axis]) > 1
         },
@@ -96,13 +97,12 @@ def _advice(frame: pd.DataFrame, summary: pd.DataFrame, plan: Mapping[str, Any])
 def _rows(
     table: pd.DataFrame,
     axes: Sequence[str],
-    sets: Sequence[str],
+    number: Mapping[str, int],
     names: Sequence[str],
     compared: str,
     cells: Cells,
 ) -> list[dict[str, Any]]:
     places = [cells.places(axis, table[axis]) for axis in axes]
-    number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
     told = {name: _told(table, name, compared) for name in names}
     counts = zip(table["concepts"], table["n"], table["n_failed"], strict=True)
     return [
@@ -125,8 +125,7 @@ def _told(table: pd.DataFrame, name: str, compared: str) -> list[list[float | No
     return [[rounded(value) for value in values] for values in zip(*columns, strict=True)]
 
 
-def _claims(frame: pd.DataFrame, axes: Sequence[str], sets: Sequence[str]) -> list[dict[str, Any]]:
-    number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
+def _claims(frame: pd.DataFrame, axes: Sequence[str], number: Mapping[str, int]) -> list[dict[str, Any]]:
     return [
         {name: row[name] for name in ("claim", "measure", "direction", "at", "n")}
         | {name: rounded(row[name]) for name in ("value", "low", "high")}
@@ -141,9 +140,8 @@ def _is_named(summary: pd.DataFrame, axis: str) -> bool:
     return not is_alone and not pd.api.types.is_numeric_dtype(summary[axis])
 
 
-def _areas(summary: pd.DataFrame, axis: str, sets: Sequence[str], cells: Cells) -> list[list[Any]]:
+def _areas(summary: pd.DataFrame, axis: str, number: Mapping[str, int], cells: Cells) -> list[list[Any]]:
     found = areas(summary, axis)
-    number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
     sets_of_rows = [number[concepts] for concepts in found["concepts"]]
     rows = zip(cells.places(axis, found[axis]), sets_of_rows, map(rounded, found["area"]), strict=True)
     return [list(row) for row in rows]
