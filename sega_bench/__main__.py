@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from rich.text import Text
 
 from sega_bench import signals
 from sega_bench.command import composing, overview, working
 from sega_bench.command.consoles import errors
-from sega_bench.errors import UserError
+from sega_bench.errors import mistakes_in_one_line
 
 
 def main() -> None:
@@ -24,7 +20,7 @@ def main() -> None:
     # Read when torch is imported: threads that wait for each other sleep, and leave the core to others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with _mistakes_in_one_line():
+        with mistakes_in_one_line():
             given = composing.flags()
             if len(sys.argv) == 1 or given.help:
                 overview.print_overview()
@@ -33,16 +29,6 @@ def main() -> None:
     except KeyboardInterrupt:
         errors.print("interrupted: what was done is kept, and the same command goes on", style="yellow")
         sys.exit(signals.INTERRUPTED)
-
-
-@contextmanager
-def _mistakes_in_one_line() -> Iterator[None]:
-    """What the user can mend is one line without a traceback, and exit code 2; anything else is a bug."""
-    try:
-        yield
-    except UserError as error:
-        errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -15,6 +17,23 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(clean(message[:_LONGEST]) + "..." * (len(message) > _LONGEST))
+
+
+@contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """Around every command: what the user can mend ends it with one line and exit code 2, whichever it is.
+
+    Anything else is a bug, and keeps its traceback.
+    """
+    try:
+        yield
+    except UserError as error:
+        from rich.console import Console
+        from rich.text import Text
+
+        line = Text.assemble(("error: ", "bold red"), str(error))
+        Console(stderr=True).print(line, soft_wrap=True)
+        sys.exit(2)
 
 
 def clean(text: str) -> str:

@@ -351,7 +351,7 @@ def test_the_command_draws_from_the_folder_alone(tmp_path: Path, capsys: pytest.
     with pytest.raises(SystemExit) as left:
         grids.main([str(tmp_path), "--limit", "-1"])
     assert left.value.code == 2
-    assert capsys.readouterr().err == "limit is -1, but it must be at least 1\n"
+    assert capsys.readouterr().err == "error: limit is -1, but it must be at least 1\n"
 
 
 def test_a_sheets_file_says_what_it_shows(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from sega_bench.benchmark import against_diffusers, floor, forwards
 from sega_bench.benchmark.clock import machine
 from sega_bench.config import compose, options
+from sega_bench.errors import mistakes_in_one_line
 from sega_bench.planner import plan
 from sega_bench.sega.models import resolve_device
 
@@ -30,6 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = _parser().parse_args(arguments)
     if asked.threads:
         torch.set_num_threads(asked.threads)
+    with mistakes_in_one_line():
+        _run(asked)
+
+
+def _run(asked: argparse.Namespace) -> None:
     overrides = [f"engine.threads={torch.get_num_threads()}", *asked.overrides]
     device = resolve_device(compose("prompts=[x]", *overrides).engine.device)
     found: dict[str, Any] = {"machine": machine(device), "overrides": overrides}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sega_bench.config import compose
-from sega_bench.errors import UserError, check_count
+from sega_bench.errors import UserError, check_count, mistakes_in_one_line
 from sega_bench.planner import plan
 from sega_bench.scaling import sizes
 from sega_bench.scaling.faults import Faults
@@ -37,11 +36,8 @@ console = Console(width=None if Console().is_terminal else 110)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Deal a large sweep out to more and more workers, draw what befalls them, say what breaks first."""
     asked = _parser().parse_args(arguments)
-    try:
+    with mistakes_in_one_line():
         _run(asked)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sega_bench import signals
-from sega_bench.errors import UserError
+from sega_bench.errors import mistakes_in_one_line
 from sega_bench.store import Store
 
 console = Console(width=None if sys.stdout.isatty() else 100)
@@ -34,10 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     signals.listen()
     try:
-        _run(Store(asked.folder), asked.settings)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        with mistakes_in_one_line():
+            _run(Store(asked.folder), asked.settings)
     except KeyboardInterrupt:
         print("interrupted: what was scored is kept, and the same command goes on", file=sys.stderr)
         sys.exit(signals.INTERRUPTED)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from sega_bench.errors import UserError, clean
+from sega_bench.errors import clean, mistakes_in_one_line
 from sega_bench.store import Store, lock
 from sega_bench.store.verification import repair, verify
 
@@ -23,16 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     asked = parser.parse_args(arguments)
     store = Store(asked.folder)
-    try:
-        with lock.held(store) if asked.repair and asked.folder.is_dir() else nullcontext():
-            intact, damages = verify(store)
-            for damage in damages:
-                print(clean(f"{damage.path} {damage.reason}"))
-            if asked.repair:
-                repair(store, damages)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    is_locked = asked.repair and asked.folder.is_dir()
+    with mistakes_in_one_line(), lock.held(store) if is_locked else nullcontext():
+        intact, damages = verify(store)
+        for damage in damages:
+            print(clean(f"{damage.path} {damage.reason}"))
+        if asked.repair:
+            repair(store, damages)
     said = f"{intact} images are as they were written, {len(damages)} parts are damaged"
     if damages and asked.repair:
         said += " and were dropped: the sweep's own command makes them again"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from sega_bench.errors import UserError
+from sega_bench.errors import UserError, mistakes_in_one_line
 from sega_bench.store import Store
 from sega_bench.views.tables import ALL, load, summarise
 
@@ -20,11 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("study", type=Path, help="a study's folder, such as outputs/pareto")
     parser.add_argument("sweep", type=Path, help="that of a sweep over the same prompts, seeds and concepts")
     asked = parser.parse_args(arguments)
-    try:
+    with mistakes_in_one_line():
         print(compared(asked.study, asked.sweep))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
 
 
 def compared(study: Path, sweep: Path) -> str:

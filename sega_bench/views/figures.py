@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import io
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sega_bench.errors import UserError
+from sega_bench.errors import UserError, mistakes_in_one_line
 from sega_bench.store import Store
 from sega_bench.views.latex import latex_table
 from sega_bench.views.tables import ALL, COST, GAIN, around, curve, load, summarise
@@ -189,14 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sega_bench.views.figures", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="a sweep's folder, such as outputs/thresholds")
     asked = parser.parse_args(arguments)
-    try:
+    with mistakes_in_one_line():
         store, frame = Store(asked.folder), load(asked.folder)
         plan = store.read_plan() or {}
         for path in write_figures(store, frame, summarise(frame, list(plan["axes"])), plan):
             print(path)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import argparse
 import io
 import logging
 import re
-import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sega_bench.cell import EDIT_SETTINGS
-from sega_bench.errors import UserError, check_count, clean
+from sega_bench.errors import UserError, check_count, clean, mistakes_in_one_line
 from sega_bench.store import Store
 from sega_bench.views.points import declared, label_concepts, point_of, said, spaced
 from sega_bench.views.sheet import Row, Sheet, Tile, draw
@@ -344,19 +343,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--y", help="what the rows are of")
     parser.add_argument("--limit", type=int, default=24, help="at most so many sheets (default: %(default)s)")
     asked = parser.parse_args(arguments)
-    try:
+    with mistakes_in_one_line():
         store, frame = Store(asked.folder), load(asked.folder)
         for path in write_grids(
             store, frame, store.read_plan() or {}, x=asked.x, y=asked.y, limit=asked.limit
         ):
             print(path)
-    except UserError as error:
-        sys.exit(_complain(error))
-
-
-def _complain(error: UserError) -> int:
-    print(error, file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sega_bench.errors import UserError
+from sega_bench.errors import UserError, mistakes_in_one_line
 from sega_bench.rescoring import read_words, settings_of
 from sega_bench.scores.clip import ClipScorer
 from sega_bench.scores.loading import load_clip
@@ -137,11 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", help="scores.clip_model=... and the like; engine.device=cpu")
     parser.add_argument("--reference", type=Path, help="a folder of pictures (default: the unedited ones)")
     asked = parser.parse_args(arguments)
-    try:
+    with mistakes_in_one_line():
         print(_run(Store(asked.folder), asked.settings, asked.reference).to_string(index=False))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _run(store: Store, words: Sequence[str], reference: Path | None) -> pd.DataFrame:

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import shlex
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ import pandas as pd
 import wandb
 
 from sega_bench.config import WandbConfig
-from sega_bench.errors import UserError, clean
+from sega_bench.errors import clean, mistakes_in_one_line
 from sega_bench.store import Record, Store, lock
 from sega_bench.views.account import ASK_SECONDS, Mode, is_logged_in, is_there, resolve_mode
 from sega_bench.views.background import Background
@@ -308,13 +307,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--entity", help="default: that of the sweep")
     asked = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    try:
+    with mistakes_in_one_line():
         store, frame = Store(asked.folder), load(asked.folder)
         with lock.held(store):  # a sweep that still runs is at work on the same run
             print(_again(asked, store, frame) or f"W&B: {store.wandb_dir}")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
 
 
 def _again(asked: argparse.Namespace, store: Store, frame: pd.DataFrame) -> str | None:

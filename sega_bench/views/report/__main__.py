@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sega_bench.errors import UserError
+from sega_bench.errors import mistakes_in_one_line
 from sega_bench.store import Store
 from sega_bench.views.report.building import write_report
 from sega_bench.views.tables import load, summarise
@@ -18,13 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sega_bench.views.report", description=__doc__)
     parser.add_argument("folder", type=Path, help="a sweep's folder, such as outputs/thresholds")
     asked = parser.parse_args(arguments)
-    try:
+    with mistakes_in_one_line():
         store, frame = Store(asked.folder), load(asked.folder)
         plan = store.read_plan() or {}
         print(write_report(store, frame, summarise(frame, list(plan["axes"])), plan))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":
