@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -257,13 +258,21 @@ def own_model(tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_sd.folder(), tmp_path / "model"))
 
 
-def test_other_weights_under_the_same_path_are_never_mixed_in(tmp_path: Path, own_model: Path) -> None:
+@pytest.mark.parametrize("looks", ["newer", "as before", "as before, moved"])
+def test_other_weights_under_the_same_path_are_never_mixed_in(
+    tmp_path: Path, own_model: Path, looks: str
+) -> None:
     words = (f"model.path={own_model}",)
     before = {record.cell.key for record in run(tmp_path, *words)}
     (weights,) = (own_model / "unet").glob("*.safetensors")
-    tensors = load_file(weights)
+    tensors, stat = load_file(weights), weights.stat()
     name = next(iter(tensors))
-    save_file(tensors | {name: tensors[name] + 1}, weights)
+    other = tmp_path / "other.safetensors" if looks.endswith("moved") else weights
+    save_file(tensors | {name: tensors[name] + 1}, other, metadata={"format": "pt"})
+    if looks.startswith("as before"):  # as after cp -p, rsync -t or tar
+        os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert other.stat().st_size == stat.st_size
+    other.replace(weights)
     text = store(tmp_path).plan_path.read_text()
     with pytest.raises(UserError, match=r"the model was .*@\w+ and is .*@\w+\): give this one another name="):
         run(tmp_path, *words, "seeds=3")
@@ -288,6 +297,55 @@ def test_another_device_version_or_scorers_batch_is_told_and_in_each_record(
     devices = {row["seed"]: (row["device"], "torch 99" in row["versions"]) for row in rows(tmp_path).values()}
     assert devices == {0: (runner_device(), False), 1: (runner_device(), False), 2: ("NVIDIA H100", True)}
     assert all(f"sega_bench {sega_bench.__version__}" in row["versions"] for row in rows(tmp_path).values())
+
+
+def test_another_version_of_this_code_is_told_and_in_each_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path)
+    before = sega_bench.__version__
+    monkeypatch.setattr(sega_bench, "__version__", "99.0")
+    with caplog.at_level(logging.WARNING, "sega_bench"):
+        run(tmp_path, "seeds=3")
+    (message,) = caplog.messages
+    assert message.startswith(f"sega_bench is 99.0 and was {before}: new images and scores may differ")
+    versions = {row["seed"]: row["versions"].split("; ")[0] for row in rows(tmp_path).values()}
+    assert versions == {0: f"sega_bench {before}", 1: f"sega_bench {before}", 2: "sega_bench 99.0"}
+    assert document(tmp_path)["code_version"] == "99.0"
+
+
+GROWTH = {
+    ("prompts=[a face, a man]",): 6,
+    ("prompts=faces.txt",): 6,
+    ("concepts=[glasses, smile]",): 4,
+    ("concepts=[glasses, [glasses, smile]]",): 4,
+    ("seeds=4",): 6,
+    ("seeds=[0,1,7]",): 3,
+    ("axes.edit_threshold=[0.5,0.7,0.9]",): 2,
+    ("+axes.edit_guidance_scale=[5,3]",): 4,
+    ("+axes.guidance_scale=[7,3]",): 6,
+    ("+zip.edit_guidance_scale=[5,3]", "+zip.edit_weights=[1,2]"): 4,
+    ("+axes.method=[sega,composable]",): 2,
+    ("replay=[null, a man]",): 4,
+}
+"""More of the sweep of six cells, and how many cells that adds."""
+
+
+@pytest.mark.parametrize("words", GROWTH, ids=lambda words: words[0].partition("=")[0].strip("+"))
+def test_growth_is_no_mismatch_and_makes_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("faces.txt").write_text("a face\na man\n")
+    run(tmp_path)
+    before = hashes(tmp_path)
+    assert len(before) == 6
+    made = plan(small(tmp_path, *words))
+    assert len(run(tmp_path, *words)) == GROWTH[words]
+    after = hashes(tmp_path)
+    assert before.items() <= after.items()
+    assert set(after) == {cell.key for cell in made.cells}
+    assert document(tmp_path)["keys"] == [cell.key for cell in made.cells]
 
 
 def runner_device() -> str:

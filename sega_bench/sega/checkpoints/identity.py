@@ -35,7 +35,11 @@ def digest_lines(lines: Iterable[str]) -> str:
 
 @dataclass
 class _HashCache:
-    """Digests by path, size and time of change: gigabytes take seconds to read."""
+    """Digests by path and what the file system says of a file: gigabytes take seconds to read.
+
+    Another file's size and time of modification may well be the same, since networks of one layout are
+    equally long and copying can keep the time; its inode's number or time of change is not.
+    """
 
     path: Path
     entries: dict[str, list[Any]]
@@ -51,12 +55,13 @@ class _HashCache:
 
     def digest(self, path: Path) -> str:
         stat = path.stat()
+        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         entry = self.entries.get(str(path.resolve()))
-        if isinstance(entry, list) and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
-            return str(entry[2])
+        if isinstance(entry, list) and entry[:-1] == seen:
+            return str(entry[-1])
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self.entries[str(path.resolve())] = [stat.st_size, stat.st_mtime_ns, digest]
+        self.entries[str(path.resolve())] = [*seen, digest]
         return digest
 
     def write(self) -> None:
