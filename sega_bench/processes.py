@@ -10,6 +10,7 @@ import torch
 from sega_bench.cell import shown
 from sega_bench.config import Config, LaunchConfig
 from sega_bench.errors import UserError, check_count, nearest
+from sega_bench.prompts import as_text
 from sega_bench.sega.models import resolve_device
 
 LAUNCHES = ("inline", "local", "slurm")
@@ -57,16 +58,22 @@ def _check_cluster(launch: LaunchConfig) -> None:
     if launch.gpus_per_worker:
         check_count("launch.gpus_per_worker", launch.gpus_per_worker, _MOST_GPUS)
     for i, line in enumerate(_list(launch.setup)):
-        if not isinstance(line, str):
-            raise UserError(f"launch.setup[{i}] is {shown(line)}, but it must be a line of bash, as a text")
+        as_text(line, f"launch.setup[{i}]")
+    for name in ("partition", "account"):
+        _check_line(f"launch.{name}", getattr(launch, name))
     for name, value in launch.extra.items():
         if not isinstance(value, str | int | float) or value is False:
             raise UserError(
                 f"launch.extra.{name} is {shown(value)}, but it must be a text, a number, or true for an "
                 "option without a value"
             )
-        if isinstance(value, str) and not value.isprintable():
-            raise UserError(f"launch.extra.{name} is {shown(value)}: it has to fit on one line")
+        _check_line(f"launch.extra.{name}", value)
+
+
+def _check_line(key: str, value: Any) -> None:
+    """Each option is a line of the script that sbatch is given."""
+    if isinstance(value, str) and not (value and value.isprintable()):
+        raise UserError(f"{key} is {shown(value)}: it has to be a text on one line")
 
 
 def _list(setup: Any) -> list[Any]:

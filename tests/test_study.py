@@ -283,6 +283,11 @@ MISTAKES = {
     "study.space.edit_threshold=3": r"study\.space\.edit_threshold is 3: write",
     "+study.space.eta=[1]": r"study\.space\.eta is \[1\], .* two or more",
     "+study.space.edit_threshold.hihg=3": r"study\.space\.edit_threshold\.hihg: did you mean high",
+    "+study.space.edit_threshold.step=abc": r"study\.space\.edit_threshold\.step is 'abc', .* number",
+    "+study.space.edit_threshold.step=nan": r"study\.space\.edit_threshold\.step is nan, ",
+    "+study.space.height={low: 16, high: 32, step: 4}": r"study\.space\.height\.step is 4, .* multiples of 8",
+    "+study.space.height={low: 16, high: 32, log: true}": r"study\.space\.height\.log: .* multiples of 8",
+    "+study.space.eta=[1, 1]": r"study\.space\.eta is \[1, 1\], .* two or more",
     "+study.space.edit_threshold.log=3": r"study\.space\.edit_threshold\.log is 3",
     "+study.space.edit_threshold.per_concept=true": r"study\.space\.edit_threshold\.per_concept: it is for",
     "+study.space.edit_warmup_steps={low: 0, high: 9}": r"study\.space\.edit_warmup_steps is 9, .* 4 steps",
@@ -292,9 +297,11 @@ MISTAKES = {
     "+study.objectives.nsfw=minimize": r"study\.objectives\.nsfw: 'nsfw' is no score that is taken here",
     "+study.objectives.lpips=down": r"study\.objectives\.lpips is 'down': it is maximize or minimize",
     "study.constraints=['lpips = 3']": r"study\.constraints\[0\] is 'lpips = 3': write it as in",
+    "study.constraints=['lpips <= 1e999']": r"study\.constraints\[0\] is 'lpips <= 1e999': write it as in",
     "study.constraints=['lipps <= 3']": r"study\.constraints\[0\]: 'lipps' is no score .*did you mean lpips",
     "study.sampler=tpee": r"study\.sampler is 'tpee': did you mean tpe\? there are random, tpe",
     "study.sampler=grid": r"study\.space\.edit_threshold: sampler=grid .* step",
+    "study.storage='a\0b'": r"study\.storage is 'a\\x00b', with",
     "study.trials=0": r"study\.trials is 0",
     "study.min_resource=9": r"study\.min_resource is 9, but there are 4 prompts x seeds",
     "study.held_out.seeds=[1]": r"study\.held_out: 'a face' with seed 1 is searched with too",
@@ -312,6 +319,27 @@ def test_a_mistake_is_one_line_before_a_model_loads(
     refuse_to_load(monkeypatch)
     with pytest.raises(UserError, match=f"^{MISTAKES[word]}"):
         conduct(study(tmp_path, word))
+
+
+def test_what_two_settings_may_not_be_together_is_told_however_many_there_are(tmp_path: Path) -> None:
+    unit = "{low: 0, high: 1}"
+    others = ("edit_weights", "edit_momentum_scale", "edit_mom_beta", "eta")
+    words = [f"+study.space.{name}={unit}" for name in others]
+    words += ["+study.space.num_inference_steps={low: 2, high: 4}"]
+    study(tmp_path, *words, "+study.space.edit_warmup_steps={low: 0, high: 2}")
+    with pytest.raises(UserError, match=r"^study\.space\.edit_warmup_steps is 4, but \w+ takes 2 steps"):
+        study(tmp_path, *words, "+study.space.edit_warmup_steps={low: 0, high: 4}")
+
+
+def test_sides_are_searched_in_steps_of_8(tmp_path: Path) -> None:
+    (*_, height) = study(tmp_path, "+study.space.height={low: 16, high: 40}").settings.space
+    assert height.values() == (16, 24, 32, 40)
+
+
+def test_a_grid_that_nobody_could_run_is_refused_without_making_it(tmp_path: Path) -> None:
+    steps = [f"+study.space.edit_{name}.step=1e-7" for name in ("threshold", "guidance_scale")]
+    with pytest.raises(UserError, match=r"^study\.sampler is grid, .* 640,\d+,\d+,\d+,\d+ settings"):
+        study(tmp_path, "study.sampler=grid", *steps)
 
 
 def test_a_folder_of_another_study_or_of_a_sweep_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sega_bench.progress import progress
 
 if TYPE_CHECKING:
     from sega_bench.config import Config
-    from sega_bench.jobs import Job
+    from sega_bench.jobs import Job, Processes
     from sega_bench.planner import Plan
     from sega_bench.runner import Networks
     from sega_bench.study.trials import Study
@@ -31,33 +31,37 @@ def run_sweeps(configs: Sequence[Config]) -> int:
     """
     if not configs:
         return 0
-    from sega_bench import (  # torch and diffusers take seconds: wrong keys are told before
-        jobs,
-        launch,
-        planner,
-    )
+    from sega_bench import jobs, launch  # torch and diffusers take seconds: wrong keys are told before
     from sega_bench.store import lock
-    from sega_bench.study import trials
     from sega_bench.views.terminal import print_plan
 
     quieten_libraries()
-    studies = [trials.resolve(config) if config.study.space else None for config in configs]
-    plans = [
-        study.plan(()) if study else planner.plan(config)
-        for study, config in zip(studies, configs, strict=True)
-    ]
-    processes = [launch.asked(made.config) for made in plans]
-    _refuse_one_folder_for_two(plans)
+    resolved = [resolve(config) for config in configs]
+    _refuse_one_folder_for_two([made for made, _, _ in resolved])
     signals.before_leaving(lock.release_all)
     with ExitStack() as folders:
         work: list[Callable[[], int]] = []
-        for made, study, on in zip(plans, studies, processes, strict=True):
+        for made, study, on in resolved:
             if made.config.dry_run:
                 print_plan(console, made, study.cost() if study else launch.dealt(made))
                 continue
             job = folders.enter_context(jobs.locked(made, on))
             work.append(partial(_run_study, study, job) if study else partial(run_job, job))
         return sum(do() for do in work)
+
+
+def resolve(config: Config) -> tuple[Plan, Study | None, Processes]:
+    """What was asked for, a study's baseline if it is one, and the processes to do it on; nothing is run.
+
+    Raises:
+        UserError: anything wrong with what was asked, named by its key; no model has been loaded.
+    """
+    from sega_bench import launch, planner
+    from sega_bench.study import trials
+
+    study = trials.resolve(config) if config.study.space else None
+    made = study.plan(()) if study else planner.plan(config)
+    return made, study, launch.asked(made.config)
 
 
 def _refuse_one_folder_for_two(plans: Sequence[Plan]) -> None:

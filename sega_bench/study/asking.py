@@ -131,9 +131,7 @@ class Asking:
 
 def grid(settings: StudySettings) -> list[Params]:
     """All settings of a space that has an end of them, in an order that the seed decides."""
-    axes = {
-        parameter: setting.values() or () for setting in settings.space for parameter in setting.parameters
-    }
+    axes = {parameter: setting.values() for setting in settings.space for parameter in setting.parameters}
     points: list[Params] = [dict(zip(axes, one, strict=True)) for one in itertools.product(*axes.values())]
     Random(settings.sampler_seed).shuffle(points)
     return points

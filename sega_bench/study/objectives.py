@@ -5,6 +5,7 @@ Inside a study everything is a loss: the negative of what is maximised.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,10 +87,10 @@ def read_constraints(written: Any, known: Sequence[str]) -> tuple[Constraint, ..
     for i, text in enumerate(written):
         found = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*", str(text), re.ASCII)
         try:
-            bound = float(found[3]) if found else None
+            bound = float(found[3]) if found else math.nan
         except ValueError:
-            bound = None
-        if found is None or bound is None:
+            bound = math.nan
+        if found is None or not math.isfinite(bound):
             raise UserError(f"study.constraints[{i}] is {shown(text)}: write it as in 'lpips <= 0.15'")
         _check_column(f"study.constraints[{i}]", found[1], known)
         constraints.append(Constraint(found[1], 1 if found[2] == "<=" else -1, bound))

@@ -12,6 +12,7 @@ import numpy as np
 from sega_bench.cell import shown
 from sega_bench.config import Config
 from sega_bench.errors import UserError, check_count, nearest
+from sega_bench.prompts import as_text
 from sega_bench.scores import ScoreSettings, score_names
 from sega_bench.study import space
 from sega_bench.study.objectives import Constraint, Floats, Objective, read_constraints, read_objectives
@@ -20,6 +21,7 @@ from sega_bench.study.space import Space
 SAMPLERS = ("random", "tpe", "nsga2", "gp", "grid")
 
 _MOST_TRIALS = 10_000
+_MOST_OF_GRID = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def read(config: Config, concepts: Sequence[Sequence[str]]) -> StudySettings:
     for name in ("batch", "min_resource"):
         if (value := getattr(study, name)) is not None:
             check_count(f"study.{name}", value, _MOST_TRIALS)
+    if study.storage is not None:
+        as_text(study.storage, "study.storage")
     if not 0 <= study.sampler_seed < 2**31:
         raise UserError(f"study.sampler_seed is {study.sampler_seed}, but it is from 0 to 2,147,483,647")
     known = score_names(ScoreSettings(**asdict(config.scores)), safety_checker=config.model.safety_checker)
@@ -115,12 +119,19 @@ def read(config: Config, concepts: Sequence[Sequence[str]]) -> StudySettings:
 
 
 def _check_grid(searched: Space) -> None:
+    size = 1
     for setting in searched:
-        if setting.values() is None:
+        if setting.count is None:
             raise UserError(
                 f"study.space.{setting.name}: sampler=grid takes all values, and there is no end of them: "
                 "give it a step, or choices"
             )
+        size *= setting.count ** len(setting.parameters)
+    if size > _MOST_OF_GRID:
+        raise UserError(
+            f"study.sampler is grid, but the space has {size:,} settings, more than {_MOST_OF_GRID:,}: give "
+            "larger steps, or another sampler"
+        )
 
 
 def _check_installed() -> None:

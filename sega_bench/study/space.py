@@ -15,7 +15,16 @@ from sega_bench.planner import AXES, Plan, plan
 Params = Mapping[str, Any]
 """A trial's values by the names of its parameters."""
 
-_WHOLE = ("edit_warmup_steps", "edit_cooldown_steps", "num_inference_steps", "height", "width")
+_WHOLE = {
+    "edit_warmup_steps": 1,
+    "edit_cooldown_steps": 1,
+    "num_inference_steps": 1,
+    "height": 8,
+    "width": 8,
+}
+"""Settings of whole numbers, each with what these are multiples of."""
+_LARGEST = 1e9
+_MOST_CHOICES = 1000
 _NO_RANGE = ("scheduler", "negative_prompt", "method", "reverse_editing_direction")
 _KEYS = ("low", "high", "step", "log", "choices", "per_concept")
 
@@ -52,18 +61,31 @@ class Setting:
         return self.choices or (self.low, self.high)
 
     @property
+    def extremes(self) -> tuple[Any, ...]:
+        """What bounds it beside other settings: of numbers the least and the greatest."""
+        return self.ends if self.name in _NO_RANGE else (min(self.ends), max(self.ends))
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         """What a trial has a value for: the setting, or the setting of each concept."""
         if self.concepts is None:
             return (self.name,)
         return tuple(f"{self.name}_{k}" for k in range(1, self.concepts + 1))
 
-    def values(self) -> tuple[Any, ...] | None:
-        """All its values; None if there is no end of them."""
+    @property
+    def count(self) -> int | None:
+        """How many values it has; None if there is no end of them."""
         if self.choices or self.step is None:
-            return self.choices or None
-        count = int((self.high - self.low) / self.step + 1e-9) + 1
-        values = (round(self.low + i * self.step, 12) for i in range(count))
+            return len(self.choices) or None
+        return int((self.high - self.low) / self.step + 1e-9) + 1
+
+    def values(self) -> tuple[Any, ...]:
+        """All its values, of which there is an end."""
+        if self.choices:
+            return self.choices
+        assert self.step is not None
+        assert self.count is not None
+        values = (round(self.low + i * self.step, 12) for i in range(self.count))
         return tuple(int(value) if self.is_whole else value for value in values)
 
     def of(self, params: Params) -> Any:
@@ -110,9 +132,13 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Setting:
     if others := sorted(set(entry) & {"low", "high", "step", "log"}):
         raise UserError(f"{key}.{others[0]}: choices have no range: give one or the other")
     plain = (bool, int, float, str, type(None))
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, plain) for c in choices):
+    is_plain = isinstance(choices, list) and all(isinstance(choice, plain) for choice in choices)
+    distinct = tuple(dict.fromkeys(choices)) if is_plain else ()
+    if len(distinct) < 2:
         raise UserError(f"{key} is {shown(choices)}, but choices are two or more single values: [3, 6]")
-    return Setting(name, choices=tuple(dict.fromkeys(choices)))
+    if len(distinct) > _MOST_CHOICES:
+        raise UserError(f"{key} has {len(distinct):,} choices: give at most {_MOST_CHOICES}, or a range")
+    return Setting(name, choices=distinct)
 
 
 def _range(name: str, entry: Mapping[str, Any]) -> Setting:
@@ -122,20 +148,20 @@ def _range(name: str, entry: Mapping[str, Any]) -> Setting:
     for end in ("low", "high"):
         if end not in entry:
             raise UserError(f"{key} has no {end}: write {{low: .., high: ..}}, or a list of choices")
-        if not _is_number(entry[end]):
-            raise UserError(f"{key}.{end} is {shown(entry[end])}, but it must be a number")
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
-    if name in _WHOLE:
-        step = 1 if step is None and not log else step
-        for word, value in (("low", low), ("high", high), ("step", step)):
-            if value is not None and value != int(value):
-                raise UserError(f"{key}.{word} is {shown(value)}, but {name} takes whole numbers")
-    if not low < high:
-        raise UserError(f"{key}.high is {shown(high)}, but it must be above low, {shown(low)}")
-    if step is not None and not (_is_number(step) and 0 < step <= high - low):
-        raise UserError(f"{key}.step is {shown(step)}, but it must be above 0 and at most high - low")
     if not isinstance(log, bool):
         raise UserError(f"{key}.log is {shown(log)}, but it must be true or false")
+    unit = _WHOLE.get(name)
+    step = unit if step is None and not log else step
+    for word, value in (("low", low), ("high", high), ("step", step)):
+        if value is not None:
+            _check_number(f"{key}.{word}", value, unit)
+    if not low < high:
+        raise UserError(f"{key}.high is {shown(high)}, but it must be above low, {shown(low)}")
+    if step is not None and not 0 < step <= high - low:
+        raise UserError(f"{key}.step is {shown(step)}, but it must be above 0 and at most high - low")
+    if log and unit not in (None, 1):
+        raise UserError(f"{key}.log: {name} takes multiples of {unit}: give a step, or choices")
     if log and (low <= 0 or step is not None):
         what = f"low is {shown(low)}: it must be above 0" if low <= 0 else "with a step there is no log"
         raise UserError(f"{key}.{what} where log is true")
@@ -159,8 +185,15 @@ def _each_concepts(setting: Setting, per_concept: Any, concepts: Sequence[Sequen
     return replace(setting, concepts=counts.pop())
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+def _check_number(key: str, value: Any, unit: int | None) -> None:
+    """Refuse what is no number, none that a setting could have, or no multiple of ``unit``."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UserError(f"{key} is {shown(value)}, but it must be a number")
+    if not abs(value) <= _LARGEST:  # NaN fails every comparison
+        raise UserError(f"{key} is {shown(value)}, but no setting is as large")
+    if unit is not None and value % unit:
+        kind = "whole numbers" if unit == 1 else f"multiples of {unit}"
+        raise UserError(f"{key} is {shown(value)}, but this setting takes {kind}")
 
 
 def check(space: Space, baseline: Plan) -> None:
@@ -173,22 +206,32 @@ def check(space: Space, baseline: Plan) -> None:
     Raises:
         UserError: an end or a choice outside the legal range, named by its key; no model has been loaded.
     """
-    for corner in _corners(space):
+    one_seed = replace(baseline.config, seeds=[0])  # which no setting's range depends on
+    for points in _corners(space):
         try:
-            plan(with_points(baseline.config, [corner]), baseline.model)
+            plan(with_points(one_seed, points), baseline.model)
         except UserError as error:
             raise UserError(str(error).replace("zip.", "study.space.", 1)) from error
 
 
-def _corners(space: Space) -> Iterator[dict[str, Any]]:
-    """Each end with the first of all others, so that the nearest mistake is told; then all combinations."""
+def _corners(space: Space) -> Iterator[list[dict[str, Any]]]:
+    """The ends of each setting, so that the nearest mistake is told; then what may be one together."""
     for setting in space:
-        yield from ({setting.name: end} for end in setting.ends)
-    for ends in itertools.product(*(setting.ends for setting in space[:_MOST_CROSSED])):
-        yield {setting.name: end for setting, end in zip(space, ends, strict=False)}
+        yield [{setting.name: end} for end in setting.ends]
+    together = {setting.name: setting.extremes for setting in space if setting.name in _TOGETHER}
+    crossed = itertools.product(*together.values())
+    yield [dict(zip(together, values, strict=True)) for values in crossed]
 
 
-_MOST_CROSSED = 6
+_TOGETHER = (
+    "scheduler",
+    "num_inference_steps",
+    "edit_warmup_steps",
+    "method",
+    "reverse_editing_direction",
+    "guidance_scale",
+)
+"""Settings of which one's range depends on another's value."""
 
 
 def with_points(config: Config, points: Sequence[Mapping[str, Any]]) -> Config:
