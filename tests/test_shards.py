@@ -12,8 +12,8 @@ from shipped import SWEEPS, expand
 from strategies import cells
 
 from sega_bench.cell import Cell, Edit
-from sega_bench.sega.schedule import Wave, form_waves
-from sega_bench.sega.shards import EVEN, Shard, shards, trunks
+from sega_bench.sega.schedule import Wave, form_waves, sharing
+from sega_bench.sega.shards import EVEN, Shard, shards
 from sega_bench.sega.wave import count_timesteps
 
 TOO_FEW = ("smoke", "i2p")
@@ -21,7 +21,7 @@ TOO_FEW = ("smoke", "i2p")
 
 
 def deal(drawn: Sequence[Cell], count: int, limit: int = 64) -> tuple[Shard, ...]:
-    return shards(drawn, count, limit, lambda cell: cell.num_inference_steps)
+    return shards(drawn, count, limit, lambda cell: cell.num_inference_steps).parts
 
 
 def cost(made: Sequence[Cell], limit: int = 64) -> int:
@@ -85,7 +85,7 @@ def test_one_trunk_is_cut_by_hand() -> None:
 
 def test_more_workers_than_cells_leave_some_without() -> None:
     made = edited(0, 3)
-    assert trunks(made) == 1
+    assert len(sharing(made)) == 1
     assert 1 < len(deal(made, 9)) <= len(made)
 
 
@@ -97,7 +97,7 @@ def test_a_replay_and_its_source_stay_together() -> None:
     ]
     made = [cell for replay in replays for cell in (replay.source(), replay)]
     made = list(dict.fromkeys(made))
-    assert trunks(made) == 1
+    assert len(sharing(made)) == 1
     for shard in deal(made, 4):
         assert {cell.source() for cell in shard.cells} <= set(shard.cells)
 
@@ -107,7 +107,9 @@ def test_a_replay_and_its_source_stay_together() -> None:
 def test_shipped_sweeps_are_dealt_out_evenly(sweep: str, count: int) -> None:
     made = expand(sweep)
     limit = made.config.engine.wave_rows
-    dealt = shards(made.cells, count, limit, count_timesteps)
+    found = shards(made.cells, count, limit, count_timesteps)
+    dealt = found.parts
+    assert found.unet_evals == shards(made.cells, 1, limit, count_timesteps).parts[0].unet_evals
     lengths = [
         sum(sum(wave.count_evaluations().values()) for wave in form_waves(s.cells, limit, count_timesteps))
         for s in dealt
@@ -119,7 +121,7 @@ def test_shipped_sweeps_are_dealt_out_evenly(sweep: str, count: int) -> None:
         return
     mean = sum(lengths) / count
     assert max(lengths) <= 1.05 * mean
-    if max(lengths) <= EVEN * mean and trunks(made.cells) % count == 0 and sweep != "ablation":
+    if max(lengths) <= EVEN * mean and found.trunks % count == 0 and sweep != "ablation":
         assert sum(lengths) == made.counts()["unet_evals"]
 
 
@@ -131,7 +133,7 @@ def test_no_sweep_is_let_off_that_has_more_than_four_cells() -> None:
 def test_i2p_with_as_many_prompts_as_it_is_for_is_dealt_out_evenly(count: int) -> None:
     prompts = ",".join(f"prompt {i}" for i in range(24))
     made = expand("i2p", f"prompts=[{prompts}]")
-    dealt = shards(made.cells, count, made.config.engine.wave_rows, count_timesteps)
+    dealt = shards(made.cells, count, made.config.engine.wave_rows, count_timesteps).parts
     assert [shard.unet_evals for shard in dealt] == [made.counts()["unet_evals"] / count] * count
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sega_bench.cell import Cell
-from sega_bench.sega.shards import Shard, shards, trunks
+from sega_bench.sega.shards import Shard, shards
 from sega_bench.sega.wave import count_timesteps
 
 
@@ -50,5 +50,5 @@ def deal(cells: Sequence[Cell], count: int, limit: int) -> Deal:
         count: of workers.
         limit: rows of latents in a wave.
     """
-    (alone,) = shards(cells, 1, limit, count_timesteps) or (Shard((), 0),)
-    return Deal(shards(cells, count, limit, count_timesteps), count, trunks(cells), alone.unet_evals)
+    made = shards(cells, count, limit, count_timesteps)
+    return Deal(made.parts, count, made.trunks, made.unet_evals)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from sega_bench.config import compose
 from sega_bench.errors import UserError, check_count, mistakes_in_one_line
-from sega_bench.planner import plan
+from sega_bench.planner import Plan, plan
 from sega_bench.scaling import sizes
 from sega_bench.scaling.faults import Faults
 from sega_bench.scaling.limits import FOLDERS, Limit, limits
@@ -72,48 +72,67 @@ def _run(asked: argparse.Namespace) -> None:
     times = math.ceil(asked.cells / len(made.cells))
     sweep = Sweep.repeated(made.cells, times, made.config.engine.wave_rows)
     measured = _measured(asked)
-    seconds = measured.unet_eval_seconds
-    faults = Faults(
-        failures=asked.failures_a_day / _DAY,
-        preemptions=asked.preemptions_a_day / _DAY,
-        grace_seconds=asked.grace_seconds,
-        restart_seconds=asked.restart_seconds,
-        start_seconds=asked.start_seconds,
-    )
-    _check_that_waves_end(sweep, seconds, faults)
+    faults = _faults(asked)
+    _check_that_waves_end(sweep, measured.unet_eval_seconds, faults)
+    _print_what_is_asked(asked, made, times, sweep, measured)
+    scalings = [
+        scale(sweep, workers, measured.unet_eval_seconds, faults, asked.draws, asked.seed)
+        for workers in asked.workers
+    ]
     cells = times * len(made.cells)
-    console.print(
-        f"{made.name}: {cells:,} cells, {sweep.unet_evals:,} UNet evaluations of {1000 * seconds:.3g} ms: "
-        f"the {len(made.cells)} cells of one seed, planned and then counted {times:,} times",
-        f"a worker fails {asked.failures_a_day:g} and is pre-empted {asked.preemptions_a_day:g} times a day; "
-        f"a successor is at work after {asked.restart_seconds:g} s",
-        "",
-        sep="\n",
-        highlight=False,
-    )
-    scalings = [scale(sweep, workers, seconds, faults, asked.draws, asked.seed) for workers in asked.workers]
-    _print_scalings(scalings)
-    _tell_where_it_ends(scalings)
     files = {
         "images": cells,
         "in the fullest folder of images": _fullest_folder(cells, asked.seed),
         "records": max(asked.workers),
     }
     found = limits(measured, cells, asked.memory_gb * 1e9)
+    _print_scalings(scalings)
+    _tell_where_it_ends(scalings)
     _print_disk(measured, cells, files)
     _print_limits(found)
-    document = {
-        "asked": {name: value for name, value in vars(asked).items() if name not in ("out", "benchmark")},
-        "cells": cells,
-        "unet_evals": sweep.unet_evals,
-        "scaling": [asdict(one) for one in scalings],
-        "sizes": asdict(measured),
-        "files": files,
-        "limits": [asdict(limit) for limit in found],
-    }
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    console.print(f"written to {asked.out}", highlight=False)
+    _write(
+        asked.out,
+        {
+            "asked": {name: value for name, value in vars(asked).items() if name not in ("out", "benchmark")},
+            "cells": cells,
+            "unet_evals": sweep.unet_evals,
+            "scaling": [asdict(one) for one in scalings],
+            "sizes": asdict(measured),
+            "files": files,
+            "limits": [asdict(limit) for limit in found],
+        },
+    )
+
+
+def _faults(asked: argparse.Namespace) -> Faults:
+    return Faults(
+        failures=asked.failures_a_day / _DAY,
+        preemptions=asked.preemptions_a_day / _DAY,
+        grace_seconds=asked.grace_seconds,
+        restart_seconds=asked.restart_seconds,
+        start_seconds=asked.start_seconds,
+    )
+
+
+def _print_what_is_asked(
+    asked: argparse.Namespace, made: Plan, times: int, sweep: Sweep, measured: Sizes
+) -> None:
+    cells, each = len(made.cells), 1000 * measured.unet_eval_seconds
+    console.print(
+        f"{made.name}: {times * cells:,} cells, {sweep.unet_evals:,} UNet evaluations of {each:.3g} ms: "
+        f"the {cells} cells of one seed, planned and then counted {times:,} times",
+        f"a worker fails {asked.failures_a_day:g} and is pre-empted {asked.preemptions_a_day:g} times a day; "
+        f"a successor is at work after {asked.restart_seconds:g} s",
+        "",
+        sep="\n",
+        highlight=False,
+    )
+
+
+def _write(path: Path, document: Mapping[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    console.print(f"written to {path}", highlight=False)
 
 
 def _check(asked: argparse.Namespace) -> None:

@@ -39,14 +39,27 @@ class Shard:
     unet_evals: int
 
 
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """Cells in shards, beside what they are without any.
+
+    Args:
+        parts: the shards, none of them empty.
+        trunks: how many there can be of which none repeats what another does.
+        unet_evals: UNet evaluations that one worker alone would make.
+    """
+
+    parts: tuple[Shard, ...]
+    trunks: int
+    unet_evals: int
+
+
 Dealt = list[dict[int, Shard]]
 """What each worker has so far: parts of pieces, by the number of the piece."""
 
 
-def shards(
-    cells: Sequence[Cell], count: int, limit: int, timesteps: Callable[[Cell], int]
-) -> tuple[Shard, ...]:
-    """Cells to be made as at most ``count`` shards, none of them empty; every cell is in one.
+def shards(cells: Sequence[Cell], count: int, limit: int, timesteps: Callable[[Cell], int]) -> Shards:
+    """Cells to be made as at most ``count`` shards; every cell is in one.
 
     Whole trunks go, largest first, to whoever has least (Graham 1969). If the longest shard is then more than
     :data:`EVEN` times the mean, shards are filled one after the other, and what does not fit goes on in the
@@ -59,14 +72,16 @@ def shards(
         limit: rows of latents in a wave; a trunk that needs more is in pieces to begin with.
         timesteps: ``len(scheduler.timesteps)`` for a cell.
     """
-    waves = [wave for together in sharing(cells) for wave in form_waves(together, limit, timesteps)]
+    trunks = sharing(cells)
+    waves = [wave for together in trunks for wave in form_waves(together, limit, timesteps)]
     dealt = deal(waves, count, limit, timesteps)
     place = {cell: i for i, cell in enumerate(cells)}
-    return tuple(
+    parts = tuple(
         Shard(tuple(sorted((cell for part in parts for cell in part.cells), key=place.__getitem__)), length)
         for parts, length in zip((parts.values() for parts in dealt), _lengths(dealt), strict=True)
         if length
     )
+    return Shards(parts, len(trunks), sum(wave.unet_evals for wave in waves))
 
 
 def deal(waves: Sequence[Wave], count: int, limit: int, timesteps: Callable[[Cell], int]) -> Dealt:
@@ -83,11 +98,6 @@ def deal(waves: Sequence[Wave], count: int, limit: int, timesteps: Callable[[Cel
             cut = _cut(pieces, count, cost, longest)
             dealt = min(dealt, cut or dealt, key=lambda dealt: max(_lengths(dealt)))
     return dealt
-
-
-def trunks(cells: Iterable[Cell]) -> int:
-    """How many shards there can be of which none repeats what another does."""
-    return len(sharing(cells))
 
 
 def _sources_together(wave: Wave) -> tuple[Cell, ...]:
