@@ -1,4 +1,4 @@
-"""A real Slurm cluster of one node, on loopback, in one temporary folder, with four pretended GPUs.
+"""A real Slurm cluster of one node, on loopback, in one temporary folder, with eight pretended GPUs.
 
     apt-get install --no-install-recommends slurmctld slurmd slurm-client munge
 
@@ -25,7 +25,7 @@ import pytest
 
 HIGH, LOW = "high", "low"
 """Partitions: a job of the first pre-empts those of the second, which are requeued."""
-GPUS = 4
+GPUS = 8
 CPUS = 8
 GRACE_SECONDS = 20
 """What a pre-empted job has after USR2 to end by itself; Slurm looks every 30 seconds if they are over."""

@@ -182,6 +182,11 @@ MISTAKES = [
     (["+sweep=smoke", "launch=local", "engine.device=cuda:1"], "engine.device"),
     (["+sweep=smoke", "launch=local", "+launch.nodes=2"], "launch.nodes"),
     (["+sweep=smoke", "launch=locl"], "launch=locl"),
+    (["+sweep=smoke", "launch=local", "launch.workers=2", "output_dir=/proc/no"], "output_dir"),
+    (["+sweep=smoke", "launch=slurm"], "launch.workers"),
+    (["+sweep=smoke", "launch=slurm", "launch.workers=0"], "launch.workers is 0, but it must be at least 1"),
+    (["+sweep=smoke", "launch=slurm", "launch.workers=-1"], "launch.workers is -1"),
+    (["+sweep=smoke", "launch=slurm", "launch.workers=2", "launch.gpus_per_worker=-1"], "gpus_per_worker"),
 ]
 
 
@@ -207,6 +212,17 @@ def test_mistakes_are_one_line_and_exit_2_before_a_model_loads(
     assert shown.err.count("\n") == 1
     assert key in shown.err
     assert "Traceback" not in shown.err + shown.out
+
+
+def test_a_cluster_that_is_not_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert call(monkeypatch, "+sweep=smoke", "launch=slurm", "launch.workers=2") == 2
+    said = "run it where jobs are submitted, or launch=local"
+    assert capsys.readouterr().err == f"error: launch=slurm: there is no sbatch here: {said}\n"
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(

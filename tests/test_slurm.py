@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from slurm_cluster import HIGH, LOW, Cluster
+from slurm_cluster import GPUS, HIGH, LOW, Cluster
 from small_sweep import done_keys, hashes, overrides, run, small, store
 from test_launch import command, lines, scores
 
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.slurm
 ARRAY = ("launch=slurm", "engine.device=cpu", "engine.threads=1", f"launch.partition={LOW}")
 
 
-def cells_of(folder: Path) -> int:
-    """Lines recorded so far."""
-    return sum(path.read_bytes().count(b"\n") for path in store(folder).records_dir.glob("*.jsonl"))
+def cells_of(folder: Path, worker: str = "*") -> int:
+    """Lines recorded so far, by all or by one."""
+    return sum(path.read_bytes().count(b"\n") for path in store(folder).records_dir.glob(f"{worker}.jsonl"))
 
 
 def wait_until(predicate: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -63,17 +63,33 @@ def test_four_tasks_come_to_what_one_process_does(slurm: Cluster, tmp_path: Path
 def test_the_killed_and_the_preempted_are_made_good(slurm: Cluster, tmp_path: Path) -> None:
     """One task is killed, then all are pre-empted by a better partition's job; each goes on where it was."""
     words = overrides(tmp_path, "seeds=160", "engine.wave_rows=3", "sampling.num_inference_steps=30", *ARRAY)
-    process = command(*words, "launch.workers=2", "launch.gpus_per_worker=2")
+    process = command(*words, "launch.workers=2", f"launch.gpus_per_worker={GPUS // 2}")
     wait_until(lambda: cells_of(tmp_path) >= 6, process)
     (job,) = {task.partition("_")[0] for task in slurm.states()}
     slurm.run("scancel", "--signal=KILL", f"{job}_1")
-    slurm.submit(f"--partition={HIGH}", "--gpus=4", script="sleep 1")
+    slurm.submit(f"--partition={HIGH}", f"--gpus={GPUS}", script="sleep 1")
     wait_until(lambda: slurm.field(f"{job}_0", "Restarts") == "1", process)
     said = finished(process)
     assert "worker 1 was killed with" in " ".join(said.split())
     assert len(done_keys(tmp_path)) == 480
     made = Counter(row["key"] for own in lines(tmp_path).values() for row in own)
     assert set(made.values()) == {1}
+
+
+def test_a_task_that_is_requeued_by_hand_goes_on(slurm: Cluster, tmp_path: Path) -> None:
+    """Without a word to it: what it had recorded stays, and its wave in flight is made again."""
+    words = overrides(tmp_path, "seeds=80", "engine.wave_rows=3", "sampling.num_inference_steps=30", *ARRAY)
+    process = command(*words, "launch.workers=2")
+    wait_until(lambda: cells_of(tmp_path, "0") >= 3, process)
+    job = next(task.partition("_")[0] for task in slurm.states())
+    slurm.scontrol("requeue", f"{job}_0")
+    wait_until(lambda: slurm.field(f"{job}_0", "Restarts") == "1", process)
+    said = finished(process)
+    assert "was killed" not in said
+    assert len(done_keys(tmp_path)) == 240
+    made = Counter(row["key"] for own in lines(tmp_path).values() for row in own)
+    assert set(made.values()) == {1}
+    assert set(lines(tmp_path)) == {"0", "1"}
 
 
 def test_a_time_limit_that_is_too_short_is_survived(slurm: Cluster, tmp_path: Path) -> None:
@@ -111,6 +127,13 @@ def test_what_the_cluster_does_not_have_is_one_line(slurm: Cluster, tmp_path: Pa
     made = plan(small(tmp_path, *ARRAY, "launch.workers=1", "launch.partition=nowhere"))
     with jobs.locked(made, launch.asked(made.config)) as job:
         said = r"^launch=slurm: .*[Ii]nvalid partition.*nowhere"
+        with pytest.raises(UserError, match=said), launch.Launch(job) as launched:
+            list(launched.rows())
+        assert not job.store.launch_path.exists()
+    assert slurm.states() == {}
+    made = plan(small(tmp_path, *ARRAY, "launch.workers=1", f"launch.gpus_per_worker={GPUS + 1}"))
+    with jobs.locked(made, launch.asked(made.config)) as job:
+        said = r"^launch=slurm: .*Requested node configuration is not available"
         with pytest.raises(UserError, match=said), launch.Launch(job) as launched:
             list(launched.rows())
         assert not job.store.launch_path.exists()

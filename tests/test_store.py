@@ -258,6 +258,15 @@ def test_an_image_is_intact_while_it_has_its_hash(store: Store) -> None:
     assert not store.is_intact(row)
 
 
+def test_to_look_anew_changes_the_times_of_the_folders_that_are_there(store: Store) -> None:
+    store.look_anew()
+    store.records_dir.mkdir(parents=True, exist_ok=True)
+    os.utime(store.records_dir, (0, 0))
+    store.look_anew()
+    assert store.records_dir.stat().st_mtime > 0
+    assert not store.launch_dir.exists()
+
+
 def test_threads_write_images_at_once(store: Store) -> None:
     many = [replace(CELL, seed=seed, height=8, width=8) for seed in range(24)]
     threads = [threading.Thread(target=store.write_image, args=(cell, sweeps.picture(cell))) for cell in many]

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from sega_bench import runner
@@ -18,7 +19,8 @@ from sega_bench.launch.worker import (
     Errand,
     Outcome,
     clear,
-    digest_of_source,
+    code,
+    differences,
     left,
     part_of,
     read_outcome,
@@ -29,7 +31,9 @@ from sega_bench.store.following import Following
 LAUNCHER = "launcher"
 """The records file of what no worker could do."""
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.05
+"""Between two looks at the folder, for each worker: a file system that many share is not kept busy by it."""
+_MOST_POLL_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ class Host(Protocol):
         ...
 
     def log(self, handle: str) -> str:
-        """Where one of them said what went wrong."""
+        """The file, there from its beginning on, in which one of them said what went wrong."""
         ...
 
 
@@ -68,7 +72,7 @@ class Worker:
         part: what it is to make.
         since: bytes of its records that are older than the part.
         handle: of its process; None before it has one.
-        faults: why those before it ended.
+        faults: of those before it that recorded nothing, since one that did: why they ended.
     """
 
     number: int
@@ -88,7 +92,18 @@ def enlisted(parts: Sequence[Job]) -> list[Worker]:
 
 
 def enlisted_before(job: Job) -> list[Worker]:
-    """Workers of a launch that its command left alone, as far as their cells are still asked for."""
+    """Workers of a launch that its command left alone, as far as their cells are still asked for.
+
+    Raises:
+        UserError: they run other code than this command.
+    """
+    state = read_state(job.store)
+    started = sorted({one["handle"].partition("_")[0] for one in state["workers"] if one["handle"]})
+    if started and (others := differences(code(), state["code"])):
+        raise UserError(
+            f"launch: this command has {others} than the workers of {job.store.root}: attach with what they "
+            f"were started with, or scancel {' '.join(started)} and remove {job.store.launch_path}"
+        )
     cells = {cell.key: cell for cell in job.plan.cells}
     unscored = {record.cell.key: record for record in job.unscored}
     return [
@@ -100,17 +115,17 @@ def enlisted_before(job: Job) -> list[Worker]:
             ),
             **one,
         )
-        for one in read_state(job.store)
+        for one in state["workers"]
     ]
 
 
-def read_state(store: Store) -> list[dict[str, Any]]:
-    """What a launch noted of its workers that outlive it; nothing if there is none, or it is damaged."""
+def read_state(store: Store) -> dict[str, Any]:
+    """What a launch noted of its workers that outlive it; no workers if there is none, or it is damaged."""
     try:
-        workers: list[dict[str, Any]] = json.loads(store.launch_path.read_bytes())["workers"]
+        state: dict[str, Any] = json.loads(store.launch_path.read_bytes())
+        return {"code": state["code"], "workers": state["workers"]}
     except (OSError, ValueError, TypeError, KeyError):
-        return []
-    return workers
+        return {"code": {}, "workers": []}
 
 
 class Crew:
@@ -140,6 +155,8 @@ class Crew:
         while self._running and not self.is_stopped:
             running = self._running
             alive = self._host.alive([str(worker.handle) for worker in running])
+            if len(alive) < len(running):
+                self._job.store.look_anew()  # before who has ended is taken for silent
             heard = {worker.number: read_outcome(self._job.store, worker.number) for worker in running}
             for row in following.rows():  # whoever has ended has written all it will
                 self.is_stopped |= row["status"] == "failed" and config.fail_fast
@@ -154,7 +171,7 @@ class Crew:
             if self._running and not is_waiting:
                 self.is_detached = True
                 return
-            time.sleep(POLL_SECONDS * bool(self._running))
+            time.sleep(min(_MOST_POLL_SECONDS, POLL_SECONDS * len(self._running)))
         self.call_off()
         yield from ((row, 0) for row in following.rows())
 
@@ -171,8 +188,7 @@ class Crew:
         for worker in workers:
             clear(store, worker.number)
         launcher = None if self._host.outlives_launcher else os.getpid()
-        source = digest_of_source()
-        errands = [Errand(one.part, one.number, one.since, source, launcher) for one in workers]
+        errands = [Errand(one.part, one.number, one.since, code(), launcher) for one in workers]
         self._note()  # before there is one: a worker that is called off must know
         for worker, handle in zip(workers, self._host.start(errands), strict=True):
             worker.handle = handle
@@ -193,7 +209,8 @@ class Crew:
             }
             for worker in self._running
         ]
-        self._job.store.write_text(self._job.store.launch_path, json.dumps({"workers": noted}) + "\n")
+        text = json.dumps({"code": code(), "workers": noted}) + "\n"
+        self._job.store.write_text(self._job.store.launch_path, text)
 
     def _replace(self, ended: Mapping[int, Outcome | None]) -> None:
         """Leave out those that have ended, and give those a successor that did so before their time."""
@@ -203,27 +220,37 @@ class Crew:
         self._start([worker for worker in self._running if worker.number in ended])
 
     def _goes_on(self, worker: Worker, ended: Mapping[int, Outcome | None]) -> bool:
-        """Whether a worker that has ended gets a successor; what three have left undone has failed."""
-        outcome = ended[worker.number] or Outcome(fault="was killed")
+        """Whether a worker that has ended gets a successor; three in a row that recorded nothing give up."""
+        outcome = ended[worker.number] or Outcome(fault=self._silence(worker))
         if outcome.mistake is not None:
             raise UserError(outcome.mistake)
         if outcome.micro is not None and outcome.decode is not None:
             runner.shrink(self._job, outcome.micro, outcome.decode)
+        to_go = worker.part.missing
         worker.part = left(worker.part, worker.number, worker.since)
         if outcome.fault is None or not worker.part.missing:
             return False
         self.has_faults = True
-        worker.faults.append(outcome.fault)
+        if worker.part.missing < to_go:  # however long a shard is and however often its worker is killed
+            worker.faults.clear()
+        else:
+            worker.faults.append(outcome.fault)
         said = f"worker {worker.number} {outcome.fault} with {worker.part.missing} cells to go"
         if len(worker.faults) == ATTEMPTS:
-            log.warning("%s, for the %dth time: they are given up", said, ATTEMPTS)
+            log.warning("%s, as the %dth in a row that recorded nothing: they are given up", said, ATTEMPTS)
             self._give_up(worker)
             return False
         log.warning("%s, see %s: a new one goes on", said, self._host.log(str(worker.handle)))
         return True
 
+    def _silence(self, worker: Worker) -> str:
+        """How a worker ended that left no word."""
+        has_begun = Path(self._host.log(str(worker.handle))).exists()
+        return "was killed" if has_begun else "never began, or its machine does not see this folder,"
+
     def _give_up(self, worker: Worker) -> None:
         cells = worker.part.plan.cells  # of one that is made and lacks scores the older record counts
-        reason = f"given up: {ATTEMPTS} workers ended on this shard, the last one {worker.faults[-1]}"
+        last = worker.faults[-1]
+        reason = f"given up: {ATTEMPTS} workers in a row recorded nothing of this shard, the last one {last}"
         failed = [Record(cell, "failed", error=reason, worker=LAUNCHER) for cell in cells]
         self._job.store.append(LAUNCHER, failed)

@@ -10,10 +10,11 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 import sega_bench
-from sega_bench import jobs, runner, signals
+from sega_bench import jobs, manifest, runner, signals
 from sega_bench.atomic import is_running
 from sega_bench.cell import Cell
 from sega_bench.errors import UserError, named
@@ -32,7 +33,7 @@ from sega_bench.store import Record, Store
 from sega_bench.store.following import rows_since
 
 ATTEMPTS = 3
-"""So many lives may end before their time on one shard, or record nothing; then its cells have failed."""
+"""So many lives in a row may end before their time and record nothing of a shard; then its cells fail."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,14 @@ class Errand:
         part: what it is to make.
         number: names its records file.
         since: bytes of that file that are older than the part.
-        source: digest of the code of who sent it.
+        code: :func:`code` of who sent it.
         launcher: the process to end with; None lets it live on without.
     """
 
     part: Job
     number: int
     since: int
-    source: str
+    code: Mapping[str, str]
     launcher: int | None = None
 
     def __call__(self) -> None:
@@ -139,9 +140,7 @@ class Errand:
             part = left(self.part, self.number, self.since)
             if self._starts(part.missing) > ATTEMPTS:
                 return Outcome(fault=f"began {ATTEMPTS} times and recorded nothing, interrupted each time")
-            batching = part.batching
-            if part.missing:
-                batching = runner.work(part, str(self.number), is_leaving)
+            batching = runner.work(part, str(self.number), is_leaving) if part.missing else part.batching
             if is_leaving() and left(part, self.number, self.since).missing:
                 return None
             return Outcome(batching.micro, batching.decode)
@@ -152,10 +151,10 @@ class Errand:
             return Outcome(fault=f"raised {named(error)}")
 
     def _check(self) -> None:
-        if self.source != digest_of_source():
+        if others := differences(code(), self.code):
             raise UserError(
-                f"launch: worker {self.number} on {os.uname().nodename} runs another version of sega_bench, "
-                f"{Path(sega_bench.__file__).parent}, than the launching command: install one for both"
+                f"launch: worker {self.number} on {os.uname().nodename} has {others} than the launching "
+                f"command, in {Path(sega_bench.__file__).parent}: install the same for both"
             )
 
     def _starts(self, missing: int) -> int:
@@ -179,11 +178,18 @@ class Errand:
 
 
 @cache
-def digest_of_source() -> str:
-    """Of every line of this package's code."""
+def code() -> dict[str, str]:
+    """What is the same in all processes that share a sweep: every line of this package, the libraries."""
     folder = Path(sega_bench.__file__).parent
-    files = sorted(folder.rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    lines = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))
+    source = f"{sega_bench.__version__} ({hashlib.sha256(lines).hexdigest()[:8]})"
+    return {"Python": platform.python_version(), **manifest.versions(), "sega_bench": source}
+
+
+def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:
+    """What of two processes' :func:`code` differs, in words; empty if nothing does."""
+    names = [name for name in {**there, **here} if here.get(name) != there.get(name)]
+    return ", ".join(f"another {name} ({here.get(name)}, not {there.get(name)})" for name in names)
 
 
 def _leave_with(launcher: int) -> None:

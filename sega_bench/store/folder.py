@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -76,6 +76,15 @@ class Store:
     def starts_path(self, worker: int) -> Path:
         """How often a worker began in vain."""
         return self.launch_dir / f"{worker}.starts.json"
+
+    def look_anew(self) -> None:
+        """Have a shared file system ask its server for what other machines have put here.
+
+        An NFS client remembers for up to a minute which files a folder lacked, unless its times change.
+        """
+        for folder in (self.records_dir, self.launch_dir):
+            with suppress(OSError):  # it is not there
+                os.utime(folder)
 
     def prepare(self) -> None:
         """Make the folders and clear what killed writers left.
