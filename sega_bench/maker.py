@@ -53,20 +53,26 @@ class Maker:
     versions: str
     on_evaluations: Callable[[int], None]
 
-    def make(self, waves: Sequence[Wave], unscored: Sequence[Record] = ()) -> Iterator[Record]:
+    def make(
+        self,
+        waves: Sequence[Wave],
+        unscored: Sequence[Record] = (),
+        is_leaving: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Record]:
         """Make waves, then score what is on disk already; with ``fail_fast`` only until a cell has failed.
 
         Args:
             waves: of cells to be made.
             unscored: records, still without scores, of cells that have their image.
+            is_leaving: whether not to go on, asked behind each wave once all its records have left.
 
         Raises:
             UserError: there is no space for more; what was written is kept.
         """
-        if not (yield from self._make(waves)):
-            yield from self._score_stored(unscored)
+        if not (yield from self._make(waves, is_leaving)):
+            yield from self._score_stored(unscored, is_leaving)
 
-    def _make(self, waves: Sequence[Wave]) -> Generator[Record, None, bool]:
+    def _make(self, waves: Sequence[Wave], is_leaving: Callable[[], bool]) -> Generator[Record, None, bool]:
         """Records in the order in which they reach the disk, each wave's before the next one goes on.
 
         A wave's pictures are written while it is scored. So a kill costs the wave that is in flight, and what
@@ -74,7 +80,7 @@ class Maker:
         counted is there.
 
         Returns:
-            Whether a failure stopped it.
+            Whether it was stopped, by a failure or to leave.
         """
         recent: dict[str, Picture] = {}
         with ThreadPoolExecutor(WRITERS, thread_name_prefix="writer") as writers:
@@ -85,7 +91,7 @@ class Maker:
                 now = time.perf_counter()
                 made, start = _share_time(made, now - start), now
                 yield from writers.submit(self._commit, made, files).result()
-                if self._stops(made):
+                if self._stops(made) or is_leaving():
                     return True
         return False
 
@@ -164,7 +170,7 @@ class Maker:
             file.result()  # raises what it met
         return written
 
-    def _score_stored(self, unscored: Sequence[Record]) -> Iterator[Record]:
+    def _score_stored(self, unscored: Sequence[Record], is_leaving: Callable[[], bool]) -> Iterator[Record]:
         """Score images that are on disk already; none is made or written again."""
         sizes: dict[tuple[int, int], list[Record]] = {}
         for record in unscored:
@@ -179,6 +185,8 @@ class Maker:
                 scored = self.grader.grade(noted, pictures, references)
                 self.store.append(self.worker, scored)
                 yield from scored
+                if is_leaving():
+                    return
 
 
 def _picture(outcome: Outcome) -> Picture | None:

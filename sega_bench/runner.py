@@ -140,13 +140,16 @@ def begin(job: Job) -> None:
         _tell_changes(job, _write_plan(job, _checked(job, _scorers(job, torch.device("cpu")))))
 
 
-def work(job: Job, worker: str, is_leaving: Callable[[], bool]) -> Batching:
+def work(
+    job: Job, worker: str, is_leaving: Callable[[], bool], on_record: Callable[[Record], None]
+) -> Batching:
     """Do a part of a job, in a process that leaves everything but its records and images to who launched it.
 
     Args:
         job: a part of one.
         worker: names this process's records file.
         is_leaving: whether not to go on, asked behind each wave.
+        on_record: called with every record, once it is on disk.
 
     Returns:
         The sizes of the batches, smaller if memory ran out.
@@ -157,9 +160,9 @@ def work(job: Job, worker: str, is_leaving: Callable[[], bool]) -> Batching:
     networks = Networks()
     _checked(job, networks.scorers(job))
     with threads(job.threads):
-        for _ in _maker(job, networks, lambda count: None, worker).make(job.waves, job.unscored):
-            if is_leaving():
-                break  # the rest of its wave is on disk too
+        maker = _maker(job, networks, lambda count: None, worker)
+        for record in maker.make(job.waves, job.unscored, is_leaving):
+            on_record(record)
     return job.batching
 
 

@@ -45,7 +45,7 @@ ORDER = (
     "__main__",
 )
 ONLY = {
-    "wandb": {"views.wandb"},
+    "wandb": {"views.wandb", "views.wandb_run"},
     "matplotlib": {"views.figures"},
     "hydra": {"config", "command.composing"},
     "optuna": {"study.asking"},

@@ -3,10 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -19,11 +16,13 @@ import pytest
 import stub_sweep
 import sweeps
 import wandb
+from wandb_runs import read, updates, without_account
 from wandb_server import FAULTS, Backend, faulty, serving
 
 from sega_bench.errors import UserError
 from sega_bench.store import Record, Store
 from sega_bench.views import wandb as view
+from sega_bench.views import wandb_run
 from sega_bench.views.account import resolve_mode
 from sega_bench.views.claims import claims
 from sega_bench.views.grids import write_grids
@@ -35,15 +34,8 @@ from sega_bench.views.wandb import Reporter
 
 @pytest.fixture(autouse=True)
 def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No account, no settings of whoever runs the tests, and no SDK left running."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    yield
-    wandb.teardown()
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_SILENT"):
-        os.environ.pop(name, None)
+    with without_account(tmp_path, monkeypatch):
+        yield
 
 
 def finished(root: Path) -> Store:
@@ -58,23 +50,6 @@ def report(store: Store, mode: view.Mode = "offline") -> str | None:
     write_results(store, frame, summary, claimed)
     write_report(store, frame, summary, plan)
     return Reporter(store, plan, mode).finish(frame, summary, claimed, write_grids(store, frame, plan))
-
-
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The run's records, read by the SDK's own reader."""
-    (run,) = folder.glob("*.wandb")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    return [json.loads(line) for line in lines if line.startswith("{")]
-
-
-def updates(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """The run's summary in the end."""
-    merged: dict[str, Any] = {}
-    for record in records:
-        if record["type"] == "summary":
-            merged |= record["summary"]["update"]
-    return merged
 
 
 # --- modes ---
@@ -314,7 +289,7 @@ def test_a_dead_server_changes_nothing_of_a_sweep_and_is_told(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     limits = {"init_timeout": 2.0, "finish_timeout": 4.0}
-    monkeypatch.setattr(view, "_SETTINGS", view._SETTINGS.model_copy(update=limits))
+    monkeypatch.setattr(wandb_run, "_SETTINGS", wandb_run._SETTINGS.model_copy(update=limits))
     with faulty(fault) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -339,17 +314,17 @@ def test_a_sender_that_is_stuck_is_never_waited_for(
         stuck.set()
         release.wait()
 
-    monkeypatch.setattr(view, "_start", start)
-    monkeypatch.setattr(view, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(wandb_run, "_start", start)
+    monkeypatch.setattr(wandb_run, "PATIENCE_SECONDS", 0.1)
     store = finished(tmp_path / "sweep")
     frame, plan = load(store.root), store.read_plan()
     assert plan is not None
     record = Record(sweeps.cells({}, ["p"], [["a"]], [0])[0], "done")
     reporter = Reporter(store, plan, "online")
     stuck.wait()
-    for _ in range(view.MOST_BEHIND + 500):  # returns, though nothing is ever sent
+    for _ in range(wandb_run.MOST_BEHIND + 500):  # returns, though nothing is ever sent
         reporter.log([record])
-    assert reporter._thread.behind == view.MOST_BEHIND
+    assert reporter._run.behind == wandb_run.MOST_BEHIND
     command = reporter.finish(frame, summarise(frame, []), claims(frame, []), [])
     assert command == f"python -m sega_bench.views.wandb {store.root} --mode online"
     assert view.shown(store) is None  # so the same command tries again

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sega_bench.command.consoles import console
+from sega_bench.views.account import resolve_mode
 
 if TYPE_CHECKING:
     from sega_bench.jobs import Job
@@ -17,13 +18,10 @@ if TYPE_CHECKING:
 def reporter_of(job: Job) -> Callable[[], Reporter | None]:
     """Starts the W&B run of a sweep, or does nothing; a mode that does not exist is told at once."""
     settings = job.plan.config.wandb
-    if settings.mode == "disabled":
-        return lambda: None
-    from sega_bench.views.account import resolve_mode
-    from sega_bench.views.wandb import Reporter
-
     if (mode := resolve_mode(settings.mode)) == "disabled":
         return lambda: None
+    from sega_bench.views.wandb import Reporter
+
     return lambda: Reporter(
         job.store,
         job.store.read_plan() or {},
@@ -43,7 +41,7 @@ def show(job: Job, reporter: Reporter | None, say: Say | None = None) -> tuple[i
     """
     from sega_bench.resume import NOT_SCORED
     from sega_bench.store import is_whole_png
-    from sega_bench.views import everything, tables, terminal
+    from sega_bench.views import everything, runs, tables, terminal
     from sega_bench.views.claims import claims
     from sega_bench.views.report import building as report
 
@@ -64,8 +62,8 @@ def show(job: Job, reporter: Reporter | None, say: Say | None = None) -> tuple[i
         everything.write_views(store, frame, summary, claimed, digest)
     shown: dict[str, object] = {**everything.places(store)}
     sheets = sorted(store.grids_dir.glob("*.png"))
-    if reporter and (command := reporter.finish(frame, summary, claimed, sheets)):
-        shown["W&B"] = command
+    if reporter:
+        shown |= runs.places(store, reporter.finish(frame, summary, claimed, sheets))
     if say is None:
         terminal.print_summary(console, summary, tables.trends(frame, axes), claimed, shown)
     else:

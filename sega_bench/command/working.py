@@ -158,8 +158,10 @@ def _execute(job: Job, networks: Networks | None = None, reporter: Reporter | No
 
 
 def _launch(job: Job) -> Reporter | None:
-    """:func:`_execute` on other processes, showing how far all of them are; W&B is told at the end."""
+    """:func:`_execute` on other processes, each with a W&B run of its own; the sweep's is made at the end."""
     from sega_bench.launch import Launch
+
+    reporter_of(job)  # which tells at once what is wrong with its mode
 
     if not job.missing and not job.store.launch_path.exists():
         return _execute(job)

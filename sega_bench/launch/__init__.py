@@ -25,6 +25,8 @@ from sega_bench.launch.crew import Crew, Host, enlisted, enlisted_before
 from sega_bench.launch.deal import Deal, deal
 from sega_bench.launch.worker import part_of
 from sega_bench.planner import Plan
+from sega_bench.views import runs
+from sega_bench.views.account import resolve_mode
 
 __all__ = ["Launch", "asked", "dealt"]
 
@@ -116,6 +118,8 @@ class Launch:
         else:
             if job.missing:
                 runner.begin(job)
+            if resolve_mode(job.plan.config.wandb.mode) != "disabled":
+                runs.run_id(job.store)  # before there are workers, whose runs' group is named by it
             shutil.rmtree(job.store.launch_dir, ignore_errors=True)
             yield from crew.work(enlisted(_parts(job, self._deal, self._count)))
         if crew.is_stopped or crew.is_detached:

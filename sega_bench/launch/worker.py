@@ -27,6 +27,8 @@ from sega_bench.atomic import is_running
 from sega_bench.cell import Cell
 from sega_bench.errors import UserError, named
 from sega_bench.jobs import Job
+from sega_bench.launch.telling import telling
+from sega_bench.sega.batching import Batching
 from sega_bench.sega.schedule import form_waves
 from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import Record, Store
@@ -140,7 +142,7 @@ class Errand:
             part = left(self.part, self.number, self.since)
             if self._starts(part.missing) > ATTEMPTS:
                 return Outcome(fault=f"began {ATTEMPTS} times and recorded nothing, interrupted each time")
-            batching = runner.work(part, str(self.number), is_leaving) if part.missing else part.batching
+            batching = self._work(part, is_leaving) if part.missing else part.batching
             if is_leaving() and left(part, self.number, self.since).missing:
                 return None
             return Outcome(batching.micro, batching.decode)
@@ -149,6 +151,11 @@ class Errand:
         except Exception as error:
             logging.getLogger("submitit").exception("worker %s", self.number)
             return Outcome(fault=f"raised {named(error)}")
+
+    def _work(self, part: Job, is_leaving: Callable[[], bool]) -> Batching:
+        worker = str(self.number)
+        with telling(part, worker) as tell:
+            return runner.work(part, worker, is_leaving, tell)
 
     def _check(self) -> None:
         if others := differences(code(), self.code):
