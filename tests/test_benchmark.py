@@ -77,7 +77,13 @@ def test_a_floor_counts_the_passes_of_the_run() -> None:
 
 def test_every_way_of_an_evaluation_is_measured_at_every_size() -> None:
     measured = forwards.measure(overrides(), batches=(1, 2), compiled_batches=(), repeats=1)
-    ways = [forwards.DIFFUSERS, "channels_last", "channels_last, a batch a thread", forwards.ENGINE]
+    ways = [
+        forwards.DIFFUSERS,
+        "channels_last",
+        "channels_last, a batch a thread",
+        "the same, weights packed for oneDNN",
+        forwards.ENGINE,
+    ]
     assert [(one.way, one.batch) for one in measured] == [(way, size) for size in (1, 2) for way in ways]
     for one in measured:
         assert min(one.milliseconds, one.utilisation, one.first_seconds) > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from sega_bench.planner import Plan, plan
 from sega_bench.sega import onednn
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Conditioning
-from sega_bench.sega.models import StableDiffusion, resolve_device
+from sega_bench.sega.models import StableDiffusion, faster, resolve_device
 from sega_bench.sega.pooling import Request, evaluate
 
 PROMPT = "a photo of the face of a woman"
@@ -155,25 +155,30 @@ def _ways(made: Plan, device: torch.device, dtype: str) -> Iterator[Way]:
     """From diffusers' network as it comes to the engine's, one change at a time."""
     pipeline = one_cell.load_pipeline(made, device, dtype)
 
-    def network(*, channels_last: bool = True, **options: Any) -> StableDiffusion:
+    def network(
+        *, channels_last: bool = True, run: Callable[[Any], Callable[..., Any]] | None = None
+    ) -> StableDiffusion:
         unet = copy.deepcopy(pipeline.unet)
         if channels_last:
             unet = unet.to(memory_format=torch.channels_last)
-        return StableDiffusion([pipeline.tokenizer], [pipeline.text_encoder], unet, pipeline.vae, **options)
+        run_unet = run(unet) if run else None
+        return StableDiffusion(
+            [pipeline.tokenizer], [pipeline.text_encoder], unet, pipeline.vae, run_unet=run_unet
+        )
 
     yield Way(DIFFUSERS, network(channels_last=False), is_apart=False)
     yield Way("channels_last", network(), is_apart=False)
     if device.type == "cpu":
         yield Way("channels_last, a batch a thread", network())
+        packed = network()
+        onednn.use_for(packed.unet)
+        yield Way("the same, weights packed for oneDNN", packed)
     else:
         plain = network()
         plain.unet.set_attn_processor(AttnProcessor())
         yield Way("channels_last, without SDPA", plain)
-    for name, is_compiled in ((ENGINE, False), (COMPILED, True)):
-        denoiser = network(compile=is_compiled)
-        if device.type == "cpu":
-            onednn.use_for(denoiser.unet)
-        yield Way(name, denoiser)
+    yield Way(ENGINE, network(run=faster))
+    yield Way(COMPILED, network(run=partial(faster, compile=True)))
 
 
 def _flops(way: Way) -> float:

@@ -38,7 +38,8 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
+    """Whether it has a storage to be counted; packed weights have none."""
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
 def _storage(tensor: torch.Tensor) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from sega_bench.sega import onednn
 from sega_bench.sega.checkpoints.finding import Model
 from sega_bench.sega.compiling import Compiled
 from sega_bench.sega.denoiser import Conditioning
+from sega_bench.sega.recording import Recorded
 
 
 def default_device() -> torch.device:
@@ -54,7 +55,7 @@ class StableDiffusion:
         tokenizers, text_encoders: one of each, for XL two.
         unet, vae: diffusers' networks.
         force_zeros_for_empty_prompt: XL: what is read of an empty text is zeros.
-        compile: run the UNet through ``torch.compile``, once for every batch size.
+        run_unet: called in place of the UNet, to the same end.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class StableDiffusion:
         vae: Any,
         *,
         force_zeros_for_empty_prompt: bool = False,
-        compile: bool = False,
+        run_unet: Callable[..., Any] | None = None,
     ) -> None:
         self.tokenizers, self.text_encoders = tuple(tokenizers), tuple(text_encoders)
         self.unet, self.vae = unet, vae
@@ -73,7 +74,7 @@ class StableDiffusion:
         self.device: torch.device = unet.device
         self.dtype: torch.dtype = unet.dtype  # diffusers walks through all modules each time it is asked
         self.latent_dtype = torch.promote_types(self.dtype, torch.float32)
-        self._predict = Compiled(unet) if compile else unet
+        self._run_unet = run_unet or unet
         self.encode = lru_cache(maxsize=1024)(self._encode)
         self.truncation = lru_cache(maxsize=4096)(self._truncation)
         self._time_ids = lru_cache(maxsize=64)(self._make_time_ids)
@@ -136,7 +137,7 @@ class StableDiffusion:
         added = {"added_cond_kwargs": self._added(latents_BCHW, conditioning)} if self.is_xl else {}
         states_BTD = conditioning["encoder_hidden_states"]
         latents_BCHW = latents_BCHW.to(self.dtype)
-        output = self._predict(latents_BCHW, timestep_B, states_BTD, return_dict=False, **added)[0]
+        output = self._run_unet(latents_BCHW, timestep_B, states_BTD, return_dict=False, **added)[0]
         return output.to(self.latent_dtype)  # type: ignore[no-any-return]
 
     def _added(self, latents_BCHW: Tensor, conditioning: Conditioning) -> Conditioning:
@@ -194,16 +195,24 @@ def load(
             own_dtype = torch.float32
         networks[name] = part.load(device, own_dtype, updates).to(memory_format=torch.channels_last)
     unet = networks["unet"]
-    if device.type == "cpu" and unet.dtype == torch.float32:
-        onednn.use_for(unet)
     return StableDiffusion(
         checkpoint.load_tokenizers(),
         [networks[name] for name in layout.text_encoders],
         unet,
         networks["vae"],
         force_zeros_for_empty_prompt=layout.force_zeros_for_empty_prompt,
-        compile=compile,
+        run_unet=faster(unet, compile=compile),
     )
+
+
+def faster(unet: Any, *, compile: bool = False) -> Callable[..., Any]:
+    """What returns the same in less time; on a CPU ``unet`` itself is changed too."""
+    is_on_cpu = unet.device.type == "cpu"
+    if is_on_cpu and unet.dtype == torch.float32:
+        (onednn.use_for_compiled if compile else onednn.use_for)(unet)
+    if compile:
+        return Compiled(unet)
+    return Recorded(unet) if is_on_cpu else unet
 
 
 def cell_of(model: Model, *, dtype: str | None = None, scheduler: str | None = None, **settings: Any) -> Cell:
