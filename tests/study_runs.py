@@ -10,7 +10,7 @@ from small_sweep import overrides
 from stub_sweep import stand_ins
 
 from sega_bench import jobs, runner
-from sega_bench.config import Config, compose
+from sega_bench.config import compose
 from sega_bench.store import Store
 from sega_bench.study.answers import Answers
 from sega_bench.study.conducting import Conduct
@@ -22,8 +22,8 @@ SPACE = (
 )
 
 
-def composed(folder: Path, *words: str) -> Config:
-    """Two concepts on two prompts with two seeds, 16 x 16 pixels, 4 steps; on 2 blocks, then on 4."""
+def written(folder: Path, *words: str) -> list[str]:
+    """Words of a command line: two concepts on two prompts with two seeds, on 2 blocks, then on 4."""
     common = [word for word in overrides(folder) if not word.startswith("+axes")]
     common += [
         "sampling.height=16",
@@ -31,11 +31,11 @@ def composed(folder: Path, *words: str) -> Config:
         "prompts=[a face, a man]",
         "concepts=[glasses, smile]",
     ]
-    return compose(*common, *SPACE, "study.trials=8", "study.batch=4", "study.min_resource=2", *words)
+    return [*common, *SPACE, "study.trials=8", "study.batch=4", "study.min_resource=2", *words]
 
 
 def study(folder: Path, *words: str) -> Study:
-    return resolve(composed(folder, *words))
+    return resolve(compose(*written(folder, *words)))
 
 
 def store(folder: Path) -> Store:

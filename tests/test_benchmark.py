@@ -8,7 +8,7 @@ import tiny_sd
 import torch
 from tiny_clip import clip_folder
 
-from sega_bench.benchmark import against_diffusers, floor, forwards
+from sega_bench.benchmark import against_diffusers, floor, forwards, searching
 from sega_bench.benchmark.__main__ import main
 from sega_bench.benchmark.clock import Timing, interleave, ratio
 from sega_bench.benchmark.peak import peak_bytes
@@ -73,6 +73,22 @@ def test_a_floor_counts_the_passes_of_the_run() -> None:
     assert (measured.cells, measured.unet_evals) == (3, 2 * 4 + 2 + 2 * 3 * 3)
     assert measured.seconds == min(measured.unet.values()) + measured.vae + measured.scorers
     assert measured.ratio > 0
+
+
+def test_a_study_is_measured_against_the_sweep_of_what_it_asked_for() -> None:
+    few = (
+        "prompts=[a face]",
+        "concepts=[glasses]",
+        "study.trials=4",
+        "study.batch=2",
+        "study.sampler=random",
+    )
+    words = overrides(*few, "study.space.edit_warmup_steps={low: 1, high: 2}", "study.held_out.prompts=null")
+    cost = searching.measure(words, repeats=1)
+    assert (cost.settings, cost.cells) == (4, 1 + 1 + 4)  # the reference and the baseline with them
+    trunk = cost.unet_evals["study"] - cost.unet_evals["sweep"]
+    assert 2 <= trunk <= 2 * 3  # one or two steps of the second batch, repeated
+    assert cost.ratio > 0
 
 
 def test_every_way_of_an_evaluation_is_measured_at_every_size() -> None:

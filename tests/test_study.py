@@ -20,11 +20,14 @@ from test_cli import call
 from test_kill import Doom
 
 from sega_bench import jobs, planner, runner
+from sega_bench.cell import Cell
 from sega_bench.config import CONF_DIR, compose, options
 from sega_bench.errors import UserError
 from sega_bench.study import __main__ as study_main
+from sega_bench.study.advice import advice
+from sega_bench.study.scoring import Scores
 from sega_bench.study.settings import SAMPLERS
-from sega_bench.study.trials import resolve
+from sega_bench.study.trials import BASELINE, resolve
 from sega_bench.views import headline
 
 
@@ -249,7 +252,7 @@ def test_the_best_at_the_edge_of_its_space_is_told(tmp_path: Path) -> None:
     steps = ("+study.space.edit_guidance_scale.step=4", "+study.space.edit_threshold.step=0.8")
     found = conduct(study(tmp_path, *words, *steps))
     assert found.best[0].trial.params == {"edit_threshold": 0.1, "edit_guidance_scale": 9.0}
-    said = "\n".join(found.advice)
+    said = "\n".join(advice(found))
     assert "move study.space.edit_guidance_scale.high beyond 9" in said
     assert "move study.space.edit_threshold.low beyond 0.1" in said
     assert "hold seeds out" in said
@@ -374,6 +377,64 @@ def test_failed_cells_fail_their_trial_alone(tmp_path: Path, monkeypatch: pytest
     assert failed
     assert len(found.trials) + len({tuple(row["edit_threshold"]) for row in failed}) == 8
     assert all(trial.params["edit_guidance_scale"] >= 3 for trial in found.trials)
+
+
+AT_ONCE = ("study.trials=4", "study.min_resource=null")
+
+
+def test_a_trial_with_a_few_failed_cells_is_judged_by_its_other_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the baseline on the same blocks; and by all of them once what failed was made."""
+    whole = conduct(study(tmp_path / "whole", *AT_ONCE))
+    with monkeypatch.context() as patched:
+        poison(patched, lambda cell: (cell.prompt, cell.seed) == ("a man", 1) and edits_weakly(cell))
+        found = conduct(study(tmp_path, *AT_ONCE))
+    assert [trial for trial, _ in told(found)] == [trial for trial, _ in told(whole)]
+    weak = [i for i, trial in enumerate(found.trials) if trial.params["edit_guidance_scale"] < WEAK]
+    assert [one.trial.number for one in found.failures if one.trial] == weak != []
+    scores = Scores(found.study, {row["key"]: row for row in store(tmp_path / "whole").rows()[0]})
+    names = ("clip_concept_delta", "lpips")
+    base_BS = scores.by_block(BASELINE, names, 4)
+    for i, (trial, estimates) in enumerate(told(found)):
+        own_BS = scores.by_block(trial.params, names, 4)
+        blocks = slice(3 if i in weak else 4)  # ("a man", 1) is the last
+        expected = base_BS.mean(axis=0) + (own_BS - base_BS)[blocks].mean(axis=0)
+        assert estimates == pytest.approx(expected.tolist(), abs=1e-12)
+    (said, *_) = [line for line in advice(found) if line.startswith(f"Trial {weak[0]} ")]
+    assert "failed on 1 of 4 prompts x seeds (ValueError: the model choked)" in said
+    assert "judged by the others; retry_failed=true" in said
+    mended = conduct(study(tmp_path, *AT_ONCE, "retry_failed=true"))
+    assert told(mended) == told(whole)
+    assert mended.failures == ()
+
+
+def test_a_failed_trial_that_is_tried_again_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = conduct(study(tmp_path / "whole", *AT_ONCE))
+    with monkeypatch.context() as patched:
+        poison(patched, lambda cell: (cell.prompt, cell.seed) == ("a man", 1) or edits_weakly(cell))
+        found = conduct(study(tmp_path, *AT_ONCE))
+        again = conduct(study(tmp_path, *AT_ONCE, "retry_failed=true"))
+    assert len(found.trials) < 4
+    assert told(again) == told(found)
+    said = "\n".join(advice(found))
+    assert "The baseline failed on 1 of 4" in said
+    assert "it counts for nothing" in said
+    assert told(conduct(study(tmp_path, *AT_ONCE))) == told(
+        found
+    )  # what failed stays so until it is asked for
+    mended = conduct(study(tmp_path, *AT_ONCE, "retry_failed=true"))
+    assert told(mended) == told(whole)
+    assert told(conduct(study(tmp_path, *AT_ONCE))) == told(whole)
+    longer = conduct(study(tmp_path, *AT_ONCE, "study.trials=6"))
+    assert [trial.number for trial in longer.trials] == [0, 1, 2, 3, 4, 5]
+
+
+WEAK = 5.0
+
+
+def edits_weakly(cell: Cell) -> bool:
+    return any(edit.edit_guidance_scale < WEAK for edit in cell.edits)
 
 
 @pytest.mark.parametrize("name", options("study"))

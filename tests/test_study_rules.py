@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sega_bench.study.fronts import front, hypervolume, knee
-from sega_bench.study.halving import lower_bounds, promoted, resources
+from sega_bench.study.halving import MARGIN, lower_bounds, promoted, resources
 from sega_bench.study.importance import curves
 from sega_bench.study.space import Setting
 from sega_bench.views import statistics
@@ -71,12 +71,42 @@ def test_who_may_still_be_better_goes_on() -> None:
     assert promoted(one_block, np.ones(2, dtype=bool)).tolist() == [True, True]
 
 
-def test_equals_do_not_drop_each_other_and_only_candidates_are_given_more() -> None:
-    same = losses([(1, 1), (2, 2)], [(1, 1), (2, 2)], [(0, 5), (1, 6)])
-    assert promoted(same, np.array([True, True, False])).tolist() == [True, True, False]
+def test_of_near_neighbours_one_goes_on_and_only_candidates_are_given_more() -> None:
+    """The front reaches from 0 to 10 in both: 0.1 is within the margin, 0.3 is not."""
+    ends = [(0, 10), (0, 10)], [(10, 0), (10, 0)]
+    near, too, other = [(4, 4), (4, 4)], [(3.9, 4.1), (4.1, 3.9)], [(3.7, 4.3), (3.7, 4.3)]
+    found = promoted(losses(*ends, near, too, other), np.ones(5, dtype=bool))
+    assert found.tolist() == [True, True, True, False, True]
+    given_more = np.array([False, False, True, True, True])
+    assert promoted(losses(*ends, near, too, other), given_more).tolist() == [False, False, True, False, True]
+    assert promoted(losses(*ends, near, too), np.array([True, True, False, True])).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
-def test_a_constraint_that_is_missed_drops_and_who_misses_it_drops_nobody() -> None:
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12))
+def test_whatever_is_dropped_has_one_that_goes_on_within_the_margin(pairs: list[tuple[float, float]]) -> None:
+    found = np.array(pairs)
+    goes_on = promoted(np.repeat(found[:, None], 2, axis=1), np.ones(len(found), dtype=bool))
+    reach = np.ptp(found[front(found)], axis=0)
+    for dropped in found[~goes_on]:
+        assert ((found[goes_on] - dropped) <= MARGIN * reach + 1e-9).all(axis=1).any()
+    assert goes_on.any()
+
+
+def test_a_block_that_failed_is_left_out_of_the_pairs() -> None:
+    nan = math.nan
+    better, worse = [(nan, nan), (1, 1), (1, 1)], [(3, 3), (2, 2), (2, 2)]
+    nothing = [(nan, nan)] * 3
+    found = promoted(losses(better, worse, nothing), np.ones(3, dtype=bool))
+    assert found.tolist() == [True, False, False]
+    assert lower_bounds(losses(better))[0].tolist() == [1, 1]
+
+
+def test_a_constraint_that_is_missed_drops_and_who_misses_it_covers_nobody() -> None:
     trials = losses([(1, 1), (1, 1)], [(2, 2), (2, 2)])
     misses = np.array([[[0.5], [0.5]], [[-0.5], [-0.5]]])
     assert promoted(trials, np.ones(2, dtype=bool), misses).tolist() == [False, True]

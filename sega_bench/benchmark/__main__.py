@@ -13,14 +13,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sega_bench.benchmark import against_diffusers, floor, forwards
+from sega_bench.benchmark import against_diffusers, floor, forwards, searching
 from sega_bench.benchmark.clock import machine
 from sega_bench.config import compose, options
 from sega_bench.errors import mistakes_in_one_line
 from sega_bench.planner import plan
 from sega_bench.sega.models import resolve_device
 
-PARTS = ("counts", "sweep", "floor", "forwards")
+PARTS = ("counts", "sweep", "floor", "forwards", "study")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 console = Console(width=None if Console().is_terminal else 110)
@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "overrides", nargs="*", help="of the configuration, as in model=sd15 engine.device=cuda"
     )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (all)")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS[:-1], help="what to measure (all but study)"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="of everything that is timed (5)")
     parser.add_argument("--processes", type=int, default=5, help="cells that get a process of their own (5)")
     parser.add_argument("--compile", action="store_true", help="measure engine.compile=true as well")
@@ -183,7 +185,24 @@ def _forwards(overrides: Sequence[str], asked: argparse.Namespace) -> list[dict[
     return [asdict(one) for one in measured]
 
 
-_MEASURE = {"counts": _counts, "sweep": _sweep, "floor": _floor, "forwards": _forwards}
+def _study(overrides: Sequence[str], asked: argparse.Namespace) -> dict[str, Any]:
+    few = ("study.trials=4", "study.batch=2", "seeds=1", "sampling.num_inference_steps=13")
+    measured = searching.measure(
+        [*overrides, *(few if asked.quick else ())], 1 if asked.quick else asked.repeats
+    )
+    _print_table(
+        f"{measured.settings} trials on all prompts x seeds, {measured.cells:,} cells, and a sweep of them",
+        ("what", "seconds (median)", "UNet evaluations"),
+        (
+            (name, f"{timing.median:.2f}", f"{measured.unet_evals[name]:,}")
+            for name, timing in measured.timings.items()
+        ),
+    )
+    console.print(f"a trial takes {measured.ratio:.3f} times a setting of the sweep", highlight=False)
+    return asdict(measured) | {"ratio": measured.ratio}
+
+
+_MEASURE = {"counts": _counts, "sweep": _sweep, "floor": _floor, "forwards": _forwards, "study": _study}
 
 
 def _print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

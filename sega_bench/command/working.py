@@ -46,7 +46,7 @@ def run_sweeps(configs: Sequence[Config]) -> int:
                 print_plan(console, made, study.cost() if study else launch.dealt(made))
                 continue
             job = folders.enter_context(jobs.locked(made, on))
-            work.append(partial(_run_study, study, job) if study else partial(run_job, job))
+            work.append(partial(_run_study, study, job, on) if study else partial(run_job, job))
         return sum(do() for do in work)
 
 
@@ -80,7 +80,7 @@ def run_job(job: Job) -> int:
         if job.missing and job.done:
             cells = f"{job.done} of {len(job.plan.cells)} cells"
             console.print(f"{cells} are done, {job.missing} to go", highlight=False)
-        reporter = _execute(job) if job.plan.config.launch.name == "inline" else _launch(job)
+        reporter = _make(job)
         if job.store.launch_path.exists():
             console.print("the cluster goes on alone: the same command attaches, shows and finishes")
             return 0
@@ -88,7 +88,7 @@ def run_job(job: Job) -> int:
     return _complain(job, failed, unscored)
 
 
-def _run_study(study: Study, job: Job) -> int:
+def _run_study(study: Study, job: Job, on: Processes) -> int:
     """:func:`run_job` of a search: its trials in batches, then what it found."""
     from sega_bench import jobs, runner
     from sega_bench.study import conducting, terminal, writing
@@ -98,14 +98,14 @@ def _run_study(study: Study, job: Job) -> int:
         conduct = conducting.Conduct(study, job.store)
         for step in conduct.search():
             console.print(str(step), highlight=False)
-            reporter = _execute(_following(job, step.plan), networks, reporter)
-        job = _following(job, conduct.plan())
-        reporter = _execute(job, networks, reporter)
+            reporter = _make(_following(job, step.plan, on), networks, reporter)
+        job = _following(job, conduct.plan(), on)
+        reporter = _make(job, networks, reporter)
         found = conduct.answers()
         if (plan := conduct.transfer(found)) is not None:
             console.print("what was found, on the prompts and seeds that were held out", highlight=False)
-            with jobs.locked(plan) as apart:
-                _execute(apart, networks)
+            with jobs.locked(plan, on) as apart:
+                _make(apart, networks)
                 show(apart, None, lambda places: None)
                 found = conduct.transferred(found, apart.store)
         written = writing.write(job.store, found)
@@ -115,11 +115,11 @@ def _run_study(study: Study, job: Job) -> int:
     return _complain(job, failed, unscored)
 
 
-def _following(job: Job, plan: Plan) -> Job:
+def _following(job: Job, plan: Plan, on: Processes) -> Job:
     """The next job in the same locked folder."""
     from sega_bench import jobs
 
-    return replace(jobs.prepare(plan), confirm=job.confirm)
+    return replace(jobs.prepare(plan, on), confirm=job.confirm)
 
 
 def _complain(job: Job, failed: int, unscored: int) -> int:
@@ -133,6 +133,15 @@ def _complain(job: Job, failed: int, unscored: int) -> int:
                 soft_wrap=True,
             )
     return failed + unscored
+
+
+def _make(job: Job, networks: Networks | None = None, reporter: Reporter | None = None) -> Reporter | None:
+    """Make what is missing, here or on the processes that were asked for; returns the run to be finished."""
+    is_here = job.plan.config.launch.name == "inline"
+    if is_here or not (job.missing or job.store.launch_path.exists()):
+        return _execute(job, networks, reporter)
+    _launch(job)
+    return reporter
 
 
 def _execute(job: Job, networks: Networks | None = None, reporter: Reporter | None = None) -> Reporter | None:
@@ -157,14 +166,11 @@ def _execute(job: Job, networks: Networks | None = None, reporter: Reporter | No
     return reporter
 
 
-def _launch(job: Job) -> Reporter | None:
+def _launch(job: Job) -> None:
     """:func:`_execute` on other processes, each with a W&B run of its own; the sweep's is made at the end."""
     from sega_bench.launch import Launch
 
     reporter_of(job)  # which tells at once what is wrong with its mode
-
-    if not job.missing and not job.store.launch_path.exists():
-        return _execute(job)
     to_make = {cell.key for wave in job.waves for cell in wave.cells}
     missing = to_make | {record.cell.key for record in job.unscored}
     with Launch(job) as launch:
@@ -177,4 +183,3 @@ def _launch(job: Job) -> Reporter | None:
                     meter.workers(at_work)
                     meter.evaluations(row["unet_evals"] if row["key"] in to_make else 0)
                     meter.cell(failed=row["status"] == "failed")
-    return None

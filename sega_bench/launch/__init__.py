@@ -38,8 +38,8 @@ def asked(config: Config) -> Processes:
         UserError: there are not so many GPUs, no cluster, or submitit is not installed.
     """
     launch = config.launch
-    if launch.name != "inline" and config.study.space:
-        raise UserError(f"launch.name is {launch.name}, but a study is one process: leave launch out")
+    if config.study.space and not launch.wait:
+        raise UserError("launch.wait is false, but a study asks on once its batch is done: launch.wait=true")
     if launch.name != "inline" and importlib.util.find_spec("submitit") is None:
         raise UserError(f"launch={launch.name} needs submitit: pip install 'sega-bench[slurm]'")
     if launch.name != "inline" and ":" in (config.engine.device or ""):

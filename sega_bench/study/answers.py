@@ -12,12 +12,10 @@ import numpy as np
 
 from sega_bench.study.fronts import front, hypervolume, knee
 from sega_bench.study.importance import Curve, curves
-from sega_bench.study.objectives import Floats
+from sega_bench.study.objectives import Floats, Objective
 from sega_bench.study.scoring import Scores, Together
 from sega_bench.study.trials import BASELINE, Study, Trial
-from sega_bench.views.advice import RANGES
 from sega_bench.views.statistics import Estimate, estimate
-from sega_bench.views.words import short
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,39 @@ class Best:
     over_baseline: tuple[Estimate, ...]
 
 
+def better_and_worse(best: Best, objectives: Sequence[Objective]) -> tuple[list[str], list[str]]:
+    """The objectives in which a setting is better than the baseline, and those in which it is worse.
+
+    As far as the pairs tell: the 95 % interval of the mean difference lies on one side of zero. It beats the
+    baseline if it is better in one and worse in none.
+    """
+    better, worse = [], []
+    for one, over in zip(objectives, best.over_baseline, strict=True):
+        low, high = sorted((one.sign * over.low, one.sign * over.high))
+        better += [one.name] * (high < 0)
+        worse += [one.name] * (low > 0)
+    return better, worse
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Blocks on which a cell of a setting failed.
+
+    Args:
+        trial: whose; None of the baseline's.
+        blocks: how many.
+        given: of how many.
+        error: the reason of the first.
+        counts: whether the others are enough to judge it by.
+    """
+
+    trial: Trial | None
+    blocks: int
+    given: int
+    error: str
+    counts: bool
+
+
 @dataclass(frozen=True)
 class Answers:
     """What a study found.
@@ -53,6 +84,7 @@ class Answers:
         volumes: hypervolume of what was whole by then, (T,).
         curves: what each parameter does to each objective.
         held_out: each of :attr:`best` on the prompts and seeds that were held out; empty if there are none.
+        failures: the settings that have cells that failed.
     """
 
     study: Study
@@ -65,11 +97,7 @@ class Answers:
     volumes: tuple[float, ...]
     held_out: tuple[Best, ...] = ()
     curves: tuple[Curve, ...] = ()
-
-    @property
-    def advice(self) -> list[str]:
-        """What a reader must know before using it, as sentences."""
-        return list(_advice(self))
+    failures: tuple[Failure, ...] = ()
 
 
 def answer(scores: Scores, trials: Sequence[Trial]) -> Answers:
@@ -107,7 +135,17 @@ def answer(scores: Scores, trials: Sequence[Trial]) -> Answers:
                 [one.name for one in study.settings.objectives],
             )
         ),
+        failures=tuple(_failures(scores, trials)),
     )
+
+
+def _failures(scores: Scores, trials: Sequence[Trial]) -> Iterator[Failure]:
+    everything = len(scores.study.blocks)
+    for trial in (None, *(trial for trial in trials if trial.state != "asked")):
+        params, given = (BASELINE, everything) if trial is None else (trial.params, trial.resource)
+        if failed := scores.failed(params, given):
+            reason = next(iter(failed.values()))
+            yield Failure(trial, len(failed), given, reason, scores.counts(params, given))
 
 
 def _sets(study: Study) -> list[Together]:
@@ -119,8 +157,8 @@ def _sets(study: Study) -> list[Together]:
 def _best(scores: Scores, told: Sequence[Trial], concepts: Together | None) -> Best | None:
     """The setting to use, of one concept set or of all, among the trials that were given all blocks.
 
-    It is the knee of the front of those that are no worse than the baseline in any objective, for nobody who
-    has a setting wants to lose by another; where there are none, the knee of the whole front.
+    It is the knee of the front of those that are as good as the baseline in every objective, or all but, for
+    nobody who has a setting wants to lose by another; where there are none, the knee of the whole front.
     """
     study = scores.study
     everything, names = len(study.blocks), study.settings.names
@@ -130,11 +168,15 @@ def _best(scores: Scores, told: Sequence[Trial], concepts: Together | None) -> B
     if not kept:
         return None
     losses_TK = study.settings.losses(np.array([estimates[i] for i in kept]))
-    base_1S = scores.estimates(BASELINE, names, everything, concepts)[None]
-    no_worse_T = (losses_TK <= study.settings.losses(base_1S)).all(axis=1)
+    base_K = study.settings.losses(scores.estimates(BASELINE, names, everything, concepts))
+    no_worse_T = (losses_TK <= base_K + _ALL_BUT * np.abs(base_K)).all(axis=1)
     among = np.flatnonzero(no_worse_T) if no_worse_T.any() else np.arange(len(kept))
     place = knee(losses_TK[among])
     return None if place is None else measured(scores, whole[kept[among[place]]], concepts)
+
+
+_ALL_BUT = 0.01
+"""Of the baseline's score: a setting that loses no more is as good."""
 
 
 def measured(scores: Scores, trial: Trial, concepts: Together | None) -> Best:
@@ -170,32 +212,3 @@ def _volumes(study: Study, losses_TK: Floats, feasible: Sequence[int]) -> Iterat
     worst_K = np.array([one.worst for one in study.settings.objectives])
     for end in range(len(losses_TK)):
         yield hypervolume(losses_TK[np.array([i for i in feasible if i <= end], dtype=int)], worst_K)
-
-
-def _advice(found: Answers) -> Iterator[str]:
-    if not found.best:
-        bounds = " and ".join(map(str, found.study.settings.constraints))
-        yield f"No trial on all prompts x seeds has its scores and keeps {bounds or 'them'}: add trials."
-        return
-    yield from _edges(found.study, found.best[0].trial)
-    if found.study.held_out is None:
-        yield (
-            "Scores of what won are too good, for it won by chance too: hold seeds out, "
-            "study.held_out.seeds=[100,101,102,103]."
-        )
-
-
-def _edges(study: Study, best: Trial) -> Iterator[str]:
-    for setting in study.settings.space:
-        for name in setting.parameters if not setting.choices else ():
-            for word, end in (("low", setting.low), ("high", setting.high)):
-                is_near = abs(best.params[name] - end) <= _NEAR * (setting.high - setting.low)
-                if is_near and end not in RANGES.get(setting.name, ()):
-                    yield (
-                        f"The best {name}, {short(best.params[name])}, is at the edge of its space: move "
-                        f"study.space.{setting.name}.{word} beyond {short(end)}, under another name=."
-                    )
-
-
-_NEAR = 0.01
-"""Of a range: what is so near its end is at the edge."""

@@ -31,7 +31,7 @@ from sega_bench.study.settings import StudySettings
 from sega_bench.study.space import Params, Setting
 from sega_bench.study.trials import Trial
 
-_RESOURCE, _IDENTITY = "resource", "study"
+_RESOURCE, _IDENTITY, _AGAIN = "resource", "study", "again"
 
 State = {TrialState.RUNNING: "asked", TrialState.COMPLETE: "told", TrialState.FAIL: "failed"}
 
@@ -71,7 +71,8 @@ class Asking:
 
     def trials(self) -> list[Trial]:
         """Those that were asked for in whole, in the order of asking."""
-        return [self._trial(number, frozen) for number, frozen in enumerate(self._whole())]
+        later = {frozen.user_attrs[_AGAIN]: frozen for frozen in self._all() if _AGAIN in frozen.user_attrs}
+        return [self._trial(number, later.get(number, one)) for number, one in enumerate(self._whole())]
 
     def ask(self) -> None:
         """Ask for one trial more.
@@ -93,13 +94,19 @@ class Asking:
     ) -> None:
         """Tell what a trial scored.
 
+        Optuna can't be told of a failed trial again: what it scored at last becomes another one there.
+
         Args:
-            trial: as :meth:`trials` gives it, asked.
+            trial: as :meth:`trials` gives it, asked; or failed, and tried again.
             values: of each objective; None of a trial that failed.
             excess: by how much each constraint is missed, none where it is not above 0.
             resource: how many blocks it was given.
         """
         frozen = self._whole()[trial.number]
+        if trial.state == "failed":
+            if values is not None:
+                self._add(trial.number, frozen, values, excess, resource)
+            return
         with _quiet():
             self._study.sampler = RandomSampler()  # telling is none of a sampler's business
             live = optuna.trial.Trial(self._study, frozen._trial_id)
@@ -109,10 +116,33 @@ class Asking:
             state = TrialState.FAIL if values is None else TrialState.COMPLETE
             self._study.tell(frozen.number, values, state=state)
 
-    def _whole(self) -> list[FrozenTrial]:
+    def _add(
+        self,
+        number: int,
+        failed: FrozenTrial,
+        values: Sequence[float],
+        excess: Mapping[str, float],
+        resource: int,
+    ) -> None:
+        with _quiet():
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    params=failed.params,
+                    distributions=failed.distributions,
+                    values=values,
+                    constraints=dict(excess),
+                    user_attrs={_RESOURCE: resource, _AGAIN: number},
+                )
+            )
+
+    def _all(self) -> list[FrozenTrial]:
         """Optuna's trials without those that wait, or whose asking was cut off."""
         trials = self._study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.params.keys() == self._distributions.keys()]
+
+    def _whole(self) -> list[FrozenTrial]:
+        """Those that were asked for, each once."""
+        return [trial for trial in self._all() if _AGAIN not in trial.user_attrs]
 
     def _trial(self, number: int, frozen: FrozenTrial) -> Trial:
         params = {name: frozen.params[name] for name in self._distributions}

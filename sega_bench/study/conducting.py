@@ -54,7 +54,8 @@ class Conduct:
         """
         everything = len(self._study.blocks)
         shown_ones = (t for t in self._asking.trials() if t.resource == everything or t.state == "failed")
-        return self._study.plan([(trial.params, trial.resource) for trial in shown_ones])
+        made = self._study.trying_once()  # the search has tried again what failed
+        return made.plan([(trial.params, trial.resource) for trial in shown_ones])
 
     def answers(self) -> Answers:
         """What was found so far."""

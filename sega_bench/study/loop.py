@@ -51,6 +51,9 @@ def search(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Iterator[S
     Yields:
         Steps, each to be made before the next is asked for.
     """
+    if study.config.retry_failed:
+        yield from _retry(study, asking, rows)
+        study = study.trying_once()
     wanted = study.settings.trials
     if study.settings.sampler == "grid":
         wanted = min(wanted, len(grid(study.settings)))
@@ -63,15 +66,28 @@ def search(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Iterator[S
         end = (first // study.batch + 1) * study.batch
         while len(asking.trials()) < min(end, max(wanted, len(trials))):
             asking.ask()
-        yield from _run_batch(study, asking, rows)
+        asked = [trial.number for trial in asking.trials() if trial.state == "asked"]
+        yield from _run_batch(study, asking, rows, asked)
 
 
-def _run_batch(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Generator[Step, None, None]:
+def _retry(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Generator[Step, None, None]:
+    """Have all cells that failed tried again, once; trials that failed and now have theirs are told."""
+    trials = asking.trials()
+    failed = [trial.number for trial in trials if trial.state == "failed"]
+    most = max((trial.resource for trial in trials), default=0)
+    plan = study.plan([(trial.params, trial.resource) for trial in trials])
+    yield Step(plan, len(trials), len(failed), most)
+    if failed:
+        yield from _run_batch(study.trying_once(), asking, rows, failed)
+
+
+def _run_batch(
+    study: Study, asking: Asking, rows: Callable[[], Rows], asked: Sequence[int]
+) -> Generator[Step, None, None]:
     """Have those run that were asked for, the best of them on more and more blocks, and tell all."""
     trials = asking.trials()
     given = {trial.number: trial.resource for trial in trials}
-    at_work = [trial.number for trial in trials if trial.state == "asked"]
-    asked = list(at_work)
+    at_work = list(asked)
     for resource in halving.resources(study.first_resource, len(study.blocks)):
         given |= dict.fromkeys(at_work, resource)
         granted = [(trial.params, given[trial.number]) for trial in trials]
@@ -88,28 +104,27 @@ def _promoted(
     scores: Scores, trials: Sequence[Trial], given: dict[int, int], at_work: Sequence[int], resource: int
 ) -> list[int]:
     """Which of the trials at work get more blocks."""
-    study = scores.study
-    base_BS = scores.by_block(BASELINE, study.settings.names, len(study.blocks))
+    study, settings = scores.study, scores.study.settings
+    alive = [number for number in at_work if scores.counts(trials[number].params, resource)]
+    base_BS = scores.by_block(BASELINE, settings.names, len(study.blocks))
     seen_B = np.isfinite(base_BS[:resource]).all(axis=1)  # elsewhere a score is not defined
-    alive = [n for n in at_work if not scores.has_failed(trials[n].params, resource)]
     if resource == len(study.blocks) or not seen_B.any():
         return alive
-    compared = [t.number for t in trials if given[t.number] >= resource and t.state != "failed"]
-    values_TBS = np.stack(
-        [scores.by_block(trials[n].params, study.settings.names, resource)[:resource] for n in compared]
-    )[:, seen_B]
-    settings, excess_TBC = study.settings, None
-    if settings.constraints:  # as estimated of all blocks
-        excess_TBC = settings.excess(values_TBS - base_BS[:resource][seen_B] + mean_of_known(base_BS))
-    candidates_T = np.isin(compared, alive)
-    goes_on_T = halving.promoted(settings.losses(values_TBS), candidates_T, excess_TBC)
+    ahead = [trial.number for trial in trials if trial.state == "told" and given[trial.number] > resource]
+    compared = [*ahead, *alive]
+    if not compared:
+        return []
+    over_TBS = np.stack([scores.by_block(trials[n].params, settings.names, resource) for n in compared])
+    over_TBS = (over_TBS - base_BS)[:, :resource][:, seen_B]
+    excess_TBC = settings.excess(over_TBS + mean_of_known(base_BS)) if settings.constraints else None
+    goes_on_T = halving.promoted(settings.losses(over_TBS), np.isin(compared, alive), excess_TBC)
     return [number for number, goes_on in zip(compared, goes_on_T, strict=True) if goes_on]
 
 
 def _tell(asking: Asking, scores: Scores, trial: Trial, resource: int) -> None:
     settings = scores.study.settings
     estimates_S = scores.estimates(trial.params, settings.names, resource)
-    if scores.has_failed(trial.params, resource) or not np.isfinite(estimates_S).all():
+    if not scores.counts(trial.params, resource) or not np.isfinite(estimates_S).all():
         asking.tell(trial, None, {}, resource)
         return
     excess_C = settings.excess(estimates_S).tolist()

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sega_bench.errors import clean
+from sega_bench.study.advice import advice
 from sega_bench.study.answers import Answers
 from sega_bench.study.words import best_of, rounded
 from sega_bench.views.terminal import header, print_lines
@@ -36,7 +37,7 @@ def print_answers(console: Console, found: Answers, places: Mapping[str, object]
     title = "Importance (share of the variance that a setting alone explains), and its curve"
     print_lines(console, title, list(_importance(found)))
     print_lines(console, "Hypervolume of the front, after so many UNet evaluations", list(_cost(found)))
-    print_lines(console, "Where to look next", found.advice)
+    print_lines(console, "Where to look next", list(advice(found)))
     console.print()
     for what, path in places.items():
         console.print(Text(f"{what:<12} {path}"), soft_wrap=True)

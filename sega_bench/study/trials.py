@@ -32,7 +32,8 @@ class Trial:
         number: in the order of asking, from 0.
         params: its values.
         resource: how many blocks it was given, once it is told.
-        state: ``told`` once its scores are; ``failed`` if it has a cell that failed, or no score at all.
+        state: ``told`` once its scores are; ``failed`` if cells failed on most of its blocks, or it has no
+            score at all.
     """
 
     number: int
@@ -74,6 +75,12 @@ class Study:
             return self.settings.batch
         rows = self.config.engine.wave_rows - self.first_resource
         return max(1, rows // (self.first_resource * len(self.baseline.concepts)))
+
+    def trying_once(self) -> Study:
+        """The same, which does not try again what has failed."""
+        config = replace(self.config, retry_failed=False)
+        made = replace(self.baseline, config=replace(self.baseline.config, retry_failed=False))
+        return replace(self, config=config, baseline=made)
 
     def point(self, params: Params) -> dict[str, Any]:
         """A trial's values by its settings; none of the baseline."""

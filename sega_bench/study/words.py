@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from sega_bench.study.answers import Answers, Best
+from sega_bench.study.answers import Answers, Best, better_and_worse
+from sega_bench.study.objectives import Objective
 from sega_bench.views.statistics import Estimate
 from sega_bench.views.words import short
 
@@ -15,7 +16,8 @@ def best_of(found: Answers) -> Iterator[tuple[str, list[str]]]:
         of = "all concepts" if best.concepts is None else " + ".join(best.concepts)
         values = ", ".join(f"{name} {rounded(value)}" for name, value in best.trial.params.items())
         apart = found.held_out[i] if found.held_out else None
-        yield f"Best of {of}: {values}", list(_scores(found, best, apart))
+        lines = [*_scores(found, best, apart), _verdict(found.study.settings.objectives, best, apart)]
+        yield f"Best of {of}: {values}", lines
 
 
 def _scores(found: Answers, best: Best, apart: Best | None) -> Iterator[str]:
@@ -30,6 +32,20 @@ def _scores(found: Answers, best: Best, apart: Best | None) -> Iterator[str]:
         if apart is not None:
             over += f", held out {_interval(apart.over_baseline[k], '+')}"
         yield over
+
+
+def _verdict(objectives: Sequence[Objective], best: Best, apart: Best | None) -> str:
+    """Whether it beats the baseline, best told where it was not searched for."""
+    judged = best if apart is None else apart
+    where = "searched" if apart is None else "held out"
+    better, worse = better_and_worse(judged, objectives)
+    pairs = f"{judged.over_baseline[0].n} pairs {where}"
+    if better and not worse:
+        return f"it beats the baseline: better in {' and '.join(better)}, worse in none, by {pairs}"
+    if worse:
+        but = f", better in {' and '.join(better)}" if better else ""
+        return f"it does not beat the baseline: worse in {' and '.join(worse)}{but}, by {pairs}"
+    return f"it is not told apart from the baseline by {pairs}"
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:

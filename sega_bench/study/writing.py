@@ -16,6 +16,7 @@ import yaml
 from sega_bench.errors import clean
 from sega_bench.sega.oracle import diffusers_arguments
 from sega_bench.store import Store
+from sega_bench.study.advice import advice
 from sega_bench.study.answers import Answers, Best
 from sega_bench.study.scoring import texts
 from sega_bench.study.trials import Study
@@ -41,7 +42,7 @@ def write(store: Store, found: Answers) -> dict[str, Path]:
         store.write_text(folder / "sweep" / f"{title}.yaml", sweep(found.study, best, title, folder))
     told = {
         "best": [_plain(found, i) for i in range(len(found.best))],
-        "advice": [*_sentences(found), *found.advice],
+        "advice": [*_sentences(found), *advice(found)],
     }
     store.write_text(folder / "answers.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     calls = "\n\n".join(diffusers_call(found.study, best) for best in found.best)
@@ -95,10 +96,16 @@ def _numbers(estimate: Estimate) -> dict[str, float | None]:
 def trials(found: Answers) -> pd.DataFrame:
     """One row a trial: number, blocks, values, objectives as estimated of all blocks, whole, front, best."""
     best = found.best[0].trial.number if found.best else None
+    failed = {one.trial.number: one.blocks for one in found.failures if one.trial is not None}
     names = [one.name for one in found.study.settings.objectives]
     return pd.DataFrame(
         [
-            {"trial": trial.number, "blocks": trial.resource, **trial.params}
+            {
+                "trial": trial.number,
+                "blocks": trial.resource,
+                "failed_blocks": failed.get(trial.number, 0),
+                **trial.params,
+            }
             | dict(zip(names, estimates_K, strict=True))
             | {"feasible": trial.number in found.whole, "pareto": trial.number in found.front}
             | {"best": trial.number == best}
