@@ -155,7 +155,7 @@ class Asking:
         if self._settings.sampler == "nsga2":
             return NSGAIISampler(seed=seed, population_size=max(2, self._batch))
         if self._settings.sampler == "gp":
-            return GPSampler(seed=seed)
+            return GPSampler(seed=seed, n_startup_trials=min(10, 2 * len(self._distributions) + 1))
         return RandomSampler(seed=seed)
 
 
