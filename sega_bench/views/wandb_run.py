@@ -147,10 +147,8 @@ class WandbRun:
         while time.monotonic() < until:
             if wait([closed], min(patience, ASK_SECONDS / 2)).done:
                 return True
-            is_gone = self._mode == "online" and not is_there()
-            if (
-                is_gone and self._mode == "online"
-            ):  # or it has meanwhile become an offline run, which ends soon
+            is_gone = not is_there()
+            if is_gone and self._mode == "online":  # an offline run, as it may be by now, ends soon
                 return False
         return False
 
@@ -178,6 +176,7 @@ def _start(
     ours = {"WANDB_DATA_DIR": store.wandb_dir / "data", "WANDB_CACHE_DIR": store.wandb_dir / "cache"}
     os.environ.update({name: str(path) for name, path in ours.items() if name not in _GIVEN})
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else the program's end waits to report them
     store.wandb_dir.mkdir(parents=True, exist_ok=True)
     names = runs.names(store, plan, worker)
     run = wandb.init(
