@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,50 @@ def finished(
     write_plan(store, plan, axes)
     store.append("w0", [record(store, cell) for cell in plan])
     return store
+
+
+LONG_AXES = {
+    "edit_threshold": [0.5, 0.6, 0.7, 0.8, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95],
+    "edit_guidance_scale": [float(scale) for scale in range(1, 11)],
+}
+_LINKS = 20_000
+"""A file may have some 65,000 names."""
+
+
+def long(root: Path, count: int) -> Store:
+    """A folder of about so many cells, with all scores of the embedded model; its pictures are few files."""
+    store = Store(root)
+    store.prepare()
+    seeds = range(max(1, count // 200))
+    plan = cells(LONG_AXES, PROMPTS, CONCEPTS, seeds)
+    write_plan(store, plan, LONG_AXES)
+    for start in range(0, len(plan), _LINKS):
+        part = plan[start : start + _LINKS]
+        store.write_image(part[0], picture(part[0]))
+        source = store.image_path(part[0].key)
+        for cell in part[1:]:
+            store.image_path(cell.key).parent.mkdir(exist_ok=True)
+            os.link(source, store.image_path(cell.key))
+        store.append("w0", [_scored(store, cell) for cell in part])
+    return store
+
+
+def _scored(store: Store, cell: Cell) -> Record:
+    judged: dict[str, Any] = {}
+    if cell.edits:
+        chance = int(cell.key, 16) / 16**16
+        judged = {name: float(chance > 0.1) for name in ("success", "success_1", "attribute_success")}
+        judged |= {"attribute_leakage": chance, "locality": 0.7 + chance / 5, "guided_fraction": chance / 4}
+        judged |= {"attribute_leaked": ["hair colour"] if chance > 0.8 else []}
+    return Record(
+        cell,
+        "done",
+        store.image_path(cell.key).relative_to(store.root).as_posix(),
+        f"{int(cell.key, 16) ** 4:064x}",
+        scores(cell) | judged,
+        unet_evals=20,
+        seconds=0.25,
+        worker="w0",
+        device="cpu",
+        versions='{"diffusers": "0.36.0", "sega_bench": "0.1.0", "torch": "2.14.0", "transformers": "4.57"}',
+    )

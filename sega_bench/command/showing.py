@@ -46,9 +46,8 @@ def show(job: Job, reporter: Reporter | None, say: Say | None = None) -> tuple[i
     from sega_bench.views.report import building as report
 
     store, axes = job.store, list(job.plan.axes)
-    frame = tables.load(store.root)
+    frame, digest = tables.load_with_digest(store)
     summary, claimed = tables.summarise(frame, axes), claims(frame, axes)
-    digest = tables.digest(store)
     sheets = list(store.grids_dir.glob("*.png"))
     has_sheets = all(map(is_whole_png, sheets)) and (bool(sheets) or bool(frame["is_reference"].all()))
     is_behind = tables.shown(store) != digest or report.shown(store) != digest or not has_sheets

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,11 +64,23 @@ class Journal:
 
     def read(self, place: Place) -> Row:
         """The row at a place that :meth:`lines` gave."""
-        with open(self.path(place.worker), "rb") as file:
-            file.seek(place.offset)
-            _, row = parse(file.readline())
-        assert row is not None, "record files are only ever appended to"
-        return row
+        return next(self.rows([place]))
+
+    def rows(self, places: Iterable[Place]) -> Iterator[Row]:
+        """The rows at these places, one at a time; each file is opened once."""
+        with ExitStack() as files:
+            opened: dict[str, io.BufferedReader] = {}
+            for place in places:
+                if place.worker not in opened:
+                    if len(opened) == _MOST_OPEN:
+                        files.close()
+                        opened.clear()
+                    opened[place.worker] = files.enter_context(open(self.path(place.worker), "rb"))
+                file = opened[place.worker]
+                file.seek(place.offset)
+                _, row = parse(file.readline())
+                assert row is not None, "record files are only ever appended to"
+                yield row
 
     def path(self, worker: str) -> Path:
         """A worker's file, which need not be there."""
@@ -87,6 +100,8 @@ def parse(line: bytes) -> tuple[int, Row | None]:
 
 
 _TURN = "turn"
+_MOST_OPEN = 200
+"""Files of as many workers are open at once; a process may have some thousand in all."""
 
 
 def _is_torn(file: io.BufferedRandom) -> bool:

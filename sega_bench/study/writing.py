@@ -21,7 +21,7 @@ from sega_bench.study.answers import Answers, Best
 from sega_bench.study.scoring import texts
 from sega_bench.study.trials import Study
 from sega_bench.study.words import best_of
-from sega_bench.views.frames import inert
+from sega_bench.views.results import inert
 from sega_bench.views.statistics import Estimate
 
 _SWEPT = ("prompts", "prompt_file", "negative_prompt", "seeds", "concepts", "method", "replay")

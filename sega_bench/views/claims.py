@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 
 from sega_bench.store import SETTING_COLUMNS
+from sega_bench.views.estimates import at_best, correlations, mean_of, ratio_of, share_of
 from sega_bench.views.statistics import Estimate
-from sega_bench.views.tables import ALL, COST, GAIN, at_best, correlations, mean_of, ratio_of, share_of
+from sega_bench.views.tables import ALL, COST, GAIN
 from sega_bench.views.words import short
 
 SCALE = "edit_guidance_scale"
@@ -55,12 +56,18 @@ def claims(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         ``high`` (95 %, over prompts and seeds; Wilson's for shares), ``n``. ``at`` is the one setting that
         isolation and robustness are measured at: the best trade-off over all concept sets.
     """
-    edited = frame[~frame["is_reference"] & (frame["status"] == "done")]
+    edited = frame.loc[~frame["is_reference"] & (frame["status"] == "done"), _needed(frame)]
     settings = [axis for axis in axes if axis not in _NO_SETTING]
     rows: list[_Row] = []
     for direction, part in edited.groupby(_direction(edited), sort=False):
         rows += [row | {"direction": direction} for row in _of_direction(part, settings)]
     return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _needed(frame: pd.DataFrame) -> list[str]:
+    """The columns that a claim may ask for, of those there are."""
+    scores = {GAIN, COST, *ISOLATION, *COMPARED, "attribute_leaked"}
+    return [name for name in frame if name in scores or name in (*SETTING_COLUMNS[1:], "status")]
 
 
 def _direction(edited: pd.DataFrame) -> pd.Series[Any]:

@@ -7,7 +7,6 @@ import io
 import logging
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,17 @@ import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sega_bench.cell import EDIT_SETTINGS
 from sega_bench.errors import UserError, check_count, clean, mistakes_in_one_line
 from sega_bench.store import Store
-from sega_bench.views.points import declared, label_concepts, point_of, said, spaced
+from sega_bench.views.planes import Cell, Plane, Rows, Sweep, overview, plane, read, subjects
+from sega_bench.views.points import said, spaced
 from sega_bench.views.sheet import Row, Sheet, Tile, draw
-from sega_bench.views.tables import ALL, load, summarise
+from sega_bench.views.tables import load
 
 MOST_VALUES = 16
 """A sheet has no more columns or rows than this, taken evenly from a longer axis."""
 
 _MOST_SHEETS = 10_000
-
-_SUBJECT = ("prompt", "concept", "seed")
-"""There is a sheet for each of these, except for one that is asked for as columns or rows."""
 
 _SAID = {"concept": "{}", "seed": "seed {}"}
 
@@ -36,30 +32,6 @@ _CAPTION = "Description"
 """Of PNG's own names for text chunks."""
 
 _log = logging.getLogger(__name__)
-_Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Sweep:
-    """A sweep's rows with comparable values: 5 and 5.0 are equal, lists are tuples, null and NaN are None."""
-
-    store: Store
-    name: str
-    axes: Mapping[str, Sequence[Hashable]]
-    edited: Sequence[_Row]
-    references: Mapping[str, _Row]
-    best: Mapping[str, Hashable]
-    together: frozenset[str]
-    """The axes that advance together, so that few of their values meet."""
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """What a sheet's columns and rows are of (no ``y``: a single row), and where other axes are held."""
-
-    x: str
-    y: str | None
-    held: Mapping[str, Hashable]
 
 
 def write_grids(
@@ -86,9 +58,9 @@ def write_grids(
         UserError: the sweep has no axis ``x`` or ``y``, or ``limit`` is no number of sheets.
     """
     check_count("limit", limit, _MOST_SHEETS)
-    sweep = _read(store, frame, plan)
+    sweep = read(store, frame, plan)
     paths = []
-    for name, sheet in _sheets(sweep, x, y, limit) if sweep.edited else ():
+    for name, sheet in _sheets(sweep, x, y, limit) if len(sweep.edited) else ():
         buffer, chunks = io.BytesIO(), PngInfo()
         chunks.add_itxt(_CAPTION, _caption_of(sheet))
         draw(sheet).save(buffer, format="PNG", pnginfo=chunks)
@@ -114,17 +86,12 @@ def grid(frame: pd.DataFrame, x: str | None = None, y: str | None = None) -> Ima
     folder = frame.attrs.get("folder")
     if folder is None:
         raise UserError("frame: it does not say which sweep it is of: give rows of what sega_bench.load gave")
-    store, keys = Store(Path(folder)), set(frame["key"])
-    whole = _read(store, load(folder), store.read_plan() or {})
-    edited = [row for row in whole.edited if row["key"] in keys]
-    if not edited:
+    store = Store(Path(folder))
+    sweep = read(store, load(folder), store.read_plan() or {}).only(set(frame["key"]))
+    if sweep.edited.empty:
         raise UserError("frame: no edited cell is left in it, so there is nothing to show")
-    there = {name: {row[name] for row in edited} for name in whole.axes}
-    axes = {name: [value for value in values if value in there[name]] for name, values in whole.axes.items()}
-    is_best_there = all(value in there[name] for name, value in whole.best.items())
-    sweep = replace(whole, edited=edited, axes=axes, best=whole.best if is_best_there else {})
-    plane = _plane(sweep, x, y)
-    return draw(_sheet(sweep, plane, _subjects(sweep, plane)[0]))
+    shown = plane(sweep, x, y)
+    return draw(_sheet(sweep, shown, next(subjects(sweep, shown))))
 
 
 def caption(path: Path) -> str:
@@ -139,21 +106,20 @@ def _caption_of(sheet: Sheet) -> str:
     return "; ".join(lines).encode("utf-8", "replace").decode()
 
 
-def _sheets(sweep: _Sweep, x: str | None, y: str | None, limit: int) -> Iterator[tuple[str, Sheet]]:
-    plane = _plane(sweep, x, y)
-    subjects = _subjects(sweep, plane)
-    shown = spaced(list(enumerate(subjects, 1)), limit)
-    if len(shown) < len(subjects):
-        _log.warning(
-            "grids: %d of %d sheets drawn, taken evenly (limit=%d)", len(shown), len(subjects), limit
-        )
-    across = _overview(sweep, plane)
-    overview = _sheet(sweep, across, _subjects(sweep, across)[0])
-    yield "overview", overview
+def _sheets(sweep: Sweep, x: str | None, y: str | None, limit: int) -> Iterator[tuple[str, Sheet]]:
+    main = plane(sweep, x, y)
+    every = list(subjects(sweep, main))
+    shown = spaced(list(enumerate(every, 1)), limit)
+    if len(shown) < len(every):
+        _log.warning("grids: %d of %d sheets drawn, taken evenly (limit=%d)", len(shown), len(every), limit)
+    across = overview(sweep, main)
+    first = _sheet(sweep, across, next(subjects(sweep, across)))
+    yield "overview", first
     for number, rows in shown:
-        sheet = _sheet(sweep, plane, rows)
-        if not _images(sheet) <= _images(overview):
-            words = [_SAID[name].format(rows[0][name]) for name in _SAID if name not in (plane.x, plane.y)]
+        sheet = _sheet(sweep, main, rows)
+        if not _images(sheet) <= _images(first):
+            (subject,) = sweep.cells(rows[:1])
+            words = [_SAID[name].format(subject[name]) for name in _SAID if name not in (main.x, main.y)]
             yield f"{number:03d}-{_slug(' '.join(words))}", sheet
 
 
@@ -161,116 +127,33 @@ def _images(sheet: Sheet) -> set[Path]:
     return {tile.path for row in sheet.rows for tile in row.tiles if tile and tile.path}
 
 
-# --- the sweep's values, made comparable ---
-
-
-def _read(store: Store, frame: pd.DataFrame, plan: Mapping[str, Any]) -> _Sweep:
-    rows: list[_Row] = [{str(name): row[name] for name in row} for row in frame.to_dict("records")]
-    edited = [row for row in rows if not row["is_reference"]]
-    points = [{name: point_of(row, name) for name in plan["axes"]} for row in edited]
-    axes = {name: declared(values, points, name) for name, values in plan["axes"].items()}
-    labels = label_concepts(edited, [name for name in EDIT_SETTINGS if name not in axes])
-    summary = summarise(frame, list(axes))
-    marked = summary[summary["best"] & (summary["concepts"] == ALL)].to_dict("records")
-    return _Sweep(
-        store,
-        plan["name"],
-        axes,
-        [row | point | {"concept": label} for row, point, label in zip(edited, points, labels, strict=True)],
-        {row["key"]: row for row in rows if row["is_reference"]},
-        {name: point_of(row, name) for row in marked for name in axes},
-        frozenset(plan.get("settings", {}).get("zip") or ()),
-    )
-
-
-# --- what is shown ---
-
-
-def _plane(sweep: _Sweep, x: str | None, y: str | None) -> _Plane:
-    """Columns and rows as asked for, else the axes with the most values that vary independently."""
-    for key, name in (("x", x), ("y", y)):
-        if name is not None and name not in (*sweep.axes, *_SUBJECT):
-            known = ", ".join((*sweep.axes, *_SUBJECT))
-            raise UserError(f"{key}: this sweep has no axis {clean(name)!r}; it has {known}")
-    longest = sorted(sweep.axes, key=lambda name: -len(sweep.axes[name]))
-    x = x or next((name for name in longest if name != y), _varying(sweep, y) or "concept")
-    meets = (
-        name for name in longest if not _follows(sweep.edited, name, [x]) and not {name, x} <= sweep.together
-    )
-    y = y or next(meets, _varying(sweep, x))
-    return _Plane(x, y, _held(sweep, x, y))
-
-
-def _overview(sweep: _Sweep, plane: _Plane) -> _Plane:
-    """Concepts or seeds in place of a second axis."""
-    if plane.y not in sweep.axes:
-        return plane
-    y = _varying(sweep, plane.x) or "concept"
-    return _Plane(plane.x, y, _held(sweep, plane.x, y))
-
-
-def _held(sweep: _Sweep, x: str, y: str | None) -> dict[str, Hashable]:
-    """Values of the other axes at which most of the plane was run: the best trade-off's, if those are."""
-    shown = [x, y] if y else [x]
-    others = [name for name in sweep.axes if not _follows(sweep.edited, name, shown)]
-    run: dict[tuple[Hashable, ...], set[tuple[Hashable, ...]]] = {}
-    for row in sweep.edited:
-        level = tuple(row[name] for name in others)
-        run.setdefault(level, set()).add(tuple(row[name] for name in shown))
-    most = max(map(len, run.values()))
-    full = [level for level, places in run.items() if len(places) == most]
-    best = tuple(sweep.best.get(name) for name in others)
-    return dict(zip(others, best if best in full else full[0], strict=True))
-
-
-def _varying(sweep: _Sweep, x: str | None) -> str | None:
-    """What else there are several of, to make rows of."""
-    names = [name for name in ("concept", "seed", "prompt") if name != x]
-    return next((name for name in names if len({row[name] for row in sweep.edited}) > 1), None)
-
-
-def _follows(rows: Sequence[_Row], name: str, given: Sequence[str]) -> bool:
-    """Whether the ``given`` values of a row settle its ``name``, as for axes that advance together."""
-    seen: dict[tuple[Hashable, ...], Hashable] = {}
-    return all(seen.setdefault(tuple(row[g] for g in given), row[name]) == row[name] for row in rows)
-
-
-def _subjects(sweep: _Sweep, plane: _Plane) -> list[list[_Row]]:
-    """The rows of each sheet, in the plan's order."""
-    subjects: dict[tuple[Hashable, ...], list[_Row]] = {}
-    for row in sweep.edited:
-        if all(row[name] == value for name, value in plane.held.items()):
-            subject = tuple(row[name] for name in _SUBJECT if name not in (plane.x, plane.y))
-            subjects.setdefault(subject, []).append(row)
-    return list(subjects.values())
-
-
-def _sheet(sweep: _Sweep, plane: _Plane, cells: Sequence[_Row]) -> Sheet:
-    at = {(row[plane.x], row[plane.y] if plane.y else None): row for row in reversed(cells)}
-    xs, ys = _values(sweep, plane.x, cells), _values(sweep, plane.y, cells)
+def _sheet(sweep: Sweep, main: Plane, rows_shown: Rows) -> Sheet:
+    cells = sweep.cells(rows_shown)
+    at = {(row[main.x], row[main.y] if main.y else None): row for row in reversed(cells)}
+    xs, ys = _values(sweep, main.x, cells), _values(sweep, main.y, cells)
     columns, lines = spaced(xs, MOST_VALUES), spaced(ys, MOST_VALUES)
     table = [[at.get((x, y)) for x in columns] for y in lines]
-    labels = [said(y) if plane.y else "" for y in lines]
-    marks = set(plane.held) < set(sweep.axes)  # with every axis held there, the best is all one sees
+    labels = [said(y) if main.y else "" for y in lines]
+    marks = set(main.held) < set(sweep.axes)  # with every axis held there, the best is all one sees
     rows = [
         Row(label, [_tile(sweep, row, marks) for row in line])
         for label, line in zip(labels, table, strict=True)
     ]
     references, rows = _with_references(sweep, table, rows)
     first = cells[0]
-    subject = [_SAID[name].format(first[name]) for name in _SAID if name not in (plane.x, plane.y)]
+    subject = [_SAID[name].format(first[name]) for name in _SAID if name not in (main.x, main.y)]
     notes = [
         " \N{MIDDLE DOT} ".join(subject),
-        *_notes(sweep, plane, {plane.x: (columns, xs), plane.y: (lines, ys)}),
+        *_notes(sweep, main, {main.x: (columns, xs), main.y: (lines, ys)}),
     ]
     if any(tile and tile.marked for row in rows for tile in row.tiles):
         notes.append("Outlined: the best trade-off over all prompts, concepts and seeds")
     return Sheet(
-        title=clean(sweep.name) if "prompt" in (plane.x, plane.y) else f'"{clean(first["prompt"])}"',
+        title=clean(sweep.name) if "prompt" in (main.x, main.y) else f'"{clean(first["prompt"])}"',
         notes=[note for note in notes if note],
-        x_name=plane.x,
+        x_name=main.x,
         columns=[said(x) for x in columns],
-        y_name=plane.y or "",
+        y_name=main.y or "",
         rows=rows,
         references=references,
         size=(max(row["width"] for row in cells), max(row["height"] for row in cells)),
@@ -278,7 +161,7 @@ def _sheet(sweep: _Sweep, plane: _Plane, cells: Sequence[_Row]) -> Sheet:
 
 
 def _with_references(
-    sweep: _Sweep, table: Sequence[Sequence[_Row | None]], rows: list[Row]
+    sweep: Sweep, table: Sequence[Sequence[Cell | None]], rows: list[Row]
 ) -> tuple[list[Tile | None], list[Row]]:
     """Unedited images to the left of the rows where a row has one, else above them; none is shown twice."""
     keys = [[row["reference_key"] if row else None for row in line] for line in table]
@@ -297,11 +180,11 @@ def _with_references(
     return [], both
 
 
-def _unedited(sweep: _Sweep, key: str) -> Tile:
+def _unedited(sweep: Sweep, key: str) -> Tile:
     return _tile(sweep, sweep.references.get(key), marks=False)
 
 
-def _tile(sweep: _Sweep, row: _Row | None, marks: bool) -> Tile:
+def _tile(sweep: Sweep, row: Cell | None, marks: bool) -> Tile:
     if row is None:
         return Tile(None, "missing")
     if row["status"] == "failed":
@@ -311,18 +194,18 @@ def _tile(sweep: _Sweep, row: _Row | None, marks: bool) -> Tile:
     return Tile(path, marked=best) if path.exists() else Tile(None, "missing")
 
 
-def _values(sweep: _Sweep, name: str | None, cells: Sequence[_Row]) -> Sequence[Hashable]:
+def _values(sweep: Sweep, name: str | None, cells: Sequence[Cell]) -> Sequence[Hashable]:
     if name is None:
         return [None]
     return sweep.axes[name] if name in sweep.axes else list(dict.fromkeys(row[name] for row in cells))
 
 
 def _notes(
-    sweep: _Sweep, plane: _Plane, cut: Mapping[str | None, tuple[Sequence[Any], Sequence[Any]]]
+    sweep: Sweep, main: Plane, cut: Mapping[str | None, tuple[Sequence[Any], Sequence[Any]]]
 ) -> list[str]:
     """What the sheet leaves out."""
-    held = ", ".join(f"{name} {said(value)}" for name, value in plane.held.items())
-    is_best = bool(sweep.best) and all(sweep.best[name] == value for name, value in plane.held.items())
+    held = ", ".join(f"{name} {said(value)}" for name, value in main.held.items())
+    is_best = bool(sweep.best) and all(sweep.best[name] == value for name, value in main.held.items())
     why = "the best trade-off's" if is_best else "what most was tried at" if sweep.best else "the first tried"
     notes = [f"Held at {why}: {held}"] if held else []
     for name, (shown, values) in cut.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,9 +15,9 @@ from sega_bench.views.words import concept_labels, short
 _Item = TypeVar("_Item")
 
 
-def declared(values: Sequence[Any], points: Sequence[Mapping[str, Hashable]], name: str) -> list[Hashable]:
-    """An axis' values in the order in which they were given, those without any row included."""
-    return list(dict.fromkeys(map(point, values)) | dict.fromkeys(row[name] for row in points))
+def declared(given: Sequence[Any], points: Iterable[Hashable]) -> list[Hashable]:
+    """An axis' values in the order in which they were given, those without any row included, then others."""
+    return list(dict.fromkeys(map(point, given)) | dict.fromkeys(points))
 
 
 def point(value: Any) -> Hashable:
@@ -55,6 +55,18 @@ def label_concepts(edited: Sequence[Mapping[str, Any]], settings: Sequence[str])
         named = "".join(f", {name} {said(point_of(row, name))}" for name in own)
         labels.append(texts[row["concepts"]] + named)
     return labels
+
+
+def concept_names(frame: pd.DataFrame, axes: Collection[str]) -> pd.Series[Any]:
+    """What each row's concepts are called (:func:`label_concepts`); null of a reference."""
+    own = [name for name in EDIT_SETTINGS if name not in axes]
+    numbers = frame.groupby(["concepts", *own], sort=False, dropna=False).ngroup().to_numpy()
+    firsts = np.unique(numbers, return_index=True)[1]
+    kinds = frame.iloc[firsts].to_dict("records")
+    edited = [{str(k): v for k, v in kind.items()} for kind in kinds if not kind["is_reference"]]
+    labels = iter(label_concepts(edited, own))
+    each = [None if kind["is_reference"] else next(labels) for kind in kinds]
+    return pd.Series([each[number] for number in numbers], index=frame.index, dtype="object")
 
 
 def said(value: Hashable) -> str:

@@ -6,27 +6,30 @@ A score that was not taken is NaN: it is skipped and counted, and the mean of no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, fields
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from sega_bench.proportion import wilson
 from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS
+from sega_bench.views.columns import to_frame
 from sega_bench.views.designs import comparable
-from sega_bench.views.frames import digest, load, shown, to_frame, write_results
-from sega_bench.views.statistics import (
-    Estimate,
-    area_under_front,
-    estimate,
-    knee,
-    pareto,
-    ratio,
-    spearman,
+from sega_bench.views.frames import digest, load, load_with_digest
+from sega_bench.views.groups import (
+    ALL,
+    COUNTS,
+    ENDS,
+    STATISTICS,
+    UNITS,
+    Groups,
+    apart,
+    described,
+    of_pairs,
+    sets,
 )
+from sega_bench.views.results import shown, write_results
+from sega_bench.views.statistics import area_under_front, knee, pareto, spearman
 
 __all__ = [
     "ALL",
@@ -37,15 +40,11 @@ __all__ = [
     "TRENDS",
     "areas",
     "around",
-    "at_best",
-    "correlations",
     "curve",
     "digest",
     "load",
-    "mean_of",
-    "ratio_of",
+    "load_with_digest",
     "reduced",
-    "share_of",
     "shown",
     "summarise",
     "to_frame",
@@ -65,14 +64,6 @@ TRENDS = (GAIN, "changed_fraction", COST)
 PAIRED = TRENDS
 """The scores in which settings are compared with the best one in pairs."""
 
-ALL = "all"
-"""``concepts`` of a summary's pooled rows; in the others it is a JSON list, and can't be taken for this."""
-
-_STATISTICS = tuple(field.name for field in fields(Estimate))
-_COUNTS = ("n", "n_not_scored", "n_failed")
-_ENDS = ("", "_low", "_high")
-_Columns = dict[str, NDArray[Any]]
-
 
 def reduced(frame: pd.DataFrame) -> list[str]:
     """The scores that a summary of this table reduces: :data:`SUMMARISED`, then all others that were taken.
@@ -80,10 +71,16 @@ def reduced(frame: pd.DataFrame) -> list[str]:
     One of each concept (``clip_concept_1``) is left out, the concepts of other rows are others; and so is one
     that is no number.
     """
-    known = {*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS, *SUMMARISED}
-    others = [name for name in frame.columns if name not in known and not re.search(r"_\d+$", name)]
-    taken = [name for name in others if frame[name].dtype == "float64" and frame[name].notna().any()]
-    return [*SUMMARISED, *taken]
+    others = [name for name in frame.columns if _may_be_reduced(frame, name)]
+    return [*SUMMARISED, *(name for name in others if frame[name].notna().any())]
+
+
+def _may_be_reduced(frame: pd.DataFrame, name: str) -> bool:
+    is_other = name not in _NO_OTHER_SCORE and not re.search(r"_\d+$", name)
+    return is_other and frame[name].dtype == "float64"
+
+
+_NO_OTHER_SCORE = frozenset((*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS, *SUMMARISED))
 
 
 def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
@@ -111,22 +108,20 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         set that is the knee of that front (:func:`sega_bench.views.statistics.knee`); it depends on the range
         that was tried. A concept set without both scores has no area and no marks.
     """
-    edited = _with_unedited(frame)
+    edited = _with_unedited(frame, axes)
     names = reduced(edited)
     scored = [name for name in SUMMARISED if edited[name].notna().any()] or list(SUMMARISED)
-    parts = []
-    for concepts, part in _sets(edited):
-        groups = list(_groups(part, axes, names))
-        settings = _front([_setting(rows, concepts, scored) | values for values, rows in groups])
-        best = next((rows for row, (_, rows) in zip(settings, groups, strict=True) if row["best"]), None)
-        centre = {} if best is None else {name: _of_units(best, name) for name in PAIRED}
-        parts.append(
-            [row | _apart(rows, centre, "gap") for row, (_, rows) in zip(settings, groups, strict=True)]
-        )
-    statistics = [f"{name}_{statistic}" for name in names for statistic in _STATISTICS]
-    gaps = [f"{name}_gap{end}" for name in PAIRED for end in _ENDS]
-    columns = [*axes, "concepts", *_COUNTS, *statistics, *gaps, "area", "front_area", "pareto", "best"]
-    summary = pd.DataFrame([row for part in parts for row in part], columns=columns)
+    rows: list[dict[str, Any]] = []
+    for concepts, part in sets(edited):
+        groups = Groups(part, axes, names)
+        settings = _front([values | described(group, concepts, scored) for values, group in groups])
+        best = next((groups.rows(i) for i, row in enumerate(settings) if row["best"]), None)
+        centre = {} if best is None else {name: of_pairs(best, name) for name in PAIRED}
+        rows += [row | apart(group, centre, "gap") for row, (_, group) in zip(settings, groups, strict=True)]
+    statistics = [f"{name}_{statistic}" for name in names for statistic in STATISTICS]
+    gaps = [f"{name}_gap{end}" for name in PAIRED for end in ENDS]
+    columns = [*axes, "concepts", *COUNTS, *statistics, *gaps, "area", "front_area", "pareto", "best"]
+    summary = pd.DataFrame(rows, columns=columns)
     summary = summary.astype({axis: frame[axis].dtype for axis in axes} | {"pareto": bool, "best": bool})
     summary.attrs = frame.attrs
     return summary
@@ -146,17 +141,17 @@ def curve(frame: pd.DataFrame, axis: str, axes: Sequence[str]) -> pd.DataFrame:
         score in :func:`reduced`: how far the value lies above the mean over the whole axis, of the same
         prompt, seed and concepts; ``_within_low`` and ``_within_high``, the interval of that.
     """
-    edited = comparable(_with_unedited(frame), axis, axes)
+    edited = comparable(_with_unedited(frame, axes), axis, axes)
     names = reduced(edited)
     rows: list[dict[str, Any]] = []
-    for concepts, part in _sets(edited):
-        whole = {name: part[name].to_numpy() for name in names} | _units(part)
-        centre = {name: _of_units(whole, name) for name in names}
-        for values, group in _groups(part, [axis], names):
-            rows.append(values | _setting(group, concepts, names) | _apart(group, centre, "within"))
-    statistics = [f"{name}_{statistic}" for name in names for statistic in _STATISTICS]
-    within = [f"{name}_within{end}" for name in names for end in _ENDS]
-    table = pd.DataFrame(rows, columns=[axis, "concepts", *_COUNTS, *statistics, *within])
+    for concepts, part in sets(edited):
+        groups = Groups(part, [axis], names)
+        centre = {name: of_pairs(groups.whole, name) for name in names}
+        for values, group in groups:
+            rows.append(values | described(group, concepts, names) | apart(group, centre, "within"))
+    statistics = [f"{name}_{statistic}" for name in names for statistic in STATISTICS]
+    within = [f"{name}_within{end}" for name in names for end in ENDS]
+    table = pd.DataFrame(rows, columns=[axis, "concepts", *COUNTS, *statistics, *within])
     table = table.astype({axis: frame[axis].dtype})
     table.attrs = frame.attrs
     return table
@@ -171,87 +166,23 @@ def around(table: pd.DataFrame, score: str, compared: str) -> tuple[pd.Series[An
         compared: ``gap`` or ``within``.
     """
     offset = table[f"{score}_mean"] - table[f"{score}_{compared}"]
-    low, high = (offset + table[f"{score}_{compared}{end}"] for end in _ENDS[1:])
+    low, high = (offset + table[f"{score}_{compared}{end}"] for end in ENDS[1:])
     return low, high
 
 
-def _sets(edited: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """All edited rows, then those of each concept set."""
-    yield ALL, edited
-    for concepts, part in edited.groupby("concepts", sort=False):
-        yield str(concepts), part
-
-
-def _with_unedited(frame: pd.DataFrame) -> pd.DataFrame:
-    """The edited rows, with the scores that their references have too."""
-    references = frame[frame["is_reference"]].set_index("key")
-    edited = frame[~frame["is_reference"]]
+def _with_unedited(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """The edited rows, as far as they are reduced, with the scores that their references have too."""
+    scores = [*SUMMARISED, *(name for name in frame.columns if _may_be_reduced(frame, name))]
+    needed = frame[list(dict.fromkeys([*axes, *UNITS, "method", "status", *scores]))]
+    edited = ~frame["is_reference"]
+    of = frame["reference_key"][edited]
+    references = needed[~edited].set_index(frame["key"][~edited])
     unedited = {
-        f"{name}_unedited": edited["reference_key"].map(references[name]).astype("float64")
-        for name in reduced(references.reset_index())
+        f"{name}_unedited": of.map(references[name]).astype("float64")
+        for name in reduced(references)
         if name not in SUMMARISED
     }
-    return edited.assign(**unedited)
-
-
-def _groups(
-    frame: pd.DataFrame, axes: Sequence[str], scores: Sequence[str]
-) -> Iterator[tuple[dict[str, Any], _Columns]]:
-    """Each combination of the axes' values, null included, with its rows; in order of first appearance."""
-    if frame.empty:
-        return
-    columns = {name: frame[name].to_numpy() for name in ("status", *scores)} | _units(frame)
-    if not axes:
-        yield {}, columns
-        return
-    numbers = frame.groupby(list(axes), sort=False, dropna=False).ngroup().to_numpy()
-    order = np.argsort(numbers, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
-    values = frame[list(axes)].iloc[[group[0] for group in groups]].to_dict("records")
-    for value, group in zip(values, groups, strict=True):
-        setting = {str(axis): point for axis, point in value.items()}
-        yield setting, {name: column[group] for name, column in columns.items()}
-
-
-def _units(frame: pd.DataFrame) -> _Columns:
-    """What is drawn at random in a bootstrap: the prompt of each row, and its seed of that prompt.
-
-    And what makes a pair of rows of two settings: that, with the concepts.
-    """
-    alike = {"_prompt": ["prompt"], "_draw": ["prompt", "seed"], "_pair": ["prompt", "seed", "concepts"]}
-    return {name: frame.groupby(by, sort=False).ngroup().to_numpy() for name, by in alike.items()}
-
-
-def _of_units(rows: _Columns, name: str) -> NDArray[np.float64]:
-    """The mean score of each pair's rows; NaN where there is none."""
-    taken = ~np.isnan(rows[name])
-    pairs = rows["_pair"][taken]
-    counts = np.bincount(pairs, minlength=1)
-    with np.errstate(invalid="ignore"):
-        means: NDArray[np.float64] = np.bincount(pairs, rows[name][taken], minlength=1) / counts
-    return means
-
-
-def _apart(rows: _Columns, centre: Mapping[str, NDArray[np.float64]], label: str) -> dict[str, Any]:
-    """How far a setting's scores lie above their pairs' centres, with the interval."""
-    found: dict[str, Any] = {}
-    for name, means in centre.items():
-        of_pair = np.append(means, np.full(max(0, rows["_pair"].max() + 1 - len(means)), np.nan))
-        told = estimate(rows[name] - of_pair[rows["_pair"]], rows["_draw"], rows["_prompt"])
-        ends = (told.mean, told.low, told.high)
-        found |= {f"{name}_{label}{end}": value for end, value in zip(_ENDS, ends, strict=True)}
-    return found
-
-
-def _setting(rows: _Columns, concepts: str, scored: list[str]) -> dict[str, Any]:
-    done = rows["status"] == "done"
-    unscored = np.any([np.isnan(rows[name][done]) for name in scored], axis=0)
-    row: dict[str, Any] = {"concepts": concepts, "n": int(done.sum()), "n_not_scored": int(unscored.sum())}
-    row["n_failed"] = int((rows["status"] == "failed").sum())
-    for name in (name for name in rows if name != "status" and not name.startswith("_")):
-        found = estimate(rows[name][done], rows["_draw"][done], rows["_prompt"][done])
-        row |= {f"{name}_{label}": value for label, value in zip(_STATISTICS, astuple(found), strict=True)}
-    return row
+    return needed[edited].assign(**unedited)
 
 
 def _front(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -299,7 +230,8 @@ def trends(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         :data:`TRENDS`, NaN where fewer than three values were scored (two points are always in line) or where
         the score never changes.
     """
-    edited = frame[~frame["is_reference"]]
+    needed = list(dict.fromkeys([*axes, "method", *TRENDS]))
+    edited = frame.loc[~frame["is_reference"], needed]
     rows = []
     for axis in axes:
         if pd.api.types.is_numeric_dtype(frame[axis]) and not pd.api.types.is_bool_dtype(frame[axis]):
@@ -310,54 +242,3 @@ def trends(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
             correlations = {name: spearman(places, means[name].to_numpy()) for name in TRENDS}
             rows.append({"axis": axis, "values": len(means), "peak": peak} | correlations)
     return pd.DataFrame(rows, columns=["axis", "values", "peak", *TRENDS])
-
-
-def mean_of(frame: pd.DataFrame, score: str) -> Estimate:
-    """The mean of a score over any rows of :func:`load`'s table, its interval over prompts and seeds."""
-    units = _units(frame)
-    return estimate(_floats(frame[score]), units["_draw"], units["_prompt"])
-
-
-def ratio_of(frame: pd.DataFrame, over: str, under: str) -> Estimate:
-    """One score in terms of another of the same rows, the interval over prompts and seeds."""
-    units = _units(frame)
-    return ratio(_floats(frame[over]), _floats(frame[under]), units["_draw"], units["_prompt"])
-
-
-def share_of(frame: pd.DataFrame, score: str) -> Estimate:
-    """The mean of a score between 0 and 1, with Wilson's interval, which is one where all succeed too.
-
-    Rows of one prompt and seed are not independent of each other, so there are as many trials as of those.
-    """
-    taken = frame[frame[score].notna()]
-    mean, trials = float(taken[score].mean()), len(np.unique(_units(taken)["_draw"]))
-    return Estimate(mean, float("nan"), *wilson(mean * trials, trials), len(taken))
-
-
-def correlations(frame: pd.DataFrame, axis: str, score: str, by: Sequence[str]) -> pd.DataFrame:
-    """Spearman correlation of a score with an axis, one for each image that is alike in ``by``.
-
-    Returns:
-        One row for each combination of ``by`` that has three values or more: ``by`` and ``correlation``.
-    """
-    rows = []
-    for values, curve in frame.groupby(list(by), sort=False, dropna=False):
-        found = spearman(_floats(curve[axis]), _floats(curve[score]))
-        if np.isfinite(found):
-            rows.append(dict(zip(by, values, strict=True)) | {"correlation": found})
-    return pd.DataFrame(rows, columns=[*by, "correlation"])
-
-
-def at_best(edited: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
-    """The rows of the setting that is the knee of the front, concept sets pooled; none if there is none."""
-    if not axes:
-        return edited
-    numbers = edited.groupby(list(axes), sort=False, dropna=False).ngroup()
-    means = edited[[GAIN, COST]].groupby(numbers).mean()
-    gain, cost = _floats(means[GAIN]), _floats(means[COST])
-    best = knee(gain, cost, pareto(gain, cost))
-    return edited.iloc[:0] if best is None else edited[numbers == means.index[best]]
-
-
-def _floats(column: pd.Series[Any]) -> NDArray[np.float64]:
-    return column.to_numpy(dtype=np.float64, na_value=np.nan)

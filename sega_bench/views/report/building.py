@@ -17,7 +17,7 @@ import pandas as pd
 from sega_bench.store import Store
 from sega_bench.views.report.cells import Cells
 from sega_bench.views.report.overview import overview
-from sega_bench.views.report.thumbnails import write_thumbnails
+from sega_bench.views.report.thumbnails import PICTURED, write_thumbnails
 from sega_bench.views.tables import digest
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -44,7 +44,7 @@ def write_report(
         The page.
     """
     there = {path.stem for path in store.images_dir.glob("*/*.png")}
-    unreadable = write_thumbnails(store, frame[frame["image"].notna()], there)
+    unreadable = write_thumbnails(store, frame.loc[frame["image"].notna(), list(PICTURED)], there)
     cells = Cells(frame, plan["axes"], there - unreadable)
     told = overview(frame, summary, plan, cells, store.answers().get("advice"))
     folder, names = store.report_dir / "data", set()

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sega_bench.cell import EDIT_SETTINGS
 from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS
-from sega_bench.views.points import declared, label_concepts, point_of
+from sega_bench.views.points import concept_names, declared, point_of
 
 _ALWAYS = ("prompt", "seed", "concepts", "concept", "status", "error")
 """Columns that a page asks for even where they are the same in every row."""
@@ -50,17 +50,17 @@ class Cells:
         for name in SETTING_COLUMNS[3:]:
             column = frame[name].where(edited) if name == "concepts" else frame[name]
             self._add(name, column, axes.get(name), edited if name in _OF_EDITS else slice(None))
-        self._add("concept", _labels(frame, axes), None, slice(None))
+        self._add("concept", concept_names(frame, axes), None, slice(None))
         for name in ("status", "error", *told):
             self._add(name, frame[name], None, slice(None))
 
     def _add(self, name: str, column: pd.Series[Any], axis: Sequence[Any] | None, where: Any) -> None:
         numbers, found = pd.factorize(column, use_na_sentinel=True)
         points = [_parsed(name, value) for value in found]
-        values = declared(axis or (), [{name: value} for value in points], name)
+        values = declared(axis or (), points)
         at = {value: i for i, value in enumerate(values)}
-        places = np.array([at[value] for value in points] + [at.get(None, -1)])  # -1 is the last: null
-        codes = places[numbers]
+        places = [at[value] for value in points] + [at.get(None, -1)]  # -1 is the last: null
+        codes = np.array(places, dtype=np.min_scalar_type(-len(values) - 1))[numbers]
         if axis is None and name not in _ALWAYS and len(set(codes[where])) <= 1:
             code = codes[where][0] if len(codes[where]) else -1
             self.constants[name] = _sent(values[code]) if code >= 0 else None
@@ -81,7 +81,7 @@ class Cells:
         where there is none to show.
         """
         frame = self._frame
-        numbers = {key: i for i, key in enumerate(frame["key"])}
+        numbers = {frame["key"].iloc[i]: int(i) for i in np.flatnonzero(frame["is_reference"])}
         for start in range(0, len(frame), size):
             rows = frame.iloc[start : start + size]
             stems = [PurePosixPath(name).stem if isinstance(name, str) else None for name in rows["image"]]
@@ -98,18 +98,6 @@ class Cells:
 def rounded(value: Any) -> float | None:
     """A number to five significant digits, which is more than any is known to; None of nothing."""
     return None if pd.isna(value) else float(f"{float(value):.5g}")
-
-
-def _labels(frame: pd.DataFrame, axes: Mapping[str, Sequence[Any]]) -> pd.Series[Any]:
-    """What each row's concepts are called; null of a reference."""
-    own = [name for name in EDIT_SETTINGS if name not in axes]
-    numbers = frame.groupby(["concepts", *own], sort=False, dropna=False).ngroup().to_numpy()
-    firsts = np.unique(numbers, return_index=True)[1]
-    kinds = frame.iloc[firsts].to_dict("records")
-    edited = [{str(k): v for k, v in kind.items()} for kind in kinds if not kind["is_reference"]]
-    labels = iter(label_concepts(edited, own))
-    each = [None if kind["is_reference"] else next(labels) for kind in kinds]
-    return pd.Series([each[number] for number in numbers], index=frame.index, dtype="object")
 
 
 def _parsed(name: str, value: Any) -> Hashable:

@@ -51,7 +51,7 @@ def overview(
     sets = [concepts for concepts in summary["concepts"].unique() if concepts != ALL]
     labels = concept_labels(sets)
     number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
-    names = reduced(frame[~frame["is_reference"]])
+    names = [name for name in reduced(frame) if f"{name}_mean" in summary]
     done, failed = (int((frame["status"] == state).sum()) for state in ("done", "failed"))
     return {
         "asked": {name: plan.get(name) for name in _ASKED} | {"settings": _reproducible(plan)},
@@ -62,9 +62,7 @@ def overview(
         "values": cells.values,
         "constants": cells.constants,
         "scores": cells.scores,
-        "reduced": [
-            name for name in names if f"{name}_mean" in summary and summary[f"{name}_mean"].notna().any()
-        ],
+        "reduced": [name for name in names if summary[f"{name}_mean"].notna().any()],
         "titles": _titles(plan),
         "gain": GAIN,
         "cost": COST,
@@ -103,7 +101,7 @@ def _rows(
     cells: Cells,
 ) -> list[dict[str, Any]]:
     places = [cells.places(axis, table[axis]) for axis in axes]
-    told = {name: _told(table, name, compared) for name in names}
+    told = {name: _told(table, name, compared) for name in names if f"{name}_mean" in table}
     counts = zip(table["concepts"], table["n"], table["n_failed"], strict=True)
     return [
         {
@@ -111,7 +109,7 @@ def _rows(
             "set": number[concepts],
             "n": n,
             "failed": failed,
-            "scores": {name: told[name][i] for name in names},
+            "scores": {name: values[i] for name, values in told.items()},
         }
         for i, (concepts, n, failed) in enumerate(counts)
     ]

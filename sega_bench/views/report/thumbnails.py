@@ -15,6 +15,9 @@ from sega_bench.store import Store
 SIDE = 160
 """Of a thumbnail, in pixels; an image that is no larger is its own."""
 
+PICTURED = ("image", "height", "width")
+"""What it asks of a row."""
+
 _QUALITY = 80
 _AT_ONCE = 256
 
@@ -24,7 +27,7 @@ def write_thumbnails(store: Store, rows: pd.DataFrame, there: set[str]) -> set[s
 
     Args:
         store: the folder.
-        rows: of the table, all with an ``image``.
+        rows: of the table, all with an ``image``; :data:`PICTURED` of its columns.
         there: the keys of the images that exist.
 
     Returns:

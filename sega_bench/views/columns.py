@@ -1,0 +1,173 @@
+"""Rows gathered by columns while they are read, so that a table is never there as a dict for each row too.
+
+A setting has few values however many rows there are: it is kept as numbers of a list of its values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sega_bench.cell import EDIT_SETTINGS
+from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS, columns
+
+Row = Mapping[str, Any]
+
+_DTYPES = {"is_reference": "bool", "reverse_editing_direction": "boolean"}
+_DTYPES |= dict.fromkeys(["seed", "num_inference_steps", "height", "width", "unet_evals"], "Int64")
+_DTYPES |= dict.fromkeys(["edit_warmup_steps", "edit_cooldown_steps"], "Int64")
+_DTYPES |= dict.fromkeys(["key", "reference_key", "model", "prompt", "negative_prompt", "scheduler"], "str")
+_DTYPES |= dict.fromkeys(
+    ["replay", "method", *OUTCOME_COLUMNS, "worker", "device", "dtype", "versions"], "str"
+)
+"""Every other column is float64."""
+
+_UNLIKE = ("key", "image", "image_sha256")
+"""Texts of which nearly every row has its own."""
+
+_AT_ONCE = 1000
+_KNOWN = frozenset((*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS))
+
+
+def to_frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """The store's rows as a table with the contract's columns, one dtype each; read one at a time."""
+    gathered = _Columns()
+    for row in rows:
+        gathered.add(row)
+    frame = gathered.frame()
+    frame.loc[~frame["is_reference"] & frame["method"].isna(), "method"] = "sega"  # the column is the younger
+    return frame
+
+
+class _Columns:
+    """Columns that grow by rows, which need not have the same names."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, _Column] = {}
+        self._waiting: list[Row] = []
+        self._count = 0
+
+    def add(self, row: Row) -> None:
+        self._waiting.append(row)
+        if len(self._waiting) == _AT_ONCE:
+            self._gather()
+
+    def _gather(self) -> None:
+        rows, self._waiting = self._waiting, []
+        for name in dict.fromkeys(name for row in rows for name in row):
+            if name not in self._columns:
+                self._columns[name] = _new(name)
+                self._columns[name].extend([None] * self._count)
+        for name, column in self._columns.items():
+            values = [row.get(name) for row in rows]
+            if isinstance(column, _Numbers) and any(isinstance(value, list) for value in values):
+                self._columns[name] = column = column.listed()
+            column.extend(values)
+        self._count += len(rows)
+
+    def frame(self) -> pd.DataFrame:
+        """The table; what was gathered is given up for it, column by column."""
+        self._gather()
+        scores = [name for name in self._columns if name not in _KNOWN]
+        nothing = range(self._count)
+        made = {}
+        for name in columns(scores):
+            column = self._columns.pop(name, None)
+            made[name] = column.series(name) if column else _typed(name, [None for _ in nothing])
+        return pd.DataFrame(made, copy=False)
+
+
+class _Column(Protocol):
+    def extend(self, values: Sequence[Any]) -> None: ...
+
+    def series(self, name: str) -> pd.Series[Any]: ...
+
+
+def _new(name: str) -> _Column:
+    if name in _UNLIKE:
+        return _Texts()
+    return _Few() if name in _KNOWN and name != "seconds" else _Numbers()
+
+
+class _Texts:
+    def __init__(self) -> None:
+        self._parts: list[pa.Array] = []
+
+    def extend(self, values: Sequence[Any]) -> None:
+        self._parts.append(pa.array(map(_encodable, values), pa.large_string()))
+
+    def series(self, name: str) -> pd.Series[Any]:
+        return pd.Series(pa.chunked_array(self._parts, pa.large_string()).combine_chunks().to_pandas())
+
+
+class _Numbers:
+    def __init__(self) -> None:
+        self._parts: list[NDArray[np.float64]] = []
+
+    def extend(self, values: Sequence[Any]) -> None:
+        self._parts.append(np.array(values, dtype=np.float64))  # None becomes NaN
+
+    def listed(self) -> _Few:
+        """The same as a column in which a value may be a list."""
+        few = _Few()
+        for part in self._parts:
+            few.extend([None if np.isnan(value) else value for value in part.tolist()])
+        return few
+
+    def series(self, name: str) -> pd.Series[Any]:
+        parts, self._parts = self._parts, []
+        return pd.Series(np.concatenate([np.empty(0), *parts]), copy=False)
+
+
+class _Few:
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+        self._places: dict[tuple[type, Any], int] = {}  # True, 1 and 1.0 are equal, but not the same
+        self._parts: list[NDArray[Any]] = []
+
+    def extend(self, values: Sequence[Any]) -> None:
+        known = self._places
+        places = []
+        for value in values:
+            kind = value.__class__
+            label = (kind, json.dumps(value)) if kind is list else (kind, value)
+            if label not in known:
+                known[label] = len(known)
+                self._values.append(value)
+            places.append(known[label])
+        self._parts.append(np.array(places, dtype=np.min_scalar_type(len(known))))
+
+    def series(self, name: str) -> pd.Series[Any]:
+        places = np.concatenate([np.empty(0, dtype=np.uint8), *self._parts])
+        return _typed(name, self._values).take(places).reset_index(drop=True)
+
+
+def _typed(name: str, values: list[Any]) -> pd.Series[Any]:
+    """Values of a column in its dtype; JSON texts if any of them is a list."""
+    if name in EDIT_SETTINGS:
+        values = [_agreed(value) for value in values]
+    dtype = _DTYPES.get(name, "float64")
+    if name == "concepts" or any(isinstance(value, list) for value in values):
+        values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+        dtype = "str"
+    if dtype == "str":
+        values = list(map(_encodable, values))
+    return pd.Series(values, dtype=dtype)
+
+
+def _encodable(text: str | None) -> str | None:
+    """A lone surrogate (a mangled command line) has no UTF-8, and Parquet would refuse the table for it."""
+    return text and text.encode("utf-8", "replace").decode()
+
+
+def _agreed(value: Any) -> Any:
+    """One value for all concepts where they agree, else their list."""
+    if isinstance(value, list) and all(item == value[0] for item in value):
+        return value[0]
+    return value
