@@ -82,7 +82,8 @@ class Local:
         return {handle for handle in handles if not self._jobs[handle].done()}
 
     def end(self, handles: Collection[str]) -> None:
-        """End those that are at work, and wait until they have."""
+        """End them, and what was started when this was interrupted, and wait until they have."""
+        handles = {*handles, *self._jobs}
         for handle in self.alive(handles):
             os.kill(int(handle), signal.SIGTERM)
         patience = time.monotonic() + _GRACE_SECONDS
