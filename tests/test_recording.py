@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sega_bench.benchmark.peak import peak_bytes
 from sega_bench.sega.models import StableDiffusion, faster
-from sega_bench.sega.recording import Recorded, record
+from sega_bench.sega.recording import SHAPES, Recorded, record
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +84,14 @@ def test_results_in_a_nest_of_inputs_in_a_nest() -> None:
         for mine, its in zip(ours["values"], theirs["values"], strict=True):
             assert torch.equal(mine, its)
         assert torch.equal(ours["weight"], theirs["weight"])
+
+
+def test_records_of_many_shapes_are_not_kept() -> None:
+    recorded = Recorded(torch.neg)
+    for _ in range(2):
+        for size in range(1, SHAPES + 3):
+            assert recorded(torch.ones(size)).sum() == -size
+            assert len(recorded._replays) <= SHAPES
 
 
 def test_a_tensor_that_is_given_twice_is_two() -> None:

@@ -19,6 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
+SHAPES = 3
+"""Records that are kept: each has weights packed for its shape, and so many waves are under way at once."""
+
 
 class Recorded:
     """Called as the network is, by any number of threads, for inference.
@@ -36,10 +39,12 @@ class Recorded:
         """What the network returns."""
         leaves, _ = tree_flatten((args, named))
         key = tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        if key in self._replays:
-            return self._replays[key](*leaves)
+        if (replay := self._replays.get(key)) is not None:
+            return replay(*leaves)
         # Several threads may be here at once, each with a recorder of its own: they write down the same.
         output, self._replays[key] = record(self._network, args, named)
+        for oldest in list(self._replays)[:-SHAPES]:
+            self._replays.pop(oldest, None)
         return output
 
 
