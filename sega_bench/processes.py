@@ -92,8 +92,9 @@ def device_of(config: Config) -> torch.device:
     """
     if config.launch.name != "slurm":
         return resolve_device(config.engine.device)
+    of_a_node = "cuda" if config.launch.gpus_per_worker else "cpu"
     try:
-        return torch.device(config.engine.device or ("cuda" if config.launch.gpus_per_worker else "cpu"))
+        return torch.device(of_a_node if config.engine.device is None else config.engine.device)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"engine.device is {shown(config.engine.device)}: {reason}") from error

@@ -187,6 +187,7 @@ MISTAKES = [
     (["+sweep=smoke", "launch=slurm", "launch.workers=0"], "launch.workers is 0, but it must be at least 1"),
     (["+sweep=smoke", "launch=slurm", "launch.workers=-1"], "launch.workers is -1"),
     (["+sweep=smoke", "launch=slurm", "launch.workers=2", "launch.gpus_per_worker=-1"], "gpus_per_worker"),
+    (["+sweep=smoke", "launch=slurm", "launch.workers=2", "engine.device=''"], "engine.device is ''"),
 ]
 
 
