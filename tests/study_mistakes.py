@@ -151,7 +151,7 @@ def beside(rng: Random) -> Mistake:
             Mistake(("+zip.eta=[0,1]",), "zip"),
             Mistake(("concepts=[]",), "concepts"),
             Mistake(("replay=[null,a dog]",), "replay"),
-            Mistake(("launch=local",), "launch.name"),
+            Mistake((*CLUSTER, "launch.wait=false"), "launch.wait"),
             Mistake(("study.sampler=grid",), "study.space.edit_threshold"),
             Mistake(("study.sampler=grid", "+study.space.edit_threshold.step=1e-9"), "study.sampler"),
             Mistake(("+study.trails=3",), "study.trails"),
