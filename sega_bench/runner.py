@@ -26,6 +26,8 @@ from sega_bench.processes import device_of
 from sega_bench.scores import ScoreSettings
 from sega_bench.scores.scoring import Scorer
 from sega_bench.sega.batching import Batching
+from sega_bench.sega.checkpoints.finding import check_unchanged
+from sega_bench.sega.checkpoints.settings import ModelSettings
 from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.models import load, resolve_device
 from sega_bench.store import Record
@@ -45,10 +47,15 @@ class Networks:
         self._scorers: tuple[Scorer, ...] | None = None
 
     def denoiser(self, job: Job) -> Denoiser:
-        """The model of a job."""
+        """The model of a job.
+
+        Raises:
+            UserError: it is not the one that was planned with.
+        """
         if self._denoiser is None:
-            device = _device(job)
-            self._denoiser = load(job.plan.model, device, job.plan.cells[0].dtype, compile=job.compile)
+            device, model = _device(job), job.plan.model
+            check_unchanged(ModelSettings.of(asdict(job.plan.config.model)), model)
+            self._denoiser = load(model, device, job.plan.cells[0].dtype, compile=job.compile)
         return self._denoiser
 
     def scorers(self, job: Job) -> tuple[Scorer, ...]:

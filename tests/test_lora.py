@@ -20,6 +20,7 @@ from sega_bench import manifest
 from sega_bench.errors import UserError
 from sega_bench.planner import plan
 from sega_bench.sega import LoraSettings, ModelSettings, StableDiffusion, describe, load
+from sega_bench.sega.checkpoints.finding import check_unchanged
 
 CPU = torch.device("cpu")
 RANK, ALPHA = 3, 2.0
@@ -207,6 +208,15 @@ def test_several_add_up_in_order_and_all_are_in_the_id(two: tuple[Path, Path]) -
     assert all(one.startswith(f"{ids[0]}+") for one in ids[1:])
     moved = two[0].rename(two[0].with_name("moved.safetensors"))
     assert identity(LoraSettings(str(moved))) == ids[1]
+
+
+def test_one_that_changes_before_it_is_loaded_is_refused(two: tuple[Path, Path]) -> None:
+    asked = ModelSettings("mine", str(tiny_sd.folder()), lora=tuple(LoraSettings(str(path)) for path in two))
+    model = describe(asked)
+    check_unchanged(asked, model)
+    two[0].write_bytes(two[1].read_bytes())
+    with pytest.raises(UserError, match=r"it is mine@\w+\+\w+ now and was mine@"):
+        check_unchanged(asked, model)
 
 
 def test_a_folder_with_one_file_will_do(two: tuple[Path, Path], tmp_path: Path) -> None:

@@ -280,6 +280,22 @@ def test_other_weights_under_the_same_path_are_never_mixed_in(
     assert before.isdisjoint(cell.key for cell in plan(small(tmp_path, *words)).cells)
 
 
+def test_weights_that_change_between_plan_and_loading_are_not_drawn_with(
+    tmp_path: Path, own_model: Path
+) -> None:
+    """A worker of a cluster may begin, or begin again, long after the plan, where the path is another's."""
+    made = plan(small(tmp_path, f"model.path={own_model}"))
+    (weights,) = (own_model / "unet").glob("*.safetensors")
+    kept = weights.read_bytes()
+    with jobs.locked(made) as job:
+        weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        with pytest.raises(UserError, match=r"^model\.path is .* it is local@\w+ now and was local@\w+ when"):
+            list(runner.execute(job))
+        assert rows(tmp_path) == {}
+        weights.write_bytes(kept)
+        assert len(list(runner.execute(job))) == 6
+
+
 def test_another_device_version_or_scorers_batch_is_told_and_in_each_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from sega_bench.errors import UserError
 from sega_bench.sega import Model, ModelSettings, StableDiffusion, describe, load
 from sega_bench.sega.checkpoints import original
+from sega_bench.sega.checkpoints.finding import check_unchanged
 from sega_bench.sega.checkpoints.tokenizers import load_tokenizer
 from sega_bench.sega.checkpoints.weights import empty_network, fit
 
@@ -36,8 +37,12 @@ def one_file(pipelines: dict[str, Any], tmp_path: Path) -> Path:
     return original_layout.write_original(pipelines["sd15"], tmp_path / "one.safetensors")
 
 
+def settings(path: Path, config: str | Path | None) -> ModelSettings:
+    return ModelSettings("mine", str(path), config=None if config is None else str(config))
+
+
 def described(path: Path, config: str | Path | None) -> Model:
-    return describe(ModelSettings("mine", str(path), config=None if config is None else str(config)))
+    return describe(settings(path, config))
 
 
 def networks(model: StableDiffusion) -> list[Any]:
@@ -64,10 +69,15 @@ def test_the_id_is_of_the_file_and_of_what_it_was_read_with(one_file: Path, tmp_
     moved = one_file.rename(tmp_path / "other.safetensors")
     assert described(moved, tiny_sd.folder()).id == before
     assert described(moved, tiny_sd.folder("v_prediction")).id == before  # the scheduler has its own place
+    asked = settings(moved, tiny_sd.folder())
+    model = describe(asked)
+    check_unchanged(asked, model)
     tensors = load_file(moved)
     tensors["model.diffusion_model.out.2.bias"] += 1
     save_file(tensors, moved)
     assert described(moved, tiny_sd.folder()).id != before
+    with pytest.raises(UserError, match=r"it is mine@\w+ now and was mine@"):
+        check_unchanged(asked, model)
 
 
 @pytest.mark.parametrize(

@@ -97,17 +97,17 @@ def describe(settings: ModelSettings, *, dry_run: bool = False) -> Model:
             does not fit the rest, or the hub says no.
     """
     where = f"model.path is {settings.path!r}"
-    path = faces.PIPELINE_DIR if settings.path == "embedded" else local_path(settings.path)
+    path = _local(settings)
     _refuse_what_does_not_apply(settings, path)
     if os.path.isdir(path):
         names = [file.relative_to(path).as_posix() for file in path.glob("*/*")]
         checkpoint = _from_folder(path, read_layout(path, where), names, settings, where)
         checkpoint.check()
-        return _model(settings, checkpoint.layout, checkpoint, _folder_identity(path, checkpoint), where)
+        return _model(settings, checkpoint.layout, checkpoint, _identity(path, checkpoint), where)
     if os.path.isfile(path):
         checkpoint = _from_file(path, settings, where)
         checkpoint.check()
-        return _model(settings, checkpoint.layout, checkpoint, _file_identity(path, checkpoint), where)
+        return _model(settings, checkpoint.layout, checkpoint, _identity(path, checkpoint), where)
     if re.fullmatch(_HUB_ID, settings.path):
         return _from_hub(settings, where, dry_run=dry_run)
     raise UserError(
@@ -115,6 +115,37 @@ def describe(settings: ModelSettings, *, dry_run: bool = False) -> Model:
         "model_index.json), of a .safetensors file, or a hub id such as "
         "stable-diffusion-v1-5/stable-diffusion-v1-5"
     )
+
+
+def check_unchanged(settings: ModelSettings, model: Model) -> None:
+    """Before a model is loaded: is it the one that was described, perhaps days ago or on another machine?
+
+    Args:
+        settings: what was asked for.
+        model: what :func:`describe` made of it. One of a hub is its commit, and is never another.
+
+    Raises:
+        UserError: other weights, configurations or LoRAs are there now.
+    """
+    path = _local(settings)
+    if model.checkpoint is None or not os.path.exists(path):
+        return
+    found = _id(settings, _identity(path, model.checkpoint))
+    if found != model.id:
+        raise UserError(
+            f"model.path is {settings.path!r}, but on {os.uname().nodename} it is {found} now and was "
+            f"{model.id} when this was planned: give all machines the same, and start the command again"
+        )
+
+
+def _local(settings: ModelSettings) -> Path:
+    """Where the model is, if it is on this machine."""
+    return faces.PIPELINE_DIR if settings.path == "embedded" else local_path(settings.path)
+
+
+def _identity(path: Path, checkpoint: Checkpoint) -> str:
+    """What is in a local folder or file, LoRAs apart."""
+    return (_folder_identity if os.path.isdir(path) else _file_identity)(path, checkpoint)
 
 
 def _refuse_what_does_not_apply(settings: ModelSettings, path: Path) -> None:
@@ -247,14 +278,18 @@ def _model(
     settings: ModelSettings, layout: Layout, checkpoint: Checkpoint | None, identity: str, where: str
 ) -> Model:
     scheduler = {name: value for name, value in layout.scheduler.items() if not name.startswith("_")}
-    loras = f"+{_lora_identity(settings.lora)}" if settings.lora else ""
     return Model(
-        id=f"{settings.name}@{identity}{loras}",
+        id=_id(settings, identity),
         scheduler=_checked_scheduler(layout.scheduler, where),
         scheduler_config=canonical_json(scheduler),
         size=layout.size,
         checkpoint=checkpoint,
     )
+
+
+def _id(settings: ModelSettings, identity: str) -> str:
+    loras = f"+{_lora_identity(settings.lora)}" if settings.lora else ""
+    return f"{settings.name}@{identity}{loras}"
 
 
 def _lora_identity(loras: Iterable[LoraSettings]) -> str:
