@@ -43,6 +43,27 @@ def test_every_trial_sees_the_same_prompts_and_seeds_in_the_same_order(tmp_path:
         assert seen == set(made.blocks[: trial.resource])
 
 
+def test_the_baseline_is_the_first_trial_where_it_lies_in_the_space(tmp_path: Path) -> None:
+    """And is given all blocks, where its cells are anyway; what is best is never worse."""
+    made = study(tmp_path, "edit.edit_threshold=0.4")
+    found = conduct(made)
+    first = found.trials[0]
+    assert first.params == made.start == {"edit_threshold": 0.4, "edit_guidance_scale": 5.0}
+    assert made.cells(first.params) == made.cells(BASELINE)
+    assert first.resource == len(made.blocks)
+    baseline, best = found.estimates_TK[0], [one.mean for one in found.best[0].scores]
+    assert best[0] >= baseline[0] - 0.01 * abs(baseline[0])
+    assert best[1] <= baseline[1] + 0.01 * abs(baseline[1])
+    assert study(tmp_path, "edit.edit_threshold=0.95").start is None
+    assert study(tmp_path, "edit.edit_threshold=[0.2,0.4]", "concepts=[[glasses, smile]]").start is None
+    own = ("concepts=[[glasses, smile]]", "+study.space.edit_threshold.per_concept=true")
+    start = study(tmp_path, *own, "edit.edit_threshold=[0.2,0.4]").start
+    assert start == {"edit_threshold_1": 0.2, "edit_threshold_2": 0.4, "edit_guidance_scale": 5.0}
+    stepped = "+study.space.edit_threshold.step=0.3"
+    assert study(tmp_path, stepped, "edit.edit_threshold=0.7").start is not None
+    assert study(tmp_path, stepped, "edit.edit_threshold=0.6").start is None
+
+
 def test_references_are_made_once_and_networks_loaded_once(tmp_path: Path) -> None:
     conduct(study(tmp_path))
     rows = (store(tmp_path).records_dir / "0.jsonl").read_bytes().splitlines()
@@ -226,6 +247,9 @@ def test_the_command_leaves_sweeps_that_run_and_calls_that_are_diffusers(
         assert len(sweep.edited) == (4 if name == "small_best" else 2)
     calls = ast.parse((answers / "diffusers.py").read_text()).body
     assert len(calls) == 3
+    given = {keyword.arg for keyword in calls[0].value.keywords}  # type: ignore[attr-defined]
+    assert {"editing_prompt", "edit_threshold", "edit_mom_beta"} <= given
+    assert not {"edit_cooldown_steps", "edit_weights"} & given  # the pipeline's own
     assert "held out" in (store(tmp_path).report_dir / "data" / "sweep.js").read_text()
     told_to_wandb = headline.found(store(tmp_path).answers())
     assert {"study/lpips", "study/held_out/lpips", "study/edit_threshold"} <= set(told_to_wandb)

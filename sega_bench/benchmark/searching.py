@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from tempfile import TemporaryDirectory
 
 from sega_bench import jobs, runner
@@ -50,15 +49,20 @@ def measure(overrides: Sequence[str], repeats: int) -> Cost:
         repeats: of both.
     """
     networks = runner.Networks()
-    made, evaluations = _search(overrides, networks)
-    timings = interleave(
-        {"study": partial(_search, overrides, networks), "sweep": partial(_sweep, made, networks)},
-        repeats,
-        resolve_device(made.config.engine.device),
-    )
-    settings = len(next(iter(made.config.zip.values())))
-    counts = {"study": evaluations, "sweep": _sweep(made, networks)}
-    return Cost(settings, len(made.cells), timings, counts)
+    found: list[Plan] = []
+    counts: dict[str, int] = {}
+
+    def search() -> None:
+        made, counts["study"] = _search(overrides, networks)
+        found[:] = [made]
+
+    def sweep() -> None:
+        counts["sweep"] = _sweep(found[0], networks)
+
+    device = resolve_device(compose(*STUDY, *overrides).engine.device)
+    timings = interleave({"study": search, "sweep": sweep}, repeats, device)
+    settings = len(next(iter(found[0].config.zip.values())))
+    return Cost(settings, len(found[0].cells), timings, counts)
 
 
 def _search(overrides: Sequence[str], networks: runner.Networks) -> tuple[Plan, int]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sega_bench.study.answers import Answers, Failure
-from sega_bench.study.trials import Study, Trial
 from sega_bench.study.words import rounded
 from sega_bench.views.advice import RANGES
 from sega_bench.views.words import short
 
 _NEAR = 0.01
 """Of a range: what is so near its end is at the edge."""
+
+_MATTERS = 0.05
+"""Share of an objective's variance: a setting that explains less may end anywhere."""
 
 
 def advice(found: Answers) -> Iterator[str]:
@@ -21,7 +23,7 @@ def advice(found: Answers) -> Iterator[str]:
         bounds = " and ".join(map(str, found.study.settings.constraints))
         yield f"No trial on all prompts x seeds has its scores and keeps {bounds or 'them'}: add trials."
         return
-    yield from _edges(found.study, found.best[0].trial)
+    yield from _edges(found)
     if found.study.held_out is None:
         yield (
             "Scores of what won are too good, for it won by chance too: hold seeds out, "
@@ -41,12 +43,18 @@ def _failed(failure: Failure) -> str:
     )
 
 
-def _edges(study: Study, best: Trial) -> Iterator[str]:
-    for setting in study.settings.space:
+def _edges(found: Answers) -> Iterator[str]:
+    """Settings that matter and are best where their range ends, though they could go on."""
+    best = found.best[0].trial
+    importance: dict[str, float] = {}
+    for curve in found.curves:
+        importance[curve.parameter] = max(curve.importance, importance.get(curve.parameter, 0.0))
+    for setting in found.study.settings.space:
         for name in setting.parameters if not setting.choices else ():
             for word, end in (("low", setting.low), ("high", setting.high)):
                 is_near = abs(best.params[name] - end) <= _NEAR * (setting.high - setting.low)
-                if is_near and end not in RANGES.get(setting.name, ()):
+                matters = importance.get(name, 1.0) >= _MATTERS
+                if is_near and matters and end not in RANGES.get(setting.name, ()):
                     yield (
                         f"The best {name}, {short(best.params[name])}, is at the edge of its space: move "
                         f"study.space.{setting.name}.{word} beyond {short(end)}, under another name=."

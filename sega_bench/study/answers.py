@@ -38,15 +38,21 @@ class Best:
 def better_and_worse(best: Best, objectives: Sequence[Objective]) -> tuple[list[str], list[str]]:
     """The objectives in which a setting is better than the baseline, and those in which it is worse.
 
-    As far as the pairs tell: the 95 % interval of the mean difference lies on one side of zero. It beats the
-    baseline if it is better in one and worse in none.
+    As far as the pairs tell: the 95 % interval of the mean difference lies on one side of zero. Worse is only
+    what loses more than a hundredth of the baseline's score. A setting beats the baseline if it is better in
+    one and worse in none: more gain at no more change, or as much gain at less.
     """
     better, worse = [], []
-    for one, over in zip(objectives, best.over_baseline, strict=True):
+    for one, own, over in zip(objectives, best.scores, best.over_baseline, strict=True):
         low, high = sorted((one.sign * over.low, one.sign * over.high))
+        loses = one.sign * over.mean > ALL_BUT * abs(own.mean - over.mean)
         better += [one.name] * (high < 0)
-        worse += [one.name] * (low > 0)
+        worse += [one.name] * (low > 0 and loses)
     return better, worse
+
+
+ALL_BUT = 0.01
+"""Of the baseline's score: a setting that loses no more is as good."""
 
 
 @dataclass(frozen=True)
@@ -169,14 +175,10 @@ def _best(scores: Scores, told: Sequence[Trial], concepts: Together | None) -> B
         return None
     losses_TK = study.settings.losses(np.array([estimates[i] for i in kept]))
     base_K = study.settings.losses(scores.estimates(BASELINE, names, everything, concepts))
-    no_worse_T = (losses_TK <= base_K + _ALL_BUT * np.abs(base_K)).all(axis=1)
+    no_worse_T = (losses_TK <= base_K + ALL_BUT * np.abs(base_K)).all(axis=1)
     among = np.flatnonzero(no_worse_T) if no_worse_T.any() else np.arange(len(kept))
     place = knee(losses_TK[among])
     return None if place is None else measured(scores, whole[kept[among[place]]], concepts)
-
-
-_ALL_BUT = 0.01
-"""Of the baseline's score: a setting that loses no more is as good."""
 
 
 def measured(scores: Scores, trial: Trial, concepts: Together | None) -> Best:

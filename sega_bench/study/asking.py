@@ -46,15 +46,22 @@ class Asking:
             lock may use it.
         identity: what must be as it was in the storage (:func:`sega_bench.study.settings.identity`).
         batch: how many trials are asked for together: NSGA-II's generation.
+        start: values of the first trial; None leaves them to the sampler.
 
     Raises:
         UserError: the storage can't be had, or holds another study of that name.
     """
 
     def __init__(
-        self, settings: StudySettings, name: str, journal: Path, identity: Mapping[str, Any], batch: int
+        self,
+        settings: StudySettings,
+        name: str,
+        journal: Path,
+        identity: Mapping[str, Any],
+        batch: int,
+        start: Params | None = None,
     ) -> None:
-        self._settings, self._batch = settings, batch
+        self._settings, self._batch, self._start = settings, batch, start
         self._distributions = _distributions(settings.space)
         with _quiet():
             self._study = optuna.create_study(
@@ -82,12 +89,18 @@ class Asking:
         """
         number = len(self._whole())
         with _quiet():
-            if self._settings.sampler == "grid":
+            if (given := self._given(number)) is not None:
                 waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
                 if not waiting:
-                    self._study.enqueue_trial(dict(grid(self._settings)[number]))
+                    self._study.enqueue_trial(dict(given))
             self._study.sampler = self._sampler(number)
             self._study.ask(self._distributions)
+
+    def _given(self, number: int) -> Params | None:
+        """A trial's values where they are none of a sampler's business."""
+        if self._settings.sampler == "grid":
+            return grid(self._settings)[number]
+        return self._start if number == 0 else None
 
     def tell(
         self, trial: Trial, values: Sequence[float] | None, excess: Mapping[str, float], resource: int

@@ -39,7 +39,9 @@ class Conduct:
         identity |= reading.identity(study.settings, dict(asked(study)))
         identity = json.loads(json.dumps(identity))
         _check_identity(identity, store.study_path)
-        self._asking = Asking(study.settings, study.baseline.name, store.study_journal, identity, study.batch)
+        self._asking = Asking(
+            study.settings, study.baseline.name, store.study_journal, identity, study.batch, study.start
+        )
         store.write_text(store.study_path, json.dumps(identity, indent=1, ensure_ascii=False) + "\n")
 
     def search(self) -> Iterator[Step]:

@@ -118,7 +118,8 @@ def _promoted(
     over_TBS = (over_TBS - base_BS)[:, :resource][:, seen_B]
     excess_TBC = settings.excess(over_TBS + mean_of_known(base_BS)) if settings.constraints else None
     goes_on_T = halving.promoted(settings.losses(over_TBS), np.isin(compared, alive), excess_TBC)
-    return [number for number, goes_on in zip(compared, goes_on_T, strict=True) if goes_on]
+    goes_on = {number for number, goes_on in zip(compared, goes_on_T, strict=True) if goes_on}
+    return [n for n in alive if n in goes_on or trials[n].params == study.start]  # whose cells are there
 
 
 def _tell(asking: Asking, scores: Scores, trial: Trial, resource: int) -> None:

@@ -88,6 +88,21 @@ class Setting:
         values = (round(self.low + i * self.step, 12) for i in range(self.count))
         return tuple(int(value) if self.is_whole else value for value in values)
 
+    def params_of(self, value: Any) -> dict[str, Any] | None:
+        """A trial's values where this is the setting's, a list if concepts have their own; None outside."""
+        values = value if isinstance(value, list) else [value] * len(self.parameters)
+        if len(values) != len(self.parameters) or not all(map(self._holds, values)):
+            return None
+        return dict(zip(self.parameters, values, strict=True))
+
+    def _holds(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        if not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return bool(abs(steps - round(steps)) < 1e-9)
+
     def of(self, params: Params) -> Any:
         """Its value in a trial: a list where each concept has its own."""
         if self.concepts is None:

@@ -13,7 +13,7 @@ from rich.text import Text
 from sega_bench.errors import clean
 from sega_bench.study.advice import advice
 from sega_bench.study.answers import Answers
-from sega_bench.study.words import best_of, rounded
+from sega_bench.study.words import best_of, cost_of, rounded
 from sega_bench.views.terminal import header, print_lines
 
 MOST_ROWS = 20
@@ -36,7 +36,11 @@ def print_answers(console: Console, found: Answers, places: Mapping[str, object]
         print_lines(console, clean(title), lines)
     title = "Importance (share of the variance that a setting alone explains), and its curve"
     print_lines(console, title, list(_importance(found)))
-    print_lines(console, "Hypervolume of the front, after so many UNet evaluations", list(_cost(found)))
+    print_lines(
+        console,
+        "Hypervolume of the front, after so many UNet evaluations",
+        [line for line in (cost_of(found),) if line],
+    )
     print_lines(console, "Where to look next", list(advice(found)))
     console.print()
     for what, path in places.items():
@@ -96,10 +100,3 @@ def _drawn(means: Sequence[float]) -> str:
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_CURVES = 6
 """Of an objective; all are in importance.csv."""
-
-
-def _cost(found: Answers) -> Iterator[str]:
-    """What was found after each quarter of the trials."""
-    ends = {len(found.trials) * quarter // 4 - 1 for quarter in (1, 2, 3, 4)} - {-1}
-    if ends:
-        yield ", ".join(f"{found.volumes[i]:.4f} after {found.evaluations[i]:,}" for i in sorted(ends))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +76,18 @@ class Study:
             return self.settings.batch
         rows = self.config.engine.wave_rows - self.first_resource
         return max(1, rows // (self.first_resource * len(self.baseline.concepts)))
+
+    @cached_property
+    def start(self) -> Params | None:
+        """The baseline as a trial; None if it lies outside the space, or concepts' mappings differ in it."""
+        start: dict[str, Any] = {}
+        for setting in self.settings.space:
+            (value, *others) = _values(self.baseline.cells, setting.name)
+            params = None if others else setting.params_of(value)
+            if params is None:
+                return None
+            start |= params
+        return start
 
     def trying_once(self) -> Study:
         """The same, which does not try again what has failed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sega_bench.study.advice import advice
 from sega_bench.study.answers import Answers, Best
 from sega_bench.study.scoring import texts
 from sega_bench.study.trials import Study
-from sega_bench.study.words import best_of
+from sega_bench.study.words import best_of, cost_of, importance_of
 from sega_bench.views.results import inert
 from sega_bench.views.statistics import Estimate
 
@@ -53,6 +53,9 @@ def write(store: Store, found: Answers) -> dict[str, Path]:
 def _sentences(found: Answers) -> Iterator[str]:
     for title, lines in best_of(found):
         yield f"{title}: {'; '.join(' '.join(line.split()) for line in lines)}."
+    yield from importance_of(found)
+    if cost := cost_of(found):
+        yield f"Hypervolume of the front, after so many UNet evaluations: {cost}."
 
 
 def _tables(found: Answers) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -148,11 +151,24 @@ def _escaped(value: Any) -> Any:
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
+_PLAIN: dict[str, Any] = {
+    "edit_cooldown_steps": None,
+    "edit_weights": 1.0,
+    "reverse_editing_direction": False,
+}
+"""What the pipeline does where it is told nothing."""
+
+
 def diffusers_call(study: Study, best: Best) -> str:
     """A best setting as a call of diffusers' pipeline, or of the one in :mod:`sega_bench.sega.pipeline`."""
     cells = study.cells(best.trial.params)
     cell = next(c for c in cells if not c.is_reference and best.concepts in (None, texts(c)))
-    arguments = "".join(f"    {name}={value!r},\n" for name, value in diffusers_arguments(cell).items())
+    plain = diffusers_arguments(replace(cell, edits=tuple(replace(edit, **_PLAIN) for edit in cell.edits)))
+    arguments = "".join(
+        f"    {name}={value!r},\n"
+        for name, value in diffusers_arguments(cell).items()
+        if name not in _PLAIN or value != plain[name]
+    )
     generator = f"    generator=torch.Generator().manual_seed({cell.seed}),\n"
     of = "all concepts together" if best.concepts is None else ", ".join(best.concepts)
     return f"# {clean(of)}: trial {best.trial.number}\nout = pipe(\n{arguments}{generator})"

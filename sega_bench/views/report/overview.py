@@ -48,6 +48,9 @@ def overview(
         ``together``: the axes that advance together. ``advice``: where to look next.
     """
     axes = [name for name in plan["axes"] if name in cells.values]
+    crossed = (
+        axes if advice is None else []
+    )  # a study's values are each of one setting, and say nothing alone
     sets = [concepts for concepts in summary["concepts"].unique() if concepts != ALL]
     labels = concept_labels(sets)
     number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
@@ -75,11 +78,11 @@ def overview(
             )
         ],
         "claims": _claims(frame, list(plan["axes"]), number),
-        "areas": {axis: _areas(summary, axis, number, cells) for axis in axes if _is_named(summary, axis)},
+        "areas": {axis: _areas(summary, axis, number, cells) for axis in crossed if _is_named(summary, axis)},
         "together": list(plan.get("settings", {}).get("zip") or {}),
         "curves": {
             axis: _rows(curve(frame, axis, list(plan["axes"])), [axis], number, names, "within", cells)
-            for axis in axes
+            for axis in crossed
             if len(cells.values[axis]) > 1
         },
         "advice": _advice(frame, summary, plan) if advice is None else list(advice),
