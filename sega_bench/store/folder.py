@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -67,7 +67,10 @@ class Store:
 
     def image_path(self, key: str) -> Path:
         """Where the image of a cell belongs, whether or not it is there."""
-        return Path(f"{self.images_dir}/{key[:2]}/{key}.png")
+        return Path(self._image_name(key))
+
+    def _image_name(self, key: str) -> str:
+        return f"{self.images_dir}/{key[:2]}/{key}.png"
 
     def outcome_path(self, worker: int) -> Path:
         """How a worker says that it ended."""
@@ -196,7 +199,7 @@ class Store:
 
     def image_file(self, name: str) -> Path:
         """An image's path by its key or its row's ``image``; whatever that says, inside this folder."""
-        return self.image_path(PurePosixPath(name).stem)
+        return self.image_path(_key_of(name))
 
     def read_image(self, name: str) -> NDArray[np.uint8]:
         """An image by its key or its row's ``image``: HWC, RGB, uint8."""
@@ -283,7 +286,9 @@ class Store:
     def done_keys(self, rows: Iterable[Mapping[str, Any]]) -> set[str]:
         """Keys of those of the present rows that are done and whose image is there, to its last byte."""
         images = {row["key"]: row.get("image") for row in rows if row["status"] == "done"}
-        there = {image: is_whole_png(self.image_file(image)) for image in set(images.values()) if image}
+        there = {  # without Path, which would take as long as all else
+            image: is_whole_png(self._image_name(_key_of(image))) for image in set(images.values()) if image
+        }
         return {key for key, image in images.items() if image and there[image]}
 
     def is_intact(self, row: Mapping[str, Any]) -> bool:
@@ -309,7 +314,12 @@ class DamagedPlanError(UserError):
     """plan.json is not what was written."""
 
 
-def is_whole_png(path: Path) -> bool:
+def _key_of(name: str) -> str:
+    """The key in a row's ``image``, or the key itself."""
+    return name.rpartition("/")[2].partition(".")[0]
+
+
+def is_whole_png(path: Path | str) -> bool:
     """Whether a file is there and ends as a picture does, which one that was cut off does not."""
     try:
         file = os.open(
