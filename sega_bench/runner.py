@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sega_bench import manifest, scores
+from sega_bench import garbage, manifest, scores
 from sega_bench.cell import shown
 from sega_bench.config import Config
 from sega_bench.errors import UserError
@@ -122,7 +122,7 @@ def execute(
             job.store.write_plan(manifest.renewed(job.plan, job.stored))
         return
     scorers = _checked(job, networks.scorers(job))
-    with threads(job.threads):
+    with threads(job.threads), garbage.frozen():
         if not job.missing:  # plan.json was lost, and nothing else
             _write_plan(job, scorers)
             return
@@ -166,7 +166,7 @@ def work(
     """
     networks = Networks()
     _checked(job, networks.scorers(job))
-    with threads(job.threads):
+    with threads(job.threads), garbage.frozen():
         maker = _maker(job, networks, lambda count: None, worker)
         for record in maker.make(job.waves, job.unscored, is_leaving):
             on_record(record)

@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import json
 from collections.abc import Iterable
@@ -54,6 +55,19 @@ def test_the_same_command_again_does_nothing(tmp_path: Path, monkeypatch: pytest
     refuse_to_load(monkeypatch)
     assert run(tmp_path) == []
     assert not jobs.prepare(plan(small(tmp_path))).is_news
+
+
+def test_the_collector_does_not_look_through_the_plan_while_its_cells_are_made(tmp_path: Path) -> None:
+    made = plan(small(tmp_path))
+    assert gc.get_freeze_count() == 0
+    with jobs.locked(made) as job:
+        records = runner.execute(job)
+        next(records)
+        in_its_reach = {id(thing) for thing in gc.get_objects()}
+        assert in_its_reach.isdisjoint(map(id, made.cells))
+        assert gc.isenabled()
+        assert len(list(records)) == 5
+    assert gc.get_freeze_count() == 0
 
 
 def test_one_more_seed_makes_only_its_cells_and_the_same_images(tmp_path: Path) -> None:
