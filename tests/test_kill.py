@@ -15,12 +15,17 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import FakeDenoiser
 from stub_sweep import planned, results, stand_ins, store
 
 from sega_bench import jobs, maker, runner
+from sega_bench.config import compose
+from sega_bench.planner import plan
+from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.schedule import AT_ONCE, Wave
 from sega_bench.store.records import from_line
+from sega_bench.threads import threads
 
 ROWS = 3
 """Cells of a wave: one seed's reference and two edits."""
@@ -112,6 +117,24 @@ def check(folder: Path, kills: int, seed: int) -> int:
     assert len(made) == 15 * kills
     assert not [path for path in folder.rglob("*") if path.suffix == ".tmp" or path.name == "lock"]
     return dearest
+
+
+def test_a_kill_costs_little_more_than_the_work_of_a_wave() -> None:
+    """Of several waves that have begun, all but the oldest have done what fills its gaps, and no more."""
+    made = plan(compose("+sweep=thresholds"))
+    at_stake = most = 0
+
+    def evaluated(count: int) -> None:
+        nonlocal at_stake, most
+        at_stake += count
+        most = max(most, at_stake)
+
+    with threads(1):
+        outcomes = maker.run_waves(FakeDenoiser(), made.waves, Batching(16, 16, 64), evaluated)
+        for wave, _ in zip(made.waves, outcomes, strict=True):
+            at_stake -= wave.unet_evals
+    assert at_stake == 0
+    assert most <= 1.1 * max(wave.unet_evals for wave in made.waves)
 
 
 def test_killed_five_times_it_is_the_same_sweep(tmp_path: Path) -> None:
