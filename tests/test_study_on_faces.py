@@ -32,7 +32,7 @@ def searched(folder: Path, *words: str) -> Answers:
 
 
 def beats_the_baseline(best: Best, study: Study) -> bool:
-    """In one objective and worse in none, by the 95 % intervals of the pairs."""
+    """Better in one objective, by the 95 % interval of the pairs, and losing in none."""
     better, worse = better_and_worse(best, study.settings.objectives)
     return bool(better) and not worse
 

@@ -10,11 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sega_bench.study.answers import Best, better_and_worse
 from sega_bench.study.fronts import front, hypervolume, knee
 from sega_bench.study.halving import MARGIN, lower_bounds, promoted, resources
 from sega_bench.study.importance import curves
+from sega_bench.study.objectives import Objective
 from sega_bench.study.space import Setting
+from sega_bench.study.trials import Trial
 from sega_bench.views import statistics
+from sega_bench.views.statistics import Estimate
 
 points = st.lists(st.tuples(st.floats(0, 0.9), st.floats(0, 0.9)), min_size=1, max_size=8)
 
@@ -116,6 +120,33 @@ def test_rounds_double_until_all() -> None:
     assert resources(2, 8) == [2, 4, 8]
     assert resources(3, 7) == [3, 6, 7]
     assert resources(5, 5) == [5]
+
+
+def over(*differences: tuple[float, float, float]) -> Best:
+    """A setting beside a baseline of gain 0.5 and cost 0.2: mean differences and their intervals."""
+    at = zip((0.5, 0.2), differences, strict=True)
+    scores = tuple(Estimate(base + mean, 0.1, 0.0, 1.0, 8) for base, (mean, _, _) in at)
+    return Best(
+        None, Trial(0, {}), scores, tuple(Estimate(mean, 0.1, *ends, 8) for mean, *ends in differences)
+    )
+
+
+@pytest.mark.parametrize(
+    ("gain", "cost", "better", "worse"),
+    [
+        ((0.0, -0.01, 0.01), (-0.02, -0.03, -0.01), ["lpips"], []),  # as much at less
+        ((-0.004, -0.006, -0.002), (-0.02, -0.03, -0.01), ["lpips"], []),  # but for a hundredth
+        ((-0.006, -0.02, 0.01), (-0.02, -0.03, -0.01), ["lpips"], ["clip_concept_delta"]),
+        ((0.02, 0.01, 0.03), (0.001, -0.1, 0.1), ["clip_concept_delta"], []),
+        ((0.02, -0.01, 0.05), (-0.02, -0.05, 0.01), [], []),  # not told apart
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), [], []),  # itself
+    ],
+)
+def test_better_is_what_pairs_tell_and_worse_what_loses_a_hundredth(
+    gain: tuple[float, float, float], cost: tuple[float, float, float], better: list[str], worse: list[str]
+) -> None:
+    objectives = (Objective("clip_concept_delta", -1), Objective("lpips", 1))
+    assert better_and_worse(over(gain, cost), objectives) == (better, worse)
 
 
 def test_importance_is_the_share_of_variance_and_the_curve_the_effect() -> None:

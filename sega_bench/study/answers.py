@@ -36,18 +36,18 @@ class Best:
 
 
 def better_and_worse(best: Best, objectives: Sequence[Objective]) -> tuple[list[str], list[str]]:
-    """The objectives in which a setting is better than the baseline, and those in which it is worse.
+    """The objectives in which a setting is better than the baseline, and those in which it loses.
 
-    As far as the pairs tell: the 95 % interval of the mean difference lies on one side of zero. Worse is only
-    what loses more than a hundredth of the baseline's score. A setting beats the baseline if it is better in
-    one and worse in none: more gain at no more change, or as much gain at less.
+    Better is what the pairs tell: the 95 % interval of the mean difference lies on the better side of zero. A
+    loss is more than a hundredth of the baseline's score, whether the pairs can tell it or not. A setting
+    beats the baseline if it is better in one and loses in none: more gain at no more change, or as much gain
+    at less.
     """
     better, worse = [], []
     for one, own, over in zip(objectives, best.scores, best.over_baseline, strict=True):
-        low, high = sorted((one.sign * over.low, one.sign * over.high))
-        loses = one.sign * over.mean > ALL_BUT * abs(own.mean - over.mean)
+        high = max(one.sign * over.low, one.sign * over.high)
         better += [one.name] * (high < 0)
-        worse += [one.name] * (low > 0 and loses)
+        worse += [one.name] * (one.sign * over.mean > ALL_BUT * abs(own.mean - over.mean))
     return better, worse
 
 
@@ -163,8 +163,8 @@ def _sets(study: Study) -> list[Together]:
 def _best(scores: Scores, told: Sequence[Trial], concepts: Together | None) -> Best | None:
     """The setting to use, of one concept set or of all, among the trials that were given all blocks.
 
-    It is the knee of the front of those that are as good as the baseline in every objective, or all but, for
-    nobody who has a setting wants to lose by another; where there are none, the knee of the whole front.
+    It is the knee of the front of those that beat the baseline; where there are none, of those that lose in
+    no objective, for nobody who has a setting wants to lose by another; else of the whole front.
     """
     study = scores.study
     everything, names = len(study.blocks), study.settings.names
@@ -173,12 +173,14 @@ def _best(scores: Scores, told: Sequence[Trial], concepts: Together | None) -> B
     kept = [i for i, estimates_S in enumerate(estimates) if (study.settings.excess(estimates_S) <= 0).all()]
     if not kept:
         return None
+    found = [measured(scores, whole[i], concepts) for i in kept]
     losses_TK = study.settings.losses(np.array([estimates[i] for i in kept]))
-    base_K = study.settings.losses(scores.estimates(BASELINE, names, everything, concepts))
-    no_worse_T = (losses_TK <= base_K + ALL_BUT * np.abs(base_K)).all(axis=1)
-    among = np.flatnonzero(no_worse_T) if no_worse_T.any() else np.arange(len(kept))
+    told_apart = [better_and_worse(one, study.settings.objectives) for one in found]
+    beats_T = np.array([bool(better) and not worse for better, worse in told_apart])
+    no_worse_T = np.array([not worse for _, worse in told_apart])
+    among = np.flatnonzero(beats_T if beats_T.any() else no_worse_T if no_worse_T.any() else ~no_worse_T)
     place = knee(losses_TK[among])
-    return None if place is None else measured(scores, whole[kept[among[place]]], concepts)
+    return None if place is None else found[among[place]]
 
 
 def measured(scores: Scores, trial: Trial, concepts: Together | None) -> Best:

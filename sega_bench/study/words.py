@@ -65,10 +65,10 @@ def _verdict(study: Study, best: Best, apart: Best | None) -> str:
     better, worse = better_and_worse(judged, study.settings.objectives)
     pairs = f"{judged.over_baseline[0].n} pairs {where}"
     if better and not worse:
-        return f"it beats the baseline: better in {' and '.join(better)}, worse in nothing, by {pairs}"
+        return f"it beats the baseline: better in {' and '.join(better)}, losing in nothing, by {pairs}"
     if worse:
         but = f", better in {' and '.join(better)}" if better else ""
-        return f"it does not beat the baseline: worse in {' and '.join(worse)}{but}, by {pairs}"
+        return f"it does not beat the baseline: losing in {' and '.join(worse)}{but}, by {pairs}"
     return f"it is not told apart from the baseline by {pairs}"
 
 
