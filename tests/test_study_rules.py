@@ -76,9 +76,9 @@ def test_who_may_still_be_better_goes_on() -> None:
 
 
 def test_of_near_neighbours_one_goes_on_and_only_candidates_are_given_more() -> None:
-    """The front reaches from 0 to 10 in both: 0.1 is within the margin, 0.3 is not."""
+    """The front reaches from 0 to 10 in both: by 0.05 nothing is better, by 0.3 it is."""
     ends = [(0, 10), (0, 10)], [(10, 0), (10, 0)]
-    near, too, other = [(4, 4), (4, 4)], [(3.9, 4.1), (4.1, 3.9)], [(3.7, 4.3), (3.7, 4.3)]
+    near, too, other = [(4, 4), (4, 4)], [(3.95, 4.05), (3.95, 4.05)], [(3.7, 4.3), (3.7, 4.3)]
     found = promoted(losses(*ends, near, too, other), np.ones(5, dtype=bool))
     assert found.tolist() == [True, True, True, False, True]
     given_more = np.array([False, False, True, True, True])

@@ -22,7 +22,7 @@ from sega_bench.study.scoring import mean_of_known
 CONFIDENCE = 0.6
 """Of each one-sided interval of a mean difference: all losses must agree, so that it may be low."""
 
-MARGIN = 0.02
+MARGIN = 0.01
 """In terms of how far the front reaches in each loss: by so much a trial is better only next to nothing."""
 
 
