@@ -13,7 +13,7 @@ from small_sweep import overrides, store
 from stub_sweep import planned, stand_ins
 from test_launch import command
 from wandb_runs import read, updates, without_account
-from wandb_server import FAULTS, faulty
+from wandb_server import FAULTS, Backend, faulty, serving
 
 from sega_bench import jobs, runner
 from sega_bench.jobs import Job
@@ -90,6 +90,18 @@ def test_a_requeued_worker_goes_on_with_its_run(tmp_path: Path) -> None:
     done = sorted(point["cells_done"] for records in lives for point in points(records))
     assert 0 < half < 6
     assert done == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_workers_run_is_sent_while_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Backend) as address:
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        with stand_ins(), jobs.locked(planned(tmp_path, "wandb.mode=online")) as job:
+            outcome = errand(job, 0)._do(lambda: False)
+    assert outcome == Outcome(job.batching.micro, job.batching.decode)
+    assert b'\\"cells_done\\":6' in Backend.uploads["file_stream"]
+    assert not any(name.startswith("media/") for name in Backend.uploads)
+    assert runs.places(job.store, None) == {}  # nothing was kept offline
 
 
 @pytest.mark.parametrize("fault", FAULTS)
