@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import shipped
 import sweeps
 from rich.console import Console
 
 from sega_bench.store import Record
 from sega_bench.views import terminal
 from sega_bench.views.claims import claims
-from sega_bench.views.tables import areas, load, summarise, trends
-from sega_bench.views.terminal import print_summary
+from sega_bench.views.tables import ALL, areas, load, summarise, to_frame, trends
+from sega_bench.views.terminal import MOST_ROWS, print_summary
 from sega_bench.views.words import clean, concept_labels, short
 
 HOSTILE = "smile\x1b[31m\x07[bold red]\u202egnp\n:smile: [/]" + "x" * 200
@@ -98,16 +101,51 @@ def test_trends_next_steps_and_paths_follow(root: Path) -> None:
 
 
 def test_many_axes_fit_by_narrower_headers_and_without_deviations(tmp_path: Path) -> None:
-    axes = {"edit_guidance_scale": [5.0, 2.0], "edit_threshold": [0.9], "edit_warmup_steps": [10]}
-    axes |= {"edit_momentum_scale": [0.3], "edit_mom_beta": [0.6]}
+    axes = {"edit_guidance_scale": [5.0, 2.0], "edit_threshold": [0.9, 0.95], "edit_warmup_steps": [10, 12]}
+    axes |= {"edit_momentum_scale": [0.3, 0.4], "edit_mom_beta": [0.6, 0.7]}
     sweeps.finished(tmp_path, axes=axes, concepts=[["smile"]], seeds=[0, 1], size=8)
     text = printed(tmp_path, list(axes))
     head, table = text.split(" ──")[0], text.split("★ best trade-off")[0]
     assert max(map(len, text.splitlines())) <= 100
     words = {word for name in axes for word in name.replace("_", "_ ").split()}
     assert words <= set(head.replace("_", "_ ").split())  # none is broken
-    assert len([line for line in table.splitlines() if " 0.9 " in line]) == 2  # a line a setting
+    marked = [line.split() for line in table.splitlines() if line.startswith((" ★", " •"))]
+    assert {len(line) for line in marked} == {1 + len(axes) + 3 + 1}  # a line a setting
     assert "±" not in text
+
+
+def test_axes_of_one_value_are_named_once_above_the_table(tmp_path: Path) -> None:
+    axes = {"edit_guidance_scale": [5.0, 2.0], "edit_threshold": [0.9], "edit_warmup_steps": [10]}
+    sweeps.finished(tmp_path, axes=axes, seeds=[0, 1], size=8)
+    text = printed(tmp_path, list(axes))
+    above, table = text.split("★ best trade-off")[0].split(" ──", 1)
+    assert "all at edit_threshold 0.9, edit_warmup_steps 10\n" in above
+    assert "edit_guidance_" in above
+    assert " 0.9 " not in table
+    assert "threshold (1" not in text  # nor has it a trend
+
+
+@pytest.mark.parametrize("sweep", shipped.SWEEPS)
+def test_every_shipped_sweeps_table_fits(sweep: str) -> None:
+    """At 60, 80 and 100 columns: a line a setting, nothing broken, the best one among them."""
+    plan = shipped.expand(sweep, "seeds=[0,1]")
+    frame = to_frame([Record(cell, "done", scores=sweeps.scores(cell)).row() for cell in plan.cells])
+    frame.attrs = {"name": sweep, "scores": {"lpips": {"name": "LPIPS-like on CLIP features"}}}
+    axes = list(plan.axes)
+    summary = summarise(frame, axes)
+    pooled = summary[summary["concepts"] == ALL]
+    for width in (60, 80, 100) if len(axes) > 2 else (60,):
+        console = Console(file=io.StringIO(), width=width, force_terminal=False)
+        print_summary(console, summary, trends(frame, axes), claims(frame, axes))
+        assert isinstance(console.file, io.StringIO)
+        text = console.file.getvalue()
+        assert max(map(len, text.splitlines())) <= width
+        lines = text.split(" ──")[1].partition("\n")[2].splitlines()
+        table = [line.rstrip() for line in itertools.takewhile(str.strip, lines)]
+        shown = len(pooled) if len(pooled) <= MOST_ROWS else min(MOST_ROWS, pooled["pareto"].sum())
+        assert len(table) == shown
+        assert sum(line.startswith(" ★") for line in table) == (len(pooled) > 1)
+        assert all(re.search(r" \d+$", line) for line in table)  # the count ends each line
 
 
 def test_one_setting_needs_no_axis(root: Path) -> None:

@@ -14,7 +14,8 @@ from sega_bench.errors import clean
 from sega_bench.study.advice import advice
 from sega_bench.study.answers import Answers
 from sega_bench.study.words import best_of, cost_of, rounded
-from sega_bench.views.terminal import header, print_lines
+from sega_bench.views.setting_lines import header
+from sega_bench.views.terminal import print_lines
 
 MOST_ROWS = 20
 """Of the front; more are in trials.csv."""

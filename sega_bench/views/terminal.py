@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -15,20 +14,14 @@ from rich.text import Text
 
 from sega_bench.errors import clean
 from sega_bench.views.advice import next_steps
-from sega_bench.views.tables import ALL, COST, GAIN, TRENDS, areas
-from sega_bench.views.words import concept_labels, short
+from sega_bench.views.setting_lines import Form, constant, cost_name, fitting, value_of
+from sega_bench.views.tables import ALL, GAIN, TRENDS, areas
 
 if TYPE_CHECKING:
     from sega_bench.planner import Plan
 
-MOST_ROWS = 30
-"""Above this many settings only the Pareto front is shown."""
-
-
-_HEADERS = (14, 9)
-"""How wide a header may be at most, where it can be broken."""
-
-_ANY_WIDTH = 10_000
+MOST_ROWS = 16
+"""Of more settings than these only the Pareto front is shown, and no more than these of it."""
 
 
 def print_plan(console: Console, made: Plan, more: Mapping[str, str]) -> None:
@@ -79,16 +72,21 @@ def print_summary(
     """
     axes = list(summary.columns[: summary.columns.get_loc("concepts")])
     pooled = summary[summary["concepts"] == ALL]
-    shown = pooled if len(pooled) <= MOST_ROWS else pooled[pooled["pareto"]].head(MOST_ROWS)
+    shown = _best_lines(pooled)
+    held = constant(pooled, axes)
+    varying = [name for name in axes if name not in held]
     title = f"{clean(summary.attrs['name'])}: {_count(len(pooled), 'setting')}"
-    table, spread = _fitting(console, shown, axes, title, marks=len(pooled) > 1, spread=True)
+    _print_title(console, title, held)
+    table, form = fitting(console, shown, varying, marks=len(pooled) > 1, spread=True)
     console.print(table)
-    console.print(_legend(pooled, len(shown), spread))
+    _print_legend(console, pooled, shown, form)
     each = summary[(summary["concepts"] != ALL) & summary["best"]]
     if len(each) > 1:
+        held = {name: value for name, value in constant(each, axes).items() if name in varying}
         title = "Best trade-off of each concept" if len(pooled) > 1 else "Each concept"
-        console.print()
-        console.print(_fitting(console, each.head(MOST_ROWS), ["concepts", *axes], title)[0])
+        _print_title(console, f"\n{title}", held)
+        named = ["concepts", *(name for name in varying if name not in held)]
+        console.print(fitting(console, each.head(MOST_ROWS), named)[0])
     print_lines(
         console, "Area under the front of CLIP gain against preservation", list(_areas(summary, axes))
     )
@@ -96,7 +94,7 @@ def print_summary(
     print_lines(
         console,
         "Trends (Spearman correlation of the mean with the value)",
-        [_trend(row, _cost_name(summary)) for row in _records(trends)],
+        [_trend(row, cost_name(summary)) for row in _records(trends[trends["values"] > 1])],
     )
     print_lines(console, "The paper's claims, in brackets 95 %", list(_claims(claims)))
     print_lines(console, "Where to look next", next_steps(summary, trends))
@@ -105,83 +103,42 @@ def print_summary(
         console.print(Text(f"{what:<12} {path}"), soft_wrap=True)
 
 
-def _fitting(
-    console: Console,
-    rows: pd.DataFrame,
-    names: list[str],
-    title: str,
-    *,
-    marks: bool = False,
-    spread: bool = False,
-) -> tuple[Table, bool]:
-    """The widest form of the table that fits: with narrower headers, then without deviations (false)."""
-    room = console.options.update(max_width=_ANY_WIDTH)
-    forms = [(spread, most) for most in _HEADERS] + ([(False, _HEADERS[-1])] if spread else [])
-    tables = [(_table(rows, names, title, marks, told, most), told) for told, most in forms]
-    fits = (form for form in tables if console.measure(form[0], options=room).maximum <= console.width)
-    return next(fits, tables[-1])
-
-
-def _table(rows: pd.DataFrame, names: list[str], title: str, marks: bool, spread: bool, most: int) -> Table:
-    """One line a row: the named columns, then gain, cost, changed fraction and counts."""
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    table.add_column("")
-    for name in names:
-        is_text = not pd.api.types.is_numeric_dtype(rows[name])
-        table.add_column(header(name, most), justify="left" if is_text else "right", overflow="fold")
-    counts = [name for name in ("n", "n_not_scored", "n_failed") if name == "n" or rows[name].any()]
-    said = [name.removeprefix("n_").replace("_", " ") for name in counts]
-    for name in ("CLIP gain", _cost_name(rows), "changed", *said):
-        table.add_column(header(name, most), justify="right", overflow="fold")
-    labels = concept_labels(rows["concepts"]) if "concepts" in names else {}
-    for row in _records(rows):
-        values = [labels[row[name]] if name == "concepts" else _value(name, row[name]) for name in names]
-        scores = [_score(row, name, form, spread) for name, form in _FORMS.items()]
-        mark = "" if not marks else "★" if row["best"] else "•" if row["pareto"] else ""
-        cells = [mark, *values, *scores, *(str(row[name]) for name in counts)]
-        table.add_row(*map(Text, cells), style="bold" if mark == "★" else "")
-    return table
-
-
-def _value(name: str, value: Any) -> str:
-    """A setting's value; of a scheduler's class name what the others do not end in too."""
-    return short(value).removesuffix("Scheduler" if name == "scheduler" else "")
-
-
-_FORMS = {GAIN: "z.3f", COST: "z.3f", "changed_fraction": ".1%"}
-
-
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def header(name: str, most: int = _HEADERS[0]) -> Text:
-    """A column's name, broken where it may be, so that narrow values stay in narrow columns."""
-    parts = name.replace("_", "_ ").split()
-    lines = [""]
-    for part in parts:
-        joint = "" if not lines[-1] or lines[-1].endswith("_") else " "
-        if lines[-1] and len(lines[-1] + joint + part) > most:
-            lines.append(part)
-        else:
-            lines[-1] += joint + part
-    return Text("\n".join(lines))
+def _best_lines(pooled: pd.DataFrame) -> pd.DataFrame:
+    """All settings if they are few, else the front; of a long one what dominates most, and the best."""
+    if len(pooled) <= MOST_ROWS:
+        return pooled
+    front = pooled[pooled["pareto"]]
+    if front.empty:  # nothing was scored
+        return pooled.head(MOST_ROWS)
+    first = front.sort_values(["best", "area"], ascending=False, kind="stable").head(MOST_ROWS)
+    return first.sort_index()
 
 
-def _score(row: dict[str, Any], name: str, form: str, spread: bool) -> str:
-    """Mean ± standard deviation, as far as they are known."""
-    mean, deviation = row[f"{name}_mean"], row[f"{name}_sd"]
-    if pd.isna(mean):
-        return "–"
-    return f"{mean:{form}} ± {deviation:{form}}" if spread and not pd.isna(deviation) else f"{mean:{form}}"
+def _print_title(console: Console, title: str, held: Mapping[str, str]) -> None:
+    """A table's title, and once above it what is the same in all its rows."""
+    console.print(Text(title, style="bold"))
+    if held:
+        console.print(Text("all at " + ", ".join(f"{name} {value}" for name, value in held.items())))
 
 
-def _legend(pooled: pd.DataFrame, shown: int, spread: bool) -> Text:
+def _print_legend(console: Console, pooled: pd.DataFrame, shown: pd.DataFrame, form: Form) -> None:
     marks = ["★ best trade-off", "• no other gains more at less cost"] if len(pooled) > 1 else []
-    legend = "   ".join([*marks, "± standard deviation over cells"] if spread else marks)
-    if shown < len(pooled):
-        legend += f"\n{_count(len(pooled) - shown, 'setting')} not shown: all are in summary.csv"
-    return Text(legend, style="dim")
+    if form.spread and shown[f"{GAIN}_sd"].notna().any():
+        marks.append("± standard deviation over cells")
+    lines = ["   ".join(marks)] if len("   ".join(marks)) <= console.width else marks
+    cost = cost_name(pooled)
+    if form.cost(cost) != cost:
+        lines.append(f"{form.cost(cost)}: {cost}")
+    if form.brief:
+        lines.append("settings without their edit_")
+    if len(shown) < len(pooled):
+        lines.append(f"{_count(len(pooled) - len(shown), 'setting')} not shown: all are in summary.csv")
+    for line in filter(None, lines):
+        console.print(Text(line, style="dim"))
 
 
 def _areas(summary: pd.DataFrame, axes: list[str]) -> Iterator[str]:
@@ -192,7 +149,7 @@ def _areas(summary: pd.DataFrame, axes: list[str]) -> Iterator[str]:
             found = (
                 areas(pooled, axis).dropna(subset="area").sort_values("area", ascending=False, kind="stable")
             )
-            said = [f"{_value(axis, row[axis])} {row['area']:.3f}" for row in _records(found)]
+            said = [f"{value_of(axis, row[axis])} {row['area']:.3f}" for row in _records(found)]
             if said:
                 yield f"{axis}: {', '.join(said)}"
 
@@ -202,7 +159,7 @@ def _nsfw(pooled: pd.DataFrame, axes: list[str]) -> Iterator[str]:
     if "nsfw_unedited_mean" not in pooled:
         return
     for row in _records(pooled.head(MOST_ROWS)):
-        place = ", ".join(f"{axis} {_value(axis, row[axis])}" for axis in axes) or "edited"
+        place = ", ".join(f"{axis} {value_of(axis, row[axis])}" for axis in axes) or "edited"
         yield f"{place}: {row['nsfw_mean']:.1%}, unedited {row['nsfw_unedited_mean']:.1%}"
 
 
@@ -233,12 +190,6 @@ def _number(row: dict[str, Any]) -> str:
     known = not pd.isna(row["low"])
     interval = f" ({row['low']:z.2f} to {row['high']:z.2f})" if known else ""
     return f"{row['measure']} {row['value']:z.2f}{interval}, n {row['n']}"
-
-
-def _cost_name(summary: pd.DataFrame) -> str:
-    """What the sweep's LPIPS column really is."""
-    provenance = summary.attrs["scores"].get("lpips") or {}
-    return clean(str(provenance.get("name", "lpips")))
 
 
 def _count(number: int, thing: str) -> str:
