@@ -6,6 +6,7 @@ hundred are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +133,8 @@ class Plane:
 def plane(sweep: Sweep, x: str | None, y: str | None) -> Plane:
     """Columns and rows as asked for, else the axes with the most values that vary independently.
 
+    Where three quarters of those places were not run, as of a study, seeds and concepts are shown instead.
+
     Raises:
         UserError: the sweep has no axis ``x`` or ``y``.
     """
@@ -139,10 +142,14 @@ def plane(sweep: Sweep, x: str | None, y: str | None) -> Plane:
         if name is not None and name not in (*sweep.axes, *SUBJECT):
             known = ", ".join((*sweep.axes, *SUBJECT))
             raise UserError(f"{key}: this sweep has no axis {clean(name)!r}; it has {known}")
+    is_asked = x is not None or y is not None
     longest = sorted(sweep.axes, key=lambda name: -len(sweep.axes[name]))
     x = x or next((name for name in longest if name != y), _varying(sweep, y) or "concept")
     meets = (name for name in longest if not _follows(sweep, name, [x]) and not {name, x} <= sweep.together)
     y = y or next(meets, _varying(sweep, x))
+    if not is_asked and _is_sparse(sweep, x, y):
+        names = [name for name in ("seed", "concept", "prompt") if sweep.places[name].nunique() > 1]
+        x, y = (*names, "concept")[0], next(iter(names[1:]), None)
     return Plane(x, y, _held(sweep, x, y))
 
 
@@ -156,8 +163,7 @@ def overview(sweep: Sweep, main: Plane) -> Plane:
 
 def subjects(sweep: Sweep, main: Plane) -> Iterator[Rows]:
     """The rows of each sheet, in the plan's order."""
-    held = [sweep.places[name] == _place(sweep, name, value) for name, value in main.held.items()]
-    rows = np.flatnonzero(np.all(held, axis=0)) if held else np.arange(len(sweep.places))
+    rows = _rows_at(sweep, main.held)
     names = [name for name in SUBJECT if name not in (main.x, main.y)]
     of_rows = sweep.places[names].iloc[rows]
     numbers = of_rows.groupby(names, sort=False).ngroup() if names else np.zeros(len(rows))
@@ -165,8 +171,15 @@ def subjects(sweep: Sweep, main: Plane) -> Iterator[Rows]:
     yield from np.split(rows[order], np.flatnonzero(np.diff(np.asarray(numbers)[order])) + 1)
 
 
-def _place(sweep: Sweep, name: str, value: Hashable) -> int:
-    return sweep.values[name].index(value)
+def _rows_at(sweep: Sweep, held: Mapping[str, Hashable]) -> Rows:
+    are_there = [sweep.places[name] == sweep.values[name].index(value) for name, value in held.items()]
+    return np.flatnonzero(np.all(are_there, axis=0)) if held else np.arange(len(sweep.places))
+
+
+def _is_sparse(sweep: Sweep, x: str, y: str | None) -> bool:
+    axes = [name for name in (x, y) if name in sweep.axes]
+    run = sweep.places.iloc[_rows_at(sweep, _held(sweep, x, y))][axes].drop_duplicates()
+    return bool(axes) and 4 * len(run) < math.prod(sweep.places[name].nunique() for name in axes)
 
 
 def _held(sweep: Sweep, x: str, y: str | None) -> dict[str, Hashable]:

@@ -20,7 +20,7 @@ function showAsked() {
     fact(plural(values.prompt.length, "prompt"), listing(values.prompt)),
     fact(plural(sets.length, "concept set"), listing(sets)),
     fact(plural(values.seed.length, "seed"), listing(values.seed.map(said), ", ")),
-    ...varying.map((axis) => fact(axis, listing(values[axis].map(said), ", "))),
+    ...varying.map((axis) => fact(axis, listing(inOrder(values[axis]).map(said), ", "))),
     fact("Shared settings", details("show", el("dl", { class: "pairs" },
       Object.entries(constants).filter(([name]) => name !== "model")
         .map(([name, value]) => [el("dt", {}, name), el("dd", {}, said(value))])))),
@@ -48,6 +48,9 @@ function stateNotes({ planned, done, failed, rows }) {
   }
   return notes;
 }
+
+/** Numbers in their order, other values as they were given. */
+const inOrder = (values) => (values.every((value) => typeof value === "number") ? d3.sort(values) : values);
 
 /** A few items in full, more behind a click. */
 function listing(items, joint = null) {

@@ -6,7 +6,7 @@ const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 const SHAPES = ["circle", "triangle", "square", "diamond", "cross", "star", "wye"];
 const FIRST_SHOWN = 6;
 const NEVER_MORE_IMAGES = 6;
-const NEAREST_TICKS = 34; // pixels
+const [TICK_ROOM, DIGIT] = [14, 6.5]; // pixels between the numbers of an axis, and a digit's
 const BANDS = { within: "of the change", mean: "of the mean" };
 
 const colourOf = (i) => COLOURS[i % COLOURS.length];
@@ -105,17 +105,29 @@ function drawTradeoff() {
         fill: (point) => (isOneSetting() ? colourOf(Math.max(0, point.set)) : point.pareto ? "var(--accent)" : "var(--faint)"),
         stroke: "var(--paper)", strokeWidth: 1,
       }),
-      isOneSetting() && points.length > 1 ? Plot.text(points, { x: "x", y: "y", text: pointLabel, dy: -12, fontSize: 10 }) : null,
+      isOneSetting() && points.length > 1 ? Plot.text(points, { x: "x", y: "y", text: pointLabel, dy: -12, fontSize: 10, className: "labels" }) : null,
     ],
     r: { type: "identity" }, symbol: { type: "identity" }, color: { type: "identity" },
   });
   holder.replaceChildren(figure);
+  thin(figure.querySelectorAll("[class*=labels] text"));
   figure.querySelectorAll("[class*=points] path").forEach((path) => makePoint(path, points[path.__data__]));
   byId("tradeoff-legend").textContent = (isOneSetting()
     ? `One point a concept set${bars.length ? ", the lines their 95 % intervals" : ""}. `
     : "One point a setting. Blue: the Pareto front, no other setting gains more at less cost. Star: the best trade-off. "
       + "Lines: where the difference to the star lies, in pairs of the same prompt, seed and concept (95 %). ")
     + "Point at one to see its images, click to open them.";
+}
+
+/** Of labels that lie on each other the first stays; what the others say, pointing at their marks does too. */
+function thin(labels) {
+  const kept = [];
+  for (const label of labels) {
+    const box = label.getBoundingClientRect();
+    const meets = kept.some((other) => box.left < other.right && other.left < box.right
+      && box.top < other.bottom && other.top < box.bottom);
+    if (meets) label.remove(); else kept.push(box);
+  }
 }
 
 /** Make a mark of the chart something to point at, tab to and open. */
@@ -213,14 +225,19 @@ function drawCurves() {
 function ticksOf(values, width) {
   const sorted = d3.sort(values);
   const scale = d3.scaleLinear([sorted[0], sorted.at(-1)], [0, width]);
+  const half = (value) => (tick(value).length * DIGIT + TICK_ROOM) / 2;
+  const meet = (a, b) => scale(b) - scale(a) < half(a) + half(b);
   const kept = [];
   for (const value of sorted) {
     const isLast = value === sorted.at(-1);
-    while (isLast && kept.length > 1 && scale(value) - scale(kept.at(-1)) < NEAREST_TICKS) kept.pop();
-    if (!kept.length || scale(value) - scale(kept.at(-1)) >= NEAREST_TICKS) kept.push(value);
+    while (isLast && kept.length > 1 && meet(kept.at(-1), value)) kept.pop();
+    if (!kept.length || !meet(kept.at(-1), value)) kept.push(value);
   }
   return kept;
 }
+
+/** A number at an axis. */
+const tick = (value) => said(Number(value.toPrecision(4)));
 
 function curve(axis, rows) {
   const values = sega.sweep.values[axis];
@@ -242,7 +259,7 @@ function curve(axis, rows) {
   return Plot.plot({
     width, height: 260, marginLeft: 52, grid: true,
     ariaLabel: `${title(chosenScore)} along ${axis}`,
-    x: numeric ? { label: null, ticks: ticksOf(values, width - 72), tickFormat: said }
+    x: numeric ? { label: null, ticks: ticksOf(values, width - 72), tickFormat: tick }
       : { label: null, type: "point", domain: values.map(said), padding: 0.5, tickRotate: values.length > 5 ? -30 : 0 },
     marginBottom: !numeric && values.length > 5 ? 70 : 32,
     y: { label: title(chosenScore), nice: true, tickFormat: chosenScore === "changed_fraction" ? "%" : undefined },

@@ -19,6 +19,9 @@ function setUpPictures() {
     ?? ["concept", "seed", "prompt"].find((name) => names.includes(name) && name !== chosen.x)
     ?? sega.dimensions().find((name) => name !== chosen.x);
   for (const name of sega.dimensions()) chosen.at[name] = 0;
+  if (isSparse()) [chosen.x, chosen.y] = ["seed", "concept", "prompt"].filter((name) => names.includes(name));
+  chosen.x ??= "seed";
+  chosen.y ??= "concept";
   hold();
   segmented(byId("picture-mode"), "picture-mode", MODES, chosen.mode, (mode) => {
     chosen.mode = mode;
@@ -32,6 +35,16 @@ function setUpPictures() {
 
 /** Whether two axes advance together, so that few of their values meet. */
 const together = (one, other) => sega.sweep.together.includes(one) && sega.sweep.together.includes(other);
+
+/** Whether three quarters of the grid were not run, as where a study asked for its settings. */
+function isSparse() {
+  const { axes, settings, values } = sega.sweep;
+  const shown = [chosen.x, chosen.y].filter((name) => axes.includes(name));
+  const met = d3.rollup(settings.filter(({ set }) => set < 0),
+    (level) => new Set(level.map(({ at }) => shown.map((name) => at[axes.indexOf(name)]).join())).size,
+    ({ at }) => at.filter((_, i) => !shown.includes(axes[i])).join());
+  return 4 * (d3.max(met.values()) ?? 0) < shown.reduce((places, name) => places * values[name].length, 1);
+}
 
 /** Hold the other axes where most places of the grid were run, at the best trade-off if that is there. */
 function hold() {

@@ -39,7 +39,7 @@ const breakable = (name) => name.replaceAll("_", "_\u200b");
 /** A score as one would say it. */
 function score(name, value) {
   if (value === null || value === undefined) return "\u2013";
-  if (name === "changed_fraction") return `${(100 * value).toFixed(1)} %`;
+  if (name === "changed_fraction") return `${(100 * value).toFixed(1)}\u00a0%`;
   if (name === "nsfw" || Number.isInteger(value)) return String(value);
   if (Math.abs(value) >= 100) return value.toFixed(0);
   return Math.abs(value) >= 10 ? value.toFixed(1) : Math.abs(value) >= 0.001 ? value.toFixed(3) : value.toPrecision(2);
