@@ -147,6 +147,19 @@ def finished(
     return store
 
 
+def scattered(root: Path) -> Store:
+    """A folder as a study leaves it: settings here and there, few of which have a value in common."""
+    asked = [(0.5, 1.0), (0.6, 1.0), (0.7, 2.0), (0.7, 3.0), (0.8, 4.0), (0.9, 5.0), (0.4, 6.0)]
+    settings = [{"edit_threshold": [threshold], "edit_guidance_scale": [scale]} for threshold, scale in asked]
+    each = [cell for axes in settings for cell in cells(axes, PROMPTS, CONCEPTS, [0, 1, 2], size=8)]
+    plan = list({cell.key: cell for cell in each}.values())
+    store = Store(root)
+    store.prepare()
+    store.append("w0", [record(store, cell) for cell in plan])
+    write_plan(store, plan, {"edit_threshold": [], "edit_guidance_scale": []})
+    return store
+
+
 LONG_AXES = {
     "edit_threshold": [0.5, 0.6, 0.7, 0.8, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95],
     "edit_guidance_scale": [float(scale) for scale in range(1, 11)],

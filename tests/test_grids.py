@@ -258,19 +258,7 @@ def test_every_place_of_a_planned_sweep_has_its_image(
 def test_where_most_of_a_plane_was_not_run_seeds_and_concepts_are_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a study, which asks for settings here and there."""
-    asked = [(0.5, 1.0), (0.6, 1.0), (0.7, 2.0), (0.7, 3.0), (0.8, 4.0), (0.9, 5.0), (0.4, 6.0)]
-    settings = [{"edit_threshold": [threshold], "edit_guidance_scale": [scale]} for threshold, scale in asked]
-    plan = {
-        cell.key: cell
-        for axes in settings
-        for cell in sweeps.cells(axes, sweeps.PROMPTS, sweeps.CONCEPTS, [0, 1, 2], size=8)
-    }
-    store = Store(tmp_path)
-    store.prepare()
-    store.append("w0", [sweeps.record(store, cell) for cell in plan.values()])
-    sweeps.write_plan(store, list(plan.values()), {"edit_threshold": [], "edit_guidance_scale": []})
-    (sheet,) = Drawn(store, monkeypatch).sheets.values()
+    (sheet,) = Drawn(sweeps.scattered(tmp_path), monkeypatch).sheets.values()
     assert (sheet.x_name, sheet.y_name) == ("seed", "concept")
     assert notes(sheet) == [[None] * 3] * 3  # unedited, smiling, glasses
 

@@ -273,6 +273,21 @@ def test_claims_areas_and_where_scores_come_from_are_told(
     assert sweeps.PROVENANCE["clip"]["weights"] in page.locator("#facts").inner_text()
 
 
+def test_where_settings_hardly_meet_the_grid_is_of_seeds_and_concepts(tmp_path: Path, browser: Any) -> None:
+    """As of a study, which asks for settings here and there."""
+    store = sweeps.scattered(tmp_path)
+    build(store)
+    opened = open_report(browser, store.root)
+    keys = [[key for key in line if key] for line in shown_keys(opened.page)]
+    frame = load(store.root).set_index("key")
+    assert opened.page.locator("#grid .placeholder").count() == 0
+    assert [frame["seed"][line].tolist() for line in keys] == [[0, 1, 2]] * 3  # unedited, smiling, glasses
+    assert frame["concepts"][keys[0]].tolist() == ["[]"] * 3
+    assert len({*frame["edit_threshold"][[*keys[1], *keys[2]]]}) == 1
+    assert opened.complaints == []
+    opened.page.context.close()
+
+
 def test_where_one_axis_at_a_time_is_moved_the_grid_is_of_what_was_run(browser: Any, tmp_path: Path) -> None:
     zipped = "+zip.edit_threshold=[0.9,0.5,0.95,0.9,0.9]", "+zip.edit_guidance_scale=[5,5,5,2,8]"
     asked = "prompts=[a face]", "concepts=[smile,curls]", "seeds=1", "name=moved"

@@ -48,19 +48,16 @@ def overview(
         ``together``: the axes that advance together. ``advice``: where to look next.
     """
     axes = [name for name in plan["axes"] if name in cells.values]
-    crossed = (
-        axes if advice is None else []
-    )  # a study's values are each of one setting, and say nothing alone
+    # A study's values are each of one setting, and say nothing alone.
+    crossed = axes if advice is None else []
     sets = [concepts for concepts in summary["concepts"].unique() if concepts != ALL]
     labels = concept_labels(sets)
     number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
     names = [name for name in reduced(frame) if f"{name}_mean" in summary]
-    done, failed = (int((frame["status"] == state).sum()) for state in ("done", "failed"))
     return {
-        "asked": {name: plan.get(name) for name in _ASKED} | {"settings": _reproducible(plan)},
-        "counts": {"planned": len(plan["keys"]), "done": done, "failed": failed, "rows": len(frame)}
-        | {name: plan["counts"].get(name) for name in ("edited", "references", "unet_evals")},
+        **_asked(frame, plan),
         "axes": axes,
+        "together": list(plan.get("settings", {}).get("zip") or {}),
         "sets": [labels[concepts] for concepts in sets],
         "values": cells.values,
         "constants": cells.constants,
@@ -69,26 +66,43 @@ def overview(
         "titles": _titles(plan),
         "gain": GAIN,
         "cost": COST,
-        "settings": [
-            row | {name: told[name] for name in ("pareto", "best")} | {n: rounded(told[n]) for n in _AREAS}
-            for row, told in zip(
-                _rows(summary, axes, number, names, "gap", cells),
-                summary[["pareto", "best", *_AREAS]].to_dict("records"),
-                strict=True,
-            )
-        ],
-        "claims": _claims(frame, list(plan["axes"]), number),
-        "areas": {axis: _areas(summary, axis, number, cells) for axis in crossed if _is_named(summary, axis)},
-        "together": list(plan.get("settings", {}).get("zip") or {}),
+        "settings": _settings(summary, axes, number, names, cells),
         "curves": {
             axis: _rows(curve(frame, axis, list(plan["axes"])), [axis], number, names, "within", cells)
             for axis in crossed
             if len(cells.values[axis]) > 1
         },
+        "claims": _claims(frame, list(plan["axes"]), number),
+        "areas": {axis: _areas(summary, axis, number, cells) for axis in crossed if _is_named(summary, axis)},
         "advice": _advice(frame, summary, plan) if advice is None else list(advice),
         "thumbnail_side": SIDE,
         "version": __version__,
     }
+
+
+def _asked(frame: pd.DataFrame, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What the plan says, and how much of it is there."""
+    done, failed = (int((frame["status"] == state).sum()) for state in ("done", "failed"))
+    counted = {name: plan["counts"].get(name) for name in ("edited", "references", "unet_evals")}
+    there = {"planned": len(plan["keys"]), "done": done, "failed": failed, "rows": len(frame)}
+    return {
+        "asked": {name: plan.get(name) for name in _ASKED} | {"settings": _reproducible(plan)},
+        "counts": there | counted,
+    }
+
+
+def _settings(
+    summary: pd.DataFrame,
+    axes: Sequence[str],
+    number: Mapping[str, int],
+    names: Sequence[str],
+    cells: Cells,
+) -> list[dict[str, Any]]:
+    """The summary's rows with their marks and areas."""
+    told = summary[["pareto", "best", *_AREAS]].to_dict("records")
+    marks = [row | {name: rounded(row[name]) for name in _AREAS} for row in told]
+    rows = _rows(summary, axes, number, names, "gap", cells)
+    return [row | {str(name): mark[name] for name in mark} for row, mark in zip(rows, marks, strict=True)]
 
 
 def _advice(frame: pd.DataFrame, summary: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
