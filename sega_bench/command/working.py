@@ -31,12 +31,12 @@ def run_sweeps(configs: Sequence[Config]) -> int:
     """
     if not configs:
         return 0
-    from sega_bench import jobs, launch  # torch and diffusers take seconds: wrong keys are told before
+    resolved = [resolve(config) for config in configs]
+    from sega_bench import jobs, launch
     from sega_bench.store import lock
     from sega_bench.views.terminal import print_plan
 
     quieten_libraries()
-    resolved = [resolve(config) for config in configs]
     _refuse_one_folder_for_two([made for made, _, _ in resolved])
     signals.before_leaving(lock.release_all)
     with ExitStack() as folders:
@@ -56,11 +56,18 @@ def resolve(config: Config) -> tuple[Plan, Study | None, Processes]:
     Raises:
         UserError: anything wrong with what was asked, named by its key; no model has been loaded.
     """
-    from sega_bench import launch, planner
-    from sega_bench.study import trials
+    study = None
+    if config.study.space:  # each import takes seconds, and what is wrong is told before the next
+        from sega_bench.study import trials
 
-    study = trials.resolve(config) if config.study.space else None
-    made = study.plan(()) if study else planner.plan(config)
+        study = trials.resolve(config)
+        made = study.plan(())
+    else:
+        from sega_bench import planner
+
+        made = planner.plan(config)
+    from sega_bench import launch
+
     return made, study, launch.asked(made.config)
 
 

@@ -86,12 +86,13 @@ def construct_network(kind: str, config: Mapping[str, Any]) -> torch.nn.Module:
     """A network with random weights; the arguments are those of :func:`empty_network`."""
     import diffusers
     import transformers
-    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
     network: torch.nn.Module
     if kind in ("UNet2DConditionModel", "AutoencoderKL"):
         network = getattr(diffusers, kind).from_config(dict(config))
     elif kind == "StableDiffusionSafetyChecker":
+        from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+
         network = StableDiffusionSafetyChecker(transformers.CLIPConfig.from_dict(dict(config)))
     else:
         network = getattr(transformers, kind)(transformers.CLIPTextConfig.from_dict(dict(config)))
