@@ -25,6 +25,9 @@ CONFIDENCE = 0.6
 MARGIN = 0.01
 """In terms of how far the front reaches in each loss: by so much a trial is better only next to nothing."""
 
+_NONE = 1e-12
+"""A reach that is none, but for rounding."""
+
 
 def promoted(
     losses_TBK: Floats, candidates_T: NDArray[np.bool_], excess_TBC: Floats | None = None
@@ -46,7 +49,7 @@ def promoted(
         may_keep_T = may_keep_T & ~(lower_bounds(excess_TBC) > 0).any(axis=1)
     on_T = front(np.where(keeps_T[:, None], means_TK, np.nan))
     reach_K = np.ptp(means_TK[on_T], axis=0) if on_T.any() else np.zeros(means_TK.shape[1])
-    merit_T = (means_TK / np.where(reach_K > 0, reach_K, 1.0)).sum(axis=1)
+    merit_T = (means_TK / np.where(reach_K > _NONE, reach_K, 1.0)).sum(axis=1)
     covering_T, goes_on_T = keeps_T & ~candidates_T, np.zeros_like(candidates_T)
     for trial in np.argsort(merit_T, kind="stable"):
         if candidates_T[trial] and may_keep_T[trial]:

@@ -45,7 +45,8 @@ def overview(
         the same images at the other values of the axis.
         ``claims``: the rows of :func:`sega_bench.views.claims.claims`. ``areas``: for each named axis, the
         place of a value, the concept set, and the area under the front of that value's settings.
-        ``together``: the axes that advance together. ``advice``: where to look next.
+        ``studied``: whether it is a study's. ``together``: the axes that advance together. ``advice``: where
+        to look next.
     """
     axes = [name for name in plan["axes"] if name in cells.values]
     # A study's values are each of one setting, and say nothing alone.
@@ -57,6 +58,7 @@ def overview(
     return {
         **_asked(frame, plan),
         "axes": axes,
+        "studied": advice is not None,
         "together": list(plan.get("settings", {}).get("zip") or {}),
         "sets": [labels[concepts] for concepts in sets],
         "values": cells.values,

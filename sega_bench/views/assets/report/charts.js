@@ -114,7 +114,7 @@ function drawTradeoff() {
   figure.querySelectorAll("[class*=points] path").forEach((path) => makePoint(path, points[path.__data__]));
   byId("tradeoff-legend").textContent = (isOneSetting()
     ? `One point a concept set${bars.length ? ", the lines their 95 % intervals" : ""}. `
-    : "One point a setting. Blue: the Pareto front, no other setting gains more at less cost. Star: the best trade-off. "
+    : "One point a setting. Blue: the Pareto front, no other setting gains more at less cost. Star: the " + (sega.sweep.studied ? "front's knee. " : "best trade-off. ")
       + "Lines: where the difference to the star lies, in pairs of the same prompt, seed and concept (95 %). ")
     + "Point at one to see its images, click to open them.";
 }
@@ -190,7 +190,8 @@ function showBest(best) {
   const { axes, values, gain, cost, sets } = sega.sweep;
   const rows = sample(best, chosenSet, 6);
   byId("best").replaceChildren(
-    el("h3", {}, isOneSetting() ? "The one setting" : "\u2605 Best trade-off", chosenSet >= 0 ? ` for ${sets[chosenSet]}` : ""),
+    el("h3", {}, isOneSetting() ? "The one setting" : sega.sweep.studied ? "\u2605 The front's knee" : "\u2605 Best trade-off", chosenSet >= 0 ? ` for ${sets[chosenSet]}` : ""),
+    sega.sweep.studied ? el("p", { class: "small" }, "The setting to use, beside what it scores where it was not searched for, is told below.") : "",
     el("dl", { class: "pairs big" }, axes.map((axis, i) => [el("dt", {}, axis), el("dd", {}, said(values[axis][best.at[i]]))])),
     el("dl", { class: "pairs" }, [gain, cost, "changed_fraction"].filter((name) => best.scores[name]).map((name) =>
       [el("dt", {}, title(name)), el("dd", {}, estimate(name, best.scores[name]))])),
