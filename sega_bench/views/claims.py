@@ -16,6 +16,7 @@ import pandas as pd
 
 from sega_bench.store import SETTING_COLUMNS
 from sega_bench.views.estimates import at_best, correlations, mean_of, ratio_of, share_of
+from sega_bench.views.groups import UNITS
 from sega_bench.views.statistics import Estimate
 from sega_bench.views.tables import ALL, COST, GAIN
 from sega_bench.views.words import short
@@ -56,7 +57,7 @@ def claims(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         ``high`` (95 %, over prompts and seeds; Wilson's for shares), ``n``. ``at`` is the one setting that
         isolation and robustness are measured at: the best trade-off over all concept sets.
     """
-    edited = frame.loc[~frame["is_reference"] & (frame["status"] == "done"), _needed(frame)]
+    edited = frame.loc[~frame["is_reference"] & (frame["status"] == "done"), _needed(frame, axes)]
     settings = [axis for axis in axes if axis not in _NO_SETTING]
     rows: list[_Row] = []
     for direction, part in edited.groupby(_direction(edited), sort=False):
@@ -64,10 +65,13 @@ def claims(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _needed(frame: pd.DataFrame) -> list[str]:
+def _needed(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     """The columns that a claim may ask for, of those there are."""
     scores = {GAIN, COST, *ISOLATION, *COMPARED, "attribute_leaked"}
-    return [name for name in frame if name in scores or name in (*SETTING_COLUMNS[1:], "status")]
+    settings = {*axes, *_NO_SETTING, SCALE, "reference_key", *UNITS}
+    if frame["replay"].notna().any():  # replays are set against their like in every setting
+        settings |= set(SETTING_COLUMNS) - {"key"}
+    return [name for name in frame if name in scores | settings]
 
 
 def _direction(edited: pd.DataFrame) -> pd.Series[Any]:
@@ -112,8 +116,10 @@ def _curves(own: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
 
 def _pairs(edited: pd.DataFrame) -> pd.DataFrame:
     """Each replay with the same edit of the prompt's own."""
-    alike = [name for name in SETTING_COLUMNS if name not in ("key", "replay")]
     is_own = edited["replay"].isna()
+    if is_own.all():
+        return pd.DataFrame(columns=[*UNITS, GAIN, "replayed"])
+    alike = [name for name in SETTING_COLUMNS if name not in ("key", "replay")]
     replayed = edited.loc[~is_own, [*alike, GAIN]].rename(columns={GAIN: "replayed"})
     return replayed.merge(edited.loc[is_own, [*alike, GAIN]], on=alike)
 

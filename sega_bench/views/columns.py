@@ -6,6 +6,7 @@ A setting has few values however many rows there are: it is kept as numbers of a
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -108,21 +109,19 @@ class _Texts:
 
 class _Numbers:
     def __init__(self) -> None:
-        self._parts: list[NDArray[np.float64]] = []
+        self._values = array("d")  # one block that grows: many small ones would leave the heap in pieces
 
     def extend(self, values: Sequence[Any]) -> None:
-        self._parts.append(np.array(values, dtype=np.float64))  # None becomes NaN
+        self._values.frombytes(np.array(values, dtype=np.float64).tobytes())  # None becomes NaN
 
     def listed(self) -> _Few:
         """The same as a column in which a value may be a list."""
         few = _Few()
-        for part in self._parts:
-            few.extend([None if np.isnan(value) else value for value in part.tolist()])
+        few.extend([None if np.isnan(value) else value for value in self._values])
         return few
 
     def series(self, name: str) -> pd.Series[Any]:
-        parts, self._parts = self._parts, []
-        return pd.Series(np.concatenate([np.empty(0), *parts]), copy=False)
+        return pd.Series(np.frombuffer(self._values, dtype=np.float64), copy=False)
 
 
 class _Few:

@@ -55,7 +55,7 @@ def comparable(edited: pd.DataFrame, axis: str, axes: Sequence[str]) -> pd.DataF
 
 
 def _kept(edited: pd.DataFrame, which_N: NDArray[np.bool_]) -> pd.DataFrame:
-    rows: pd.DataFrame = edited.loc[which_N]
+    rows: pd.DataFrame = edited if which_N.all() else edited.loc[which_N]
     return rows
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from sega_bench.errors import mistakes_in_one_line
 from sega_bench.store import Store
 from sega_bench.views.report.building import write_report
-from sega_bench.views.tables import load, summarise
+from sega_bench.views.tables import load_with_digest, summarise
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,9 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="a sweep's folder, such as outputs/thresholds")
     asked = parser.parse_args(arguments)
     with mistakes_in_one_line():
-        store, frame = Store(asked.folder), load(asked.folder)
+        store = Store(asked.folder)
+        frame, digest = load_with_digest(store)
         plan = store.read_plan() or {}
-        print(write_report(store, frame, summarise(frame, list(plan["axes"])), plan))
+        print(write_report(store, frame, summarise(frame, list(plan["axes"])), plan, digest))
 
 
 if __name__ == "__main__":
