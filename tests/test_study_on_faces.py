@@ -57,5 +57,8 @@ def test_the_recommended_setting_beats_the_documentations_on_held_out_seeds(tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("study", ["pareto", "momentum", "per_concept"])
 def test_what_a_shipped_study_recommends_beats_the_documentations(tmp_path: Path, study: str) -> None:
+    """But for its example of four concepts, each with values of its own: there it is recommended itself."""
     found = searched(tmp_path, f"+study={study}")
-    assert beats_the_baseline(found.held_out[0], found.study)
+    is_baseline = found.best[0].trial.params == found.study.start
+    assert is_baseline or beats_the_baseline(found.held_out[0], found.study)
+    assert not is_baseline or study == "per_concept"
