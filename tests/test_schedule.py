@@ -178,6 +178,11 @@ def test_what_fits_is_not_split(drawn: list[Cell], limit: int) -> None:
         assert waves == whole if len(waves) == 1 else total(waves) >= total(whole)
 
 
+def test_a_trunk_is_cut_into_no_more_pieces_than_it_needs() -> None:
+    drawn = [Cell("p", 0, (Edit("c", scale, 0.9, 2),), num_inference_steps=STEPS) for scale in (3, 5, 7)]
+    assert len(schedule.form_waves(drawn, 3, lambda cell: STEPS)) == 2
+
+
 def replaying(prompt: str, scale: float = 5.0, cooldown: int | None = None, momentum: float = 0.1) -> Cell:
     """An edit of "p", warm from step 4 of 10, drawn for another prompt."""
     edit = Edit("c", scale, 0.9, 4, cooldown)

@@ -223,8 +223,10 @@ def _lock_step(cell: Cell) -> tuple[object, ...]:
 
 def _pack(cells: Sequence[Cell], limit: int, n: int) -> Iterator[list[Cell]]:
     groups = [(together, _rows(together, n)) for together in _together(cells, limit, n)]
-    # A few smaller waves fill each other's gaps; a single one would have none to fill its own.
-    limit = min(limit, math.ceil(sum(len(rows) for _, rows in groups) / AT_ONCE))
+    total = sum(len(rows) for _, rows in groups)
+    if total == len(set().union(*(rows for _, rows in groups))):  # pieces of a trunk would repeat its steps
+        # A few smaller waves fill each other's gaps; a single one would have none to fill its own.
+        limit = min(limit, math.ceil(total / AT_ONCE))
     packed: list[Cell] = []
     rows: set[Cell] = set()
     for together, more in groups:
