@@ -124,7 +124,7 @@ def test_missing_and_failed_cells_are_hatched(tmp_path: Path, monkeypatch: pytes
     store.image_file(frame.set_index("edit_threshold").loc[0.9, "image"]).unlink()
     drawn = Drawn(store, monkeypatch, frame[frame["edit_threshold"] != 0.95])
     sheet, at = drawn.first(), lay_out(drawn.first())
-    assert notes(sheet) == [[None, "failed", "missing", "missing"]]
+    assert notes(sheet) == [[None, "failed", "missing", "not run"]]
     with Image.open(drawn.paths[-1]) as image:
         hatched = pixels(image, at, (at.xs[2], at.ys[0]))
     assert len(np.unique(hatched.reshape(-1, 3), axis=0)) > 2

@@ -94,6 +94,13 @@ def test_records_of_many_shapes_are_not_kept() -> None:
             assert len(recorded._replays) <= SHAPES
 
 
+def test_the_same_tensors_by_other_names() -> None:
+    network = Recorded(lambda *, left, right=None, other=None: left - (right if other is None else 2 * other))
+    left, other = torch.ones(2), torch.full((2,), 3.0)
+    assert torch.equal(network(left=left, right=other), torch.full((2,), -2.0))
+    assert torch.equal(network(left=left, other=other), torch.full((2,), -5.0))
+
+
 def test_a_tensor_that_is_given_twice_is_two() -> None:
     recorded = Recorded(torch.sub)
     x, y = torch.ones(3), torch.zeros(3)

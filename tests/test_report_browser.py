@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import study_runs
 import sweeps
 from browser import Opened, chromium, open_report
 from PIL import Image
@@ -22,6 +23,7 @@ from sega_bench import manifest, planner
 from sega_bench.cell import Cell
 from sega_bench.config import compose
 from sega_bench.store import Store
+from sega_bench.study import writing
 from sega_bench.views.claims import claims
 from sega_bench.views.report.building import write_report
 from sega_bench.views.report.cells import rounded
@@ -496,3 +498,47 @@ def test_it_is_readable_on_a_phone_by_day_and_night(
     assert (sum(json.loads(switched.replace("rgb(", "[").replace(")", "]"))) < 300) == (scheme == "light")
     page.context.close()
     assert opened.complaints == []
+
+
+def test_a_study_says_which_setting_to_use_what_moves_it_and_what_it_cost(
+    browser: Any, tmp_path: Path
+) -> None:
+    made = study_runs.study(
+        tmp_path, "study.held_out.seeds=[100,101]", "study.trials=12", "study.min_resource=null"
+    )
+    found = study_runs.conduct(made)
+    store = study_runs.store(tmp_path)
+    writing.write(store, found)
+    build(store)
+    opened = open_report(browser, store.root)
+    page = opened.page
+    cards = page.locator("#recommended .card")
+    assert cards.count() == len(found.best) == 3
+    best, apart = found.best[0], found.held_out[0]
+    told = cards.nth(0).inner_text()
+    for estimated in (best.scores[0], apart.scores[0], apart.over_baseline[1]):
+        assert f"{estimated.mean:.3f}".lstrip("-") in told
+    for value in best.trial.params.values():
+        assert f"{float(f'{value:.6g}'):g}"[:5] in told
+    assert [page.locator(f'nav a[href="#{name}"]').is_visible() for name in ("study", "axes")] == [
+        True,
+        False,
+    ]
+    charts = page.locator("#importance figure")
+    mine = [curve for curve in found.curves if curve.objective == made.settings.objectives[0].name]
+    shares = [f"{curve.importance:.0%}" for curve in sorted(mine, key=lambda curve: -curve.importance)]
+    assert [
+        said.replace("\N{NO-BREAK SPACE}", "")
+        for said in page.locator("#importance .badge").all_inner_texts()
+    ] == shares
+    before = charts.first.inner_html()
+    page.locator("#moved-score").select_option(made.settings.objectives[1].name)
+    assert charts.first.inner_html() != before
+    assert page.locator("#cost svg circle").count() == 12
+    star = page.evaluate("sega.sweep.settings.find(({set, best}) => set < 0 && best)")
+    values = page.evaluate("sega.sweep.axes.map((axis) => sega.sweep.values[axis])")
+    names = page.evaluate("sega.sweep.axes")
+    places = zip(names, values, star["at"], strict=True)
+    assert {name: among[at] for name, among, at in places} == dict(best.trial.params)
+    assert opened.complaints == []
+    page.context.close()

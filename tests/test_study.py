@@ -250,7 +250,7 @@ def test_the_command_leaves_sweeps_that_run_and_calls_that_are_diffusers(
     given = {keyword.arg for keyword in calls[0].value.keywords}  # type: ignore[attr-defined]
     assert {"editing_prompt", "edit_threshold", "edit_mom_beta"} <= given
     assert not {"edit_cooldown_steps", "edit_weights"} & given  # the pipeline's own
-    assert "held out" in (store(tmp_path).report_dir / "data" / "sweep.js").read_text()
+    assert "held_out" in (store(tmp_path).report_dir / "data" / "sweep.js").read_text()
     told_to_wandb = headline.found(store(tmp_path).answers())
     assert {"study/lpips", "study/held_out/lpips", "study/edit_threshold"} <= set(told_to_wandb)
     assert told_to_wandb["study/edit_threshold"] == best[0]["params"]["edit_threshold"]

@@ -134,6 +134,23 @@ def test_a_summary_has_each_setting_pooled_and_for_each_concept_set(sweep: Store
     assert summary.groupby("concepts")["best"].sum().tolist() == [1, 1, 1]
 
 
+def test_what_a_study_found_is_best_and_all_else_is_set_against_it(sweep: Store) -> None:
+    frame = load(sweep.root)
+    concepts = json.loads(frame.loc[~frame["is_reference"], "concepts"].iloc[0])
+    ends = [{axis: pick(frame[axis].dropna()) for axis in AXES} for pick in (min, max)]
+    best = [{"concepts": of, "settings": place} for of, place in zip((None, concepts), ends, strict=True)]
+    summary = summarise(frame, AXES, {"best": best})
+    by_knee = summarise(frame, AXES).query("best").set_index("concepts")
+    marked = summary.query("best").set_index("concepts")
+    assert marked.loc[ALL, AXES].to_dict() == ends[0]
+    assert marked.loc[json.dumps(concepts), AXES].to_dict() == ends[1]
+    others = marked.index.difference([ALL, json.dumps(concepts)])
+    assert marked.loc[others, AXES].equals(by_knee.loc[others, AXES])
+    assert (marked["lpips_gap"] == 0).all()
+    only = summarise(frame, AXES, {"best": best[:1]}).query("best")
+    assert (only[AXES] == pd.Series(ends[0])).all(axis=None)
+
+
 def test_means_and_deviations_are_those_of_the_cells() -> None:
     gains = [0.1, 0.3, 0.8]
     frame = frame_of([{"threshold": 0.5, "clip_concept_delta": gain, "lpips": 0.1} for gain in gains])

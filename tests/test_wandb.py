@@ -326,7 +326,7 @@ def test_a_sender_that_is_stuck_is_never_waited_for(
     stuck.wait()
     for _ in range(wandb_run.MOST_BEHIND + 500):  # returns, though nothing is ever sent
         reporter.log([record])
-    assert reporter._run.behind == wandb_run.MOST_BEHIND
+    assert reporter.behind == wandb_run.MOST_BEHIND
     command = reporter.finish(frame, summarise(frame, []), claims(frame, []), [])
     assert command == f"python -m sega_bench.views.wandb {store.root} --mode online"
     assert view.shown(store) is None  # so the same command tries again

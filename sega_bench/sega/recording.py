@@ -37,8 +37,8 @@ class Recorded:
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """What the network returns."""
-        leaves, _ = tree_flatten((args, named))
-        key = tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        leaves, nest = tree_flatten((args, named))
+        key = nest, *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         if (replay := self._replays.get(key)) is not None:
             return replay(*leaves)
         # Several threads may be here at once, each with a recorder of its own: they write down the same.

@@ -178,7 +178,7 @@ class Store:
             said: Any = json.loads((self.answers_dir / "answers.json").read_bytes())
         except (OSError, ValueError, RecursionError):
             return {}
-        return said if isinstance(said, dict) else {}
+        return said if isinstance(said, dict) and set(said) >= _ANSWERS else {}
 
     def write_picture(self, cell: Cell, picture: Picture) -> tuple[str, str]:
         """Keep a cell's picture, its settings inside it; safe to call from several threads.
@@ -299,6 +299,9 @@ class Store:
         except OSError:
             return False
 
+
+_ANSWERS = {"best", "importance", "cost", "advice"}
+"""What answers.json says; an older program's said less, and the study's command writes it anew."""
 
 _SEAL = "checksum"
 

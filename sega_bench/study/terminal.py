@@ -13,7 +13,7 @@ from rich.text import Text
 from sega_bench.errors import clean
 from sega_bench.study.advice import advice
 from sega_bench.study.answers import Answers
-from sega_bench.study.words import best_of, cost_of, rounded
+from sega_bench.study.words import best_of, rounded
 from sega_bench.views.setting_lines import header
 from sega_bench.views.terminal import print_lines
 
@@ -37,11 +37,7 @@ def print_answers(console: Console, found: Answers, places: Mapping[str, object]
         print_lines(console, clean(title), lines)
     title = "Importance (share of the variance that a setting alone explains), and its curve"
     print_lines(console, title, list(_importance(found)))
-    print_lines(
-        console,
-        "Hypervolume of the front, after so many UNet evaluations",
-        [line for line in (cost_of(found),) if line],
-    )
+    print_lines(console, "Hypervolume of the front, after so many UNet evaluations", list(_cost(found)))
     print_lines(console, "Where to look next", list(advice(found)))
     console.print()
     for what, path in places.items():
@@ -90,6 +86,13 @@ def _importance(found: Answers) -> Iterator[str]:
             change = f"{min(curve.means):z.3f} to {max(curve.means):z.3f}"
             line = f"{objective}: {curve.parameter} {curve.importance:.2f}"
             yield f"{line:<50} {_drawn(curve.means):<9} {change} over {ends}"
+
+
+def _cost(found: Answers) -> Iterator[str]:
+    """The front's hypervolume after each quarter of the trials, in one line; none of no trials."""
+    ends = {len(found.trials) * quarter // 4 - 1 for quarter in (1, 2, 3, 4)} - {-1}
+    if ends:
+        yield ", ".join(f"{found.volumes[i]:.4f} after {found.evaluations[i]:,}" for i in sorted(ends))
 
 
 def _drawn(means: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""What a study found, as sentences: for the terminal, for the report."""
+"""What is to be said of a study's best settings: for the terminal, for the report."""
 
 from __future__ import annotations
 
@@ -16,30 +16,8 @@ def best_of(found: Answers) -> Iterator[tuple[str, list[str]]]:
         of = "all concepts" if best.concepts is None else " + ".join(best.concepts)
         values = ", ".join(f"{name} {rounded(value)}" for name, value in best.trial.params.items())
         apart = found.held_out[i] if found.held_out else None
-        lines = [*_scores(found, best, apart), _verdict(found.study, best, apart)]
+        lines = [*_scores(found, best, apart), verdict(found.study, best, apart)]
         yield f"Best of {of}: {values}", lines
-
-
-def importance_of(found: Answers) -> Iterator[str]:
-    """What moves each objective, the most important setting first, and from where to where."""
-    for objective in dict.fromkeys(curve.objective for curve in found.curves):
-        mine = sorted(
-            (one for one in found.curves if one.objective == objective), key=lambda one: -one.importance
-        )
-        told = (
-            f"{one.parameter} {one.importance:.0%}, {min(one.means):z.3f} to {max(one.means):z.3f}"
-            for one in mine[:_MOST_TOLD]
-        )
-        yield f"What moves {objective} (share of its variance, and how far): {'; '.join(told)}."
-
-
-def cost_of(found: Answers) -> str:
-    """The front's hypervolume after each quarter of the trials; nothing of none."""
-    ends = {len(found.trials) * quarter // 4 - 1 for quarter in (1, 2, 3, 4)} - {-1}
-    return ", ".join(f"{found.volumes[i]:.4f} after {found.evaluations[i]:,}" for i in sorted(ends))
-
-
-_MOST_TOLD = 4
 
 
 def _scores(found: Answers, best: Best, apart: Best | None) -> Iterator[str]:
@@ -56,7 +34,7 @@ def _scores(found: Answers, best: Best, apart: Best | None) -> Iterator[str]:
         yield over
 
 
-def _verdict(study: Study, best: Best, apart: Best | None) -> str:
+def verdict(study: Study, best: Best, apart: Best | None) -> str:
     """Whether it beats the baseline, best told where it was not searched for."""
     if best.trial.params == study.start:
         return "it is the baseline itself: nothing that was found beats it"

@@ -20,7 +20,7 @@ from sega_bench.study.advice import advice
 from sega_bench.study.answers import Answers, Best
 from sega_bench.study.scoring import texts
 from sega_bench.study.trials import Study
-from sega_bench.study.words import best_of, cost_of, importance_of
+from sega_bench.study.words import verdict
 from sega_bench.views.results import inert
 from sega_bench.views.statistics import Estimate
 
@@ -42,20 +42,14 @@ def write(store: Store, found: Answers) -> dict[str, Path]:
         store.write_text(folder / "sweep" / f"{title}.yaml", sweep(found.study, best, title, folder))
     told = {
         "best": [_plain(found, i) for i in range(len(found.best))],
-        "advice": [*_sentences(found), *advice(found)],
+        "importance": [asdict(curve) for curve in found.curves],
+        "cost": {"unet_evals": found.evaluations, "hypervolume": found.volumes},
+        "advice": list(advice(found)),
     }
     store.write_text(folder / "answers.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     calls = "\n\n".join(diffusers_call(found.study, best) for best in found.best)
     store.write_text(folder / "diffusers.py", calls + "\n")
     return {"trials": folder / "trials.csv", "best sweeps": folder / "sweep"}
-
-
-def _sentences(found: Answers) -> Iterator[str]:
-    for title, lines in best_of(found):
-        yield f"{title}: {'; '.join(' '.join(line.split()) for line in lines)}."
-    yield from importance_of(found)
-    if cost := cost_of(found):
-        yield f"Hypervolume of the front, after so many UNet evaluations: {cost}."
 
 
 def _tables(found: Answers) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -83,9 +77,12 @@ def _plain(found: Answers, place: int) -> dict[str, Any]:
         for word, one in where.items()
     }
     concepts = None if best.concepts is None else list(best.concepts)
-    point = found.study.point(best.trial.params)
-    return {"concepts": concepts, "trial": best.trial.number, "params": dict(best.trial.params)} | {
-        "settings": point,
+    return {
+        "concepts": concepts,
+        "trial": best.trial.number,
+        "params": dict(best.trial.params),
+        "settings": found.study.point(best.trial.params),
+        "verdict": verdict(found.study, best, where.get("held_out")),
         **scores,
     }
 

@@ -191,7 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with mistakes_in_one_line():
         store, frame = Store(asked.folder), load(asked.folder)
         plan = store.read_plan() or {}
-        for path in write_figures(store, frame, summarise(frame, list(plan["axes"])), plan):
+        summary = summarise(frame, list(plan["axes"]), store.answers())
+        for path in write_figures(store, frame, summary, plan):
             print(path)
 
 

@@ -35,14 +35,14 @@ def load(folder: str | Path) -> pd.DataFrame:
 
 @garbage.kept()
 def digest(store: Store) -> str:
-    """What a folder's views are made of, the plan and its cells' rows, as 64 hex digits.
+    """What a folder's views are made of, the plan, its cells' rows and a study's answers, as 64 hex digits.
 
     A view that carries the digest of its folder, shows it as it is.
 
     Raises:
         UserError: the folder holds no sweep, or one of another version.
     """
-    seen = _Seen(*_read(store))
+    seen = _Seen(*_read(store), store.answers())
     for _ in seen:
         pass
     return seen.digest
@@ -52,7 +52,7 @@ def digest(store: Store) -> str:
 def load_with_digest(store: Store) -> tuple[pd.DataFrame, str]:
     """:func:`load` and :func:`digest` in one reading."""
     plan, rows = _read(store)
-    seen = _Seen(plan, rows)
+    seen = _Seen(plan, rows, store.answers())
     return _frame(plan, seen, store.root), seen.digest
 
 
@@ -75,8 +75,9 @@ def _frame(plan: dict[str, Any], rows: Iterable[_Row], folder: str | Path) -> pd
 class _Seen:
     """Passes rows on, and has their digest once all of them went through."""
 
-    def __init__(self, plan: dict[str, Any], rows: Iterator[_Row]) -> None:
+    def __init__(self, plan: dict[str, Any], rows: Iterator[_Row], answers: dict[str, Any]) -> None:
         self._rows, self._hash = rows, hashlib.sha256(json.dumps(plan).encode())
+        self._hash.update(json.dumps(answers).encode() if answers else b"")
 
     def __iter__(self) -> Iterator[_Row]:
         for row in self._rows:

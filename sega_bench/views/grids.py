@@ -186,7 +186,7 @@ def _unedited(sweep: Sweep, key: str) -> Tile:
 
 def _tile(sweep: Sweep, row: Cell | None, marks: bool) -> Tile:
     if row is None:
-        return Tile(None, "missing")
+        return Tile(None, "not run")
     if row["status"] == "failed":
         return Tile(None, "failed")
     path = sweep.store.image_file(str(row["image"]))

@@ -92,7 +92,7 @@ def read(store: Store, frame: pd.DataFrame, plan: Mapping[str, Any]) -> Sweep:
     values["concept"], places["concept"] = _plain(concept_names(frame, plan["axes"])[is_edited])
     for name in ("prompt", "seed"):
         values[name], places[name] = _plain(frame.loc[is_edited, name])
-    summary = summarise(frame, list(plan["axes"]))
+    summary = summarise(frame, list(plan["axes"]), store.answers())
     marked = summary[summary["best"] & (summary["concepts"] == ALL)].to_dict("records")
     references = frame.loc[frame["is_reference"], list(_SHOWN)].to_dict("records")
     return Sweep(

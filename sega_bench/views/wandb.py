@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import wandb
 
 from sega_bench.config import WandbConfig
 from sega_bench.errors import mistakes_in_one_line
-from sega_bench.store import Record, Store, lock
-from sega_bench.views.account import Mode, resolve_mode
+from sega_bench.store import Store, lock
+from sega_bench.views.account import resolve_mode
 from sega_bench.views.claims import claims
 from sega_bench.views.grids import caption
 from sega_bench.views.headline import found, headline
@@ -40,29 +40,8 @@ def shown(store: Store) -> str | None:
         return None
 
 
-class Reporter:
-    """One sweep's run. Calls return at once, except :meth:`finish`.
-
-    Args:
-        store, plan, mode, project, entity, already: as :class:`sega_bench.views.wandb_run.WandbRun` has them.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        plan: Mapping[str, Any],
-        mode: Mode,
-        *,
-        project: str = WandbConfig.project,
-        entity: str | None = None,
-        already: int = 0,
-    ) -> None:
-        self._store = store
-        self._run = WandbRun(store, plan, mode, project=project, entity=entity, already=already)
-
-    def log(self, records: Sequence[Record]) -> None:
-        """Add a point to the live curves: counts, speed, and the mean scores so far."""
-        self._run.log(records)
+class Reporter(WandbRun):
+    """One sweep's run, which ends with its results."""
 
     def finish(
         self, frame: pd.DataFrame, summary: pd.DataFrame, claimed: pd.DataFrame, grids: Sequence[Path]
@@ -79,10 +58,10 @@ class Reporter:
             The command that sends a run that is offline or was not uploaded in time, or makes one again whose
             server is gone; the address of one that was uploaded; None if there is no run.
         """
-        store = self._store
+        store = self.store
         told = headline(summary, claimed) | found(store.answers())
         try:
-            carried, where = self._run.close(lambda run: _hand_over(run, store, frame, summary, told, grids))
+            carried, where = self.close(lambda run: _hand_over(run, store, frame, summary, told, grids))
         except TimeoutError:
             again = f"python -m sega_bench.views.wandb {shlex.quote(str(store.root))} --mode online"
             _log.warning("W&B: its server does not answer; once it does: %s", again)
@@ -176,7 +155,8 @@ def _again(asked: argparse.Namespace, store: Store, frame: pd.DataFrame) -> str 
         entity=asked.entity or where["entity"],
         already=already,
     )
-    summary, claimed = (reduce(frame, list(plan["axes"])) for reduce in (summarise, claims))
+    axes = list(plan["axes"])
+    summary, claimed = summarise(frame, axes, store.answers()), claims(frame, axes)
     return reporter.finish(frame, summary, claimed, sorted(store.grids_dir.glob("*.png")))
 
 

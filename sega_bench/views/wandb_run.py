@@ -82,6 +82,7 @@ class WandbRun:
         if mode == "online" and not is_logged_in():  # the SDK would ask for a key
             _log.warning("W&B: no online run (no key: wandb login, or WANDB_API_KEY), so it is kept offline")
             mode = "offline"
+        self.store = store
         self._mode = mode
         self._live = Live(already)
         self._begun = time.monotonic()

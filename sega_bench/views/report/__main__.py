@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         store = Store(asked.folder)
         frame, digest = load_with_digest(store)
         plan = store.read_plan() or {}
-        print(write_report(store, frame, summarise(frame, list(plan["axes"])), plan, digest))
+        summary = summarise(frame, list(plan["axes"]), store.answers())
+        print(write_report(store, frame, summary, plan, digest))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def write_report(
     there = {path.stem for path in store.images_dir.glob("*/*.png")}
     unreadable = write_thumbnails(store, frame.loc[frame["image"].notna(), list(PICTURED)], there)
     cells = Cells(frame, plan["axes"], there - unreadable)
-    told = overview(frame, summary, plan, cells, store.answers().get("advice"))
+    told = overview(frame, summary, plan, cells, store.answers())
     folder, names = store.report_dir / "data", set()
     for name, text in _scripts(cells, told):
         store.write_text(folder / name, text)

@@ -25,7 +25,7 @@ def overview(
     summary: pd.DataFrame,
     plan: Mapping[str, Any],
     cells: Cells,
-    advice: Sequence[str] | None = None,
+    answers: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The page's first script.
 
@@ -34,7 +34,7 @@ def overview(
         summary: as :func:`sega_bench.views.tables.summarise` gives it.
         plan: what plan.json says.
         cells: the page's.
-        advice: what a study has to say; None is what the summary bears out.
+        answers: what a study found; empty of a sweep.
 
     Returns:
         ``asked``: of plan.json. ``counts``: cells by their state. ``values``, ``constants``, ``scores``: see
@@ -45,12 +45,12 @@ def overview(
         the same images at the other values of the axis.
         ``claims``: the rows of :func:`sega_bench.views.claims.claims`. ``areas``: for each named axis, the
         place of a value, the concept set, and the area under the front of that value's settings.
-        ``studied``: whether it is a study's. ``together``: the axes that advance together. ``advice``: where
-        to look next.
+        ``study``: what it found (:meth:`sega_bench.store.Store.answers`), null of a sweep. ``together``: the
+        axes that advance together. ``advice``: where to look next.
     """
     axes = [name for name in plan["axes"] if name in cells.values]
     # A study's values are each of one setting, and say nothing alone.
-    crossed = axes if advice is None else []
+    crossed = [] if answers else axes
     sets = [concepts for concepts in summary["concepts"].unique() if concepts != ALL]
     labels = concept_labels(sets)
     number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
@@ -58,7 +58,7 @@ def overview(
     return {
         **_asked(frame, plan),
         "axes": axes,
-        "studied": advice is not None,
+        "study": answers or None,
         "together": list(plan.get("settings", {}).get("zip") or {}),
         "sets": [labels[concepts] for concepts in sets],
         "values": cells.values,
@@ -76,7 +76,7 @@ def overview(
         },
         "claims": _claims(frame, list(plan["axes"]), number),
         "areas": {axis: _areas(summary, axis, number, cells) for axis in crossed if _is_named(summary, axis)},
-        "advice": _advice(frame, summary, plan) if advice is None else list(advice),
+        "advice": answers["advice"] if answers else _advice(frame, summary, plan),
         "thumbnail_side": SIDE,
         "version": __version__,
     }

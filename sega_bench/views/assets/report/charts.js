@@ -50,6 +50,7 @@ function setUpCharts() {
 function drawCharts() {
   drawTradeoff();
   drawCurves();
+  drawStudy();
 }
 
 /** Whether nothing but the concepts varies: then they are what is compared. */
@@ -114,7 +115,7 @@ function drawTradeoff() {
   figure.querySelectorAll("[class*=points] path").forEach((path) => makePoint(path, points[path.__data__]));
   byId("tradeoff-legend").textContent = (isOneSetting()
     ? `One point a concept set${bars.length ? ", the lines their 95 % intervals" : ""}. `
-    : "One point a setting. Blue: the Pareto front, no other setting gains more at less cost. Star: the " + (sega.sweep.studied ? "front's knee. " : "best trade-off. ")
+    : "One point a setting. Blue: the Pareto front, no other setting gains more at less cost. Star: the " + (sega.sweep.study ? "setting to use. " : "best trade-off. ")
       + "Lines: where the difference to the star lies, in pairs of the same prompt, seed and concept (95 %). ")
     + "Point at one to see its images, click to open them.";
 }
@@ -190,8 +191,7 @@ function showBest(best) {
   const { axes, values, gain, cost, sets } = sega.sweep;
   const rows = sample(best, chosenSet, 6);
   byId("best").replaceChildren(
-    el("h3", {}, isOneSetting() ? "The one setting" : sega.sweep.studied ? "\u2605 The front's knee" : "\u2605 Best trade-off", chosenSet >= 0 ? ` for ${sets[chosenSet]}` : ""),
-    sega.sweep.studied ? el("p", { class: "small" }, "The setting to use, beside what it scores where it was not searched for, is told below.") : "",
+    el("h3", {}, isOneSetting() ? "The one setting" : sega.sweep.study ? "\u2605 The setting to use" : "\u2605 Best trade-off", chosenSet >= 0 ? ` for ${sets[chosenSet]}` : ""),
     el("dl", { class: "pairs big" }, axes.map((axis, i) => [el("dt", {}, axis), el("dd", {}, said(values[axis][best.at[i]]))])),
     el("dl", { class: "pairs" }, [gain, cost, "changed_fraction"].filter((name) => best.scores[name]).map((name) =>
       [el("dt", {}, title(name)), el("dd", {}, estimate(name, best.scores[name]))])),
@@ -222,6 +222,13 @@ function drawCurves() {
       : "The band is the 95 % interval of the mean: what other prompts and seeds may come to.");
 }
 
+/** The width of each of so many charts in cards, as many beside each other as fit. */
+function besideEachOther(holder, count) {
+  const whole = holder.clientWidth || 560;
+  const beside = Math.max(1, Math.min(count, Math.floor((whole + 16) / 396)));
+  return Math.max(260, Math.min(560, (whole - 16 * (beside - 1)) / beside - 38));
+}
+
 /** Values of an axis that can be written side by side, the first and the last among them. */
 function ticksOf(values, width) {
   const sorted = d3.sort(values);
@@ -243,9 +250,7 @@ const tick = (value) => said(Number(value.toPrecision(4)));
 function curve(axis, rows) {
   const values = sega.sweep.values[axis];
   const numeric = values.every((value) => typeof value === "number");
-  const whole = byId("curves").clientWidth || 560;
-  const beside = Math.max(1, Math.min(Object.keys(sega.sweep.curves).length, Math.floor((whole + 16) / 396)));
-  const width = Math.max(260, Math.min(560, (whole - 16 * (beside - 1)) / beside - 38));
+  const width = besideEachOther(byId("curves"), Object.keys(sega.sweep.curves).length);
   const x = numeric ? ({ place }) => values[place] : ({ place }) => said(values[place]);
   const colour = ({ set }) => colourOf(set);
   const known = rows.filter(({ low }) => low !== null);

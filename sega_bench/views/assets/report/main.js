@@ -16,9 +16,11 @@ async function start() {
   }
   showAsked();
   setUpCharts();
+  setUpStudy();
   setUpClaims();
   setUpPictures();
   setUpTable();
+  document.querySelectorAll("nav a").forEach((link) => { link.hidden = document.querySelector(link.hash).hidden; });
   drawCharts();
   let drawn = 0;
   sega.onRows(() => {
