@@ -53,14 +53,14 @@ def _front(found: Answers) -> Table:
     )
     table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("")
-    names = [name for setting in study.settings.space for name in setting.parameters]
+    names = [setting.name for setting in study.settings.space]
     for name in ("trial", *names, *(one.name for one in study.settings.objectives)):
         table.add_column(header(name), justify="right", overflow="fold")
     rows = {trial.number: i for i, trial in enumerate(found.trials)}
     best = found.best[0].trial.number if found.best else None
     for number in _sorted(found, rows)[:MOST_ROWS]:
         trial, estimates_K = found.trials[rows[number]], found.estimates_TK[rows[number]]
-        values = [rounded(trial.params[name]) for name in names]
+        values = [rounded(setting.of(trial.params)) for setting in study.settings.space]
         mark = "★" if number == best else ""
         scores = [f"{value:z.3f}" for value in estimates_K]
         table.add_row(mark, str(number), *values, *scores, style="bold" if mark else "")

@@ -14,7 +14,8 @@ def best_of(found: Answers) -> Iterator[tuple[str, list[str]]]:
     """Each best setting, and what is to be said of its scores, one line a score."""
     for i, best in enumerate(found.best):
         of = "all concepts" if best.concepts is None else " + ".join(best.concepts)
-        values = ", ".join(f"{name} {rounded(value)}" for name, value in best.trial.params.items())
+        point = found.study.point(best.trial.params)
+        values = "; ".join(f"{name} {rounded(value)}" for name, value in point.items())
         apart = found.held_out[i] if found.held_out else None
         lines = [*_scores(found, best, apart), verdict(found.study, best, apart)]
         yield f"Best of {of}: {values}", lines
@@ -56,5 +57,7 @@ def _interval(estimate: Estimate, sign: str = "") -> str:
 
 
 def rounded(value: object) -> str:
-    """A setting's value with as many digits as matter."""
+    """A setting's value with as many digits as matter; of a list, which concepts have, those of each."""
+    if isinstance(value, list):
+        return ", ".join(map(rounded, value))
     return short(float(f"{value:.4g}") if isinstance(value, float) else value)

@@ -25,13 +25,13 @@ function drawStudy() {
 }
 
 /** A setting to use, what it scores where it was searched for and where it was not, and whether that beats the baseline. */
-function recommendation({ concepts, params, verdict, searched, held_out: heldOut }) {
+function recommendation({ concepts, settings, verdict, searched, held_out: heldOut }) {
   const judged = heldOut ?? searched;
   return el("div", { class: "card" },
     el("h3", {}, concepts === null ? "For all concepts" : `For ${concepts.join(" + ")} alone`),
-    el("dl", { class: "pairs big" }, Object.entries(params).map(([name, value]) => [el("dt", {}, name), el("dd", {}, said(value))])),
+    el("dl", { class: "pairs big" }, Object.entries(settings).map(([name, value]) => [el("dt", {}, name), el("dd", {}, said(value))])),
     el("div", { class: "scroll" }, el("table", { class: "claimed" },
-      el("thead", {}, el("tr", {}, ["score", "where searched", heldOut && "held out", "over the baseline"].filter(Boolean)
+      el("thead", {}, el("tr", {}, ["score", "searched", heldOut && "held out", "over baseline"].filter(Boolean)
         .map((name, i) => el("th", { class: i ? "number" : "" }, name)))),
       el("tbody", {}, Object.keys(searched).map((name) => el("tr", {},
         el("th", { scope: "row" }, title(name)),
@@ -75,7 +75,7 @@ function drawCost() {
   const holder = byId("cost");
   const { unet_evals: evaluations, hypervolume } = sega.sweep.study.cost;
   const points = evaluations.map((evals, i) => ({ evals, volume: hypervolume[i], trials: i + 1 }));
-  const width = Math.max(280, Math.min(900, holder.clientWidth || 640));
+  const width = Math.max(260, holder.clientWidth || 640);
   holder.replaceChildren(Plot.plot({
     width, height: 240, marginLeft: 56, marginBottom: 44, grid: true, ariaLabel: "Hypervolume of the front over UNet evaluations",
     x: { label: "UNet evaluations \u2192", labelAnchor: "center", labelOffset: 38, ticks: width < 480 ? 4 : undefined },
