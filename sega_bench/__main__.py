@@ -5,6 +5,8 @@ Exit codes: 0 all cells done, 1 some failed or lack scores, 2 the user's mistake
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 
@@ -17,6 +19,7 @@ from sega_bench.errors import mistakes_in_one_line
 def main() -> None:
     """Run the command line; exits with the codes above."""
     signals.listen()
+    atexit.register(gc.freeze)  # else all that torch has is looked through once more, which takes a second
     # Read when torch is imported: threads that wait for each other sleep, and leave the core to others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sega_bench import signals
+from sega_bench import garbage, signals
 from sega_bench.command.consoles import console, errors, logging_to, quieten_libraries
 from sega_bench.command.showing import reporter_of, show
 from sega_bench.errors import UserError
@@ -31,15 +31,16 @@ def run_sweeps(configs: Sequence[Config]) -> int:
     """
     if not configs:
         return 0
-    resolved = [resolve(config) for config in configs]
-    from sega_bench import jobs, launch
-    from sega_bench.store import lock
-    from sega_bench.views.terminal import print_plan
+    with garbage.kept():
+        resolved = [resolve(config) for config in configs]
+        from sega_bench import jobs, launch
+        from sega_bench.store import lock
+        from sega_bench.views.terminal import print_plan
 
     quieten_libraries()
     _refuse_one_folder_for_two([made for made, _, _ in resolved])
     signals.before_leaving(lock.release_all)
-    with ExitStack() as folders:
+    with garbage.frozen(), ExitStack() as folders:
         work: list[Callable[[], int]] = []
         for made, study, on in resolved:
             if made.config.dry_run:
