@@ -54,9 +54,7 @@ def places(store: Store, where: str | None) -> dict[str, str]:
         for path in store.wandb_dir.glob("offline-run-*/*.wandb")
         if not path.with_suffix(".wandb.synced").exists()
     ]
-    everything = (
-        f"wandb sync {shlex.quote(str(store.wandb_dir))}"  # all that was kept offline and is not sent
-    )
+    everything = f"wandb sync {shlex.quote(str(store.wandb_dir))}"
     if where is None:
         return {"W&B": everything} if kept else {}
     if "/offline-run-" in where:
