@@ -5,12 +5,10 @@ Exit codes: 0 all cells done, 1 some failed or lack scores, 2 the user's mistake
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 
-from sega_bench import signals
+from sega_bench import garbage, signals
 from sega_bench.command import composing, overview, working
 from sega_bench.command.consoles import errors
 from sega_bench.errors import mistakes_in_one_line
@@ -19,7 +17,7 @@ from sega_bench.errors import mistakes_in_one_line
 def main() -> None:
     """Run the command line; exits with the codes above."""
     signals.listen()
-    atexit.register(gc.freeze)  # else all that torch has is looked through once more, which takes a second
+    garbage.end_without_looking()
     # Read when torch is imported: threads that wait for each other sleep, and leave the core to others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 import sega_bench
-from sega_bench import jobs, manifest, runner, signals
+from sega_bench import garbage, jobs, manifest, runner, signals
 from sega_bench.atomic import is_running
 from sega_bench.cell import Cell
 from sega_bench.errors import UserError, named
@@ -113,6 +113,7 @@ class Errand:
 
     def __call__(self) -> None:
         """Do it, and note how that ended. On USR2, after the present wave, go on in another life."""
+        garbage.end_without_looking()
         asked_to_leave = threading.Event()
         go_on_later: Any = signal.signal(signal.SIGUSR2, lambda number, frame: asked_to_leave.set())
         if self.launcher is None:
