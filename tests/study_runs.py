@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ SPACE = (
 )
 
 
-def written(folder: Path, *words: str) -> list[str]:
+def written(folder: Path, *words: str, space: Sequence[str] = SPACE) -> list[str]:
     """Words of a command line: two concepts on two prompts with two seeds, on 2 blocks, then on 4."""
     common = [word for word in overrides(folder) if not word.startswith("+axes")]
     common += [
@@ -31,11 +31,11 @@ def written(folder: Path, *words: str) -> list[str]:
         "prompts=[a face, a man]",
         "concepts=[glasses, smile]",
     ]
-    return [*common, *SPACE, "study.trials=8", "study.batch=4", "study.min_resource=2", *words]
+    return [*common, *space, "study.trials=8", "study.batch=4", "study.min_resource=2", *words]
 
 
-def study(folder: Path, *words: str) -> Study:
-    return resolve(compose(*written(folder, *words)))
+def study(folder: Path, *words: str, space: Sequence[str] = SPACE) -> Study:
+    return resolve(compose(*written(folder, *words, space=space)))
 
 
 def store(folder: Path) -> Store:

@@ -242,9 +242,9 @@ def test_it_carries_the_digest_of_what_it_shows(tmp_path: Path) -> None:
     assert shown(store) == digest(store)
     store.append("w0", [sweeps.record(store, sweeps.cells(sweeps.AXES, sweeps.PROMPTS, [["x"]], [9])[0])])
     assert shown(store) == digest(store)  # a row of no cell of the plan
+    store.write_text(store.study_path, "{}")
     for advice in ("", "more"):
-        answers = {"best": [], "importance": [], "cost": {}, "advice": [advice]}
-        store.write_text(store.answers_dir / "answers.json", json.dumps(answers))
+        store.write_answers({"best": [], "importance": [], "cost": {}, "advice": [advice]})
         assert shown(store) != digest(store)
         built(store)
         assert shown(store) == digest(store)

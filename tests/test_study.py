@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from random import Random
 
+import pandas as pd
 import pytest
 import torch
 from small_sweep import overrides, poison, refuse_to_load
@@ -24,11 +25,12 @@ from sega_bench.cell import Cell
 from sega_bench.config import CONF_DIR, compose, options
 from sega_bench.errors import UserError
 from sega_bench.study import __main__ as study_main
+from sega_bench.study import writing
 from sega_bench.study.advice import advice
 from sega_bench.study.scoring import Scores
 from sega_bench.study.settings import SAMPLERS
 from sega_bench.study.trials import BASELINE, resolve
-from sega_bench.views import headline
+from sega_bench.views import headline, tables
 
 
 def test_every_trial_sees_the_same_prompts_and_seeds_in_the_same_order(tmp_path: Path) -> None:
@@ -184,6 +186,72 @@ def test_what_violates_a_constraint_is_not_recommended(tmp_path: Path) -> None:
     assert all(best.scores[1].mean <= bound for best in kept.best if best.concepts is None)
     none = conduct(study(tmp_path / "none", "study.constraints=['lpips <= -1']", "study.trials=4"))
     assert none.best == none.front == ()
+
+
+def test_what_only_one_concept_keeps_is_recommended_for_that_concept(tmp_path: Path) -> None:
+    free = study(tmp_path / "free", "study.min_resource=null")
+    found = conduct(free)
+    scores = Scores(free, {row["key"]: row for row in store(tmp_path / "free").rows()[0]})
+    of = {
+        concept: min(scores.estimates(t.params, ["lpips"], 4, concept)[0] for t in found.trials)
+        for concept in (None, ("glasses",), ("smile",))
+    }
+    keeps, other = sorted((("glasses",), ("smile",)), key=of.__getitem__)
+    bound = (of[keeps] + min(of[None], of[other])) / 2
+    made = study(tmp_path / "bound", "study.min_resource=null", f"study.constraints=['lpips <= {bound}']")
+    found = conduct(made)
+    assert found.of_all is None
+    assert [best.concepts for best in found.best] == [keeps]
+    folder = store(tmp_path / "bound")
+    writing.write(folder, found)
+    place = 1 + made.baseline.concepts.index(keeps)
+    assert [path.name for path in (folder.answers_dir / "sweep").iterdir()] == [f"small_best_{place}.yaml"]
+    assert not pd.read_csv(folder.answers_dir / "trials.csv")["best"].any()
+    assert "keeps lpips" in next(advice(found))
+    summary = tables.summarise(tables.load(folder.root), list(made.plan(()).axes), folder.answers())
+    assert summary.loc[summary["best"], "concepts"].tolist() == [json.dumps(list(keeps))]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        ["+study.space.scheduler=[euler,ddim]"],
+        [
+            "+study.space.method=[composable,sega]",
+            "+study.space.edit_threshold={low: 0.2, high: 0.8, step: 0.6}",
+        ],
+        ["+study.space.edit_cooldown_steps=[null,2]", "+study.space.reverse_editing_direction=[true,false]"],
+    ],
+)
+def test_what_is_recommended_is_what_the_table_marks(tmp_path: Path, space: list[str]) -> None:
+    made = study(tmp_path, "study.sampler=grid", "study.min_resource=null", space=space)
+    found = conduct(made)
+    writing.write(store(tmp_path), found)
+    frame = tables.load(store(tmp_path).root)
+    axes = [setting.name for setting in made.settings.space]
+    summary = tables.summarise(frame, axes, store(tmp_path).answers())
+    (marked,) = summary.loc[summary["best"] & (summary["concepts"] == "all"), "lpips_mean"]
+    keys = [cell.key for cell in made.cells(found.best[0].trial.params) if not cell.is_reference]
+    assert marked == pytest.approx(frame.set_index("key").loc[keys, "lpips"].mean())
+
+
+def test_a_scheduler_has_one_name(tmp_path: Path) -> None:
+    made = study(tmp_path, space=["+study.space.scheduler=[euler,ddim,EulerDiscreteScheduler]"])
+    assert made.settings.space[0].choices == ("EulerDiscreteScheduler", "DDIMScheduler")
+    assert made.start == {"scheduler": made.baseline.cells[0].scheduler}
+
+
+def test_lost_records_of_what_was_dropped_are_made_again(tmp_path: Path) -> None:
+    made = study(tmp_path, "study.trials=16")
+    found = conduct(made)
+    dropped = next(trial for trial in found.trials if trial.resource == 2)
+    lost = {cell.key for cell in made.cells(dropped.params) if not cell.is_reference}
+    for path in store(tmp_path).records_dir.glob("*.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if not any(key in line for key in lost)))
+    again = conduct(study(tmp_path, "study.trials=16"))
+    assert told(again) == told(found)
+    assert again.curves == found.curves
 
 
 def test_one_objective_has_one_best(tmp_path: Path) -> None:

@@ -139,16 +139,16 @@ def test_what_a_study_found_is_best_and_all_else_is_set_against_it(sweep: Store)
     concepts = json.loads(frame.loc[~frame["is_reference"], "concepts"].iloc[0])
     ends = [{axis: pick(frame[axis].dropna()) for axis in AXES} for pick in (min, max)]
     best = [{"concepts": of, "settings": place} for of, place in zip((None, concepts), ends, strict=True)]
-    summary = summarise(frame, AXES, {"best": best})
-    by_knee = summarise(frame, AXES).query("best").set_index("concepts")
+    every = [json.loads(name) for name in frame.loc[~frame["is_reference"], "concepts"].unique()]
+    summary = summarise(frame, AXES, {"concepts": every, "best": best})
     marked = summary.query("best").set_index("concepts")
     assert marked.loc[ALL, AXES].to_dict() == ends[0]
     assert marked.loc[json.dumps(concepts), AXES].to_dict() == ends[1]
-    others = marked.index.difference([ALL, json.dumps(concepts)])
-    assert marked.loc[others, AXES].equals(by_knee.loc[others, AXES])
+    assert len(marked) == 2 < 1 + len(every)  # of one concept it found nothing
     assert (marked["lpips_gap"] == 0).all()
-    only = summarise(frame, AXES, {"best": best[:1]}).query("best")
+    only = summarise(frame, AXES, {"concepts": [concepts], "best": best[:1]}).query("best")
     assert (only[AXES] == pd.Series(ends[0])).all(axis=None)
+    assert not summarise(frame, AXES, {})["best"].any()  # it has not ended
 
 
 def test_means_and_deviations_are_those_of_the_cells() -> None:

@@ -47,7 +47,7 @@ def show(job: Job, reporter: Reporter | None, say: Say | None = None) -> tuple[i
 
     store, axes = job.store, list(job.plan.axes)
     frame, digest = tables.load_with_digest(store)
-    summary, claimed = tables.summarise(frame, axes, store.answers()), claims(frame, axes)
+    summary, claimed = (of(frame, axes, store.answers()) for of in (tables.summarise, claims))
     sheets = list(store.grids_dir.glob("*.png"))
     has_sheets = all(map(is_whole_png, sheets)) and (bool(sheets) or bool(frame["is_reference"].all()))
     is_behind = tables.shown(store) != digest or report.shown(store) != digest or not has_sheets

@@ -71,7 +71,7 @@ def _show(store: Store) -> None:
     from sega_bench.views.claims import claims
 
     frame, axes = tables.load(store.root), list((store.read_plan() or {})["axes"])
-    summary, claimed = tables.summarise(frame, axes, store.answers()), claims(frame, axes)
+    summary, claimed = (of(frame, axes, store.answers()) for of in (tables.summarise, claims))
     everything.write_views(store, frame, summary, claimed, tables.digest(store))
     terminal.print_summary(console, summary, tables.trends(frame, axes), claimed, everything.places(store))
 

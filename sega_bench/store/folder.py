@@ -29,6 +29,8 @@ from sega_bench.store.records import Record, checksum, settings
 PLAN_VERSION = 1
 """Version of plan.json; a folder of another version is refused, never guessed at."""
 
+ANSWERS_VERSION = 1
+"""Version of answers.json."""
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_DISK = (errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOTCONN)
@@ -62,6 +64,7 @@ class Store:
         self.study_path = root / "study.json"
         self.study_journal = root / "journal.log"
         self.answers_dir = root / "answers"
+        self.answers_path = self.answers_dir / "answers.json"
         self.launch_dir = root / "launch"
         self.launch_path = self.launch_dir / "workers.json"
 
@@ -172,13 +175,25 @@ class Store:
             )
         return plan
 
-    def answers(self) -> dict[str, Any]:
-        """What a study found, as answers.json says; nothing if there is none that can be read."""
+    def write_answers(self, document: Mapping[str, Any]) -> None:
+        """Replace answers.json, what a study found (:func:`sega_bench.study.writing.write`)."""
+        versioned = {"answers_version": ANSWERS_VERSION, **document}
+        text = json.dumps(versioned, indent=1, ensure_ascii=False, allow_nan=False)
+        self.write_text(self.answers_path, text + "\n")
+
+    def answers(self) -> dict[str, Any] | None:
+        """What a study found, as answers.json says; empty if none can be read, and None of a sweep.
+
+        One that is missing, damaged or of another version, the study's command writes again.
+        """
+        if not self.study_path.exists():
+            return None
         try:
-            said: Any = json.loads((self.answers_dir / "answers.json").read_bytes())
+            said: Any = json.loads(self.answers_path.read_bytes())
         except (OSError, ValueError, RecursionError):
             return {}
-        return said if isinstance(said, dict) and set(said) >= _ANSWERS else {}
+        is_ours = isinstance(said, dict) and said.get("answers_version") == ANSWERS_VERSION
+        return said if is_ours else {}
 
     def write_picture(self, cell: Cell, picture: Picture) -> tuple[str, str]:
         """Keep a cell's picture, its settings inside it; safe to call from several threads.
@@ -299,9 +314,6 @@ class Store:
         except OSError:
             return False
 
-
-_ANSWERS = {"best", "importance", "cost", "advice"}
-"""What answers.json says; an older program's said less, and the study's command writes it anew."""
 
 _SEAL = "checksum"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sega_bench.study.answers import Answers, Failure
+from sega_bench.study.trials import Trial
 from sega_bench.study.words import rounded
 from sega_bench.views.advice import RANGES
 from sega_bench.views.words import short
@@ -19,11 +20,11 @@ _MATTERS = 0.05
 def advice(found: Answers) -> Iterator[str]:
     """What a reader must know before using it, as sentences."""
     yield from map(_failed, found.failures)
-    if not found.best:
+    if found.of_all is None:
         bounds = " and ".join(map(str, found.study.settings.constraints))
         yield f"No trial on all prompts x seeds has its scores and keeps {bounds or 'them'}: add trials."
         return
-    yield from _edges(found)
+    yield from _edges(found, found.of_all.trial)
     if found.study.held_out is None:
         yield (
             "Scores of what won are too good, for it won by chance too: hold seeds out, "
@@ -43,9 +44,8 @@ def _failed(failure: Failure) -> str:
     )
 
 
-def _edges(found: Answers) -> Iterator[str]:
+def _edges(found: Answers, best: Trial) -> Iterator[str]:
     """Settings that matter and are best where their range ends, though they could go on."""
-    best = found.best[0].trial
     importance: dict[str, float] = {}
     for curve in found.curves:
         importance[curve.parameter] = max(curve.importance, importance.get(curve.parameter, 0.0))

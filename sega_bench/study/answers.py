@@ -84,8 +84,8 @@ class Answers:
         estimates_TK: of each trial's objectives, what they would be on all blocks.
         whole: numbers of the trials that were given all blocks and keep the constraints.
         front: numbers of those that no other beats.
-        best: of all concept sets, then of each where there are several; empty if nothing keeps the
-            constraints.
+        best: of all concept sets, then of each where there are several; without those of which no trial keeps
+            the constraints.
         evaluations: UNet evaluations that the search took up to the end of each trial, (T,).
         volumes: hypervolume of what was whole by then, (T,).
         curves: what each parameter does to each objective.
@@ -105,6 +105,11 @@ class Answers:
     curves: tuple[Curve, ...] = ()
     failures: tuple[Failure, ...] = ()
 
+    @property
+    def of_all(self) -> Best | None:
+        """The best setting of all concept sets together; None if no trial keeps the constraints over all."""
+        return next((one for one in self.best if one.concepts is None), None)
+
 
 def answer(scores: Scores, trials: Sequence[Trial]) -> Answers:
     """What the trials of a study come to.
@@ -119,8 +124,9 @@ def answer(scores: Scores, trials: Sequence[Trial]) -> Answers:
         [scores.estimates(t.params, study.settings.names, t.resource) for t in told]
     ).reshape(len(told), len(study.settings.names))
     whole = [i for i, trial in enumerate(told) if trial.resource == everything]
-    feasible = [i for i in whole if (study.settings.excess(estimates_TS[i]) <= 0).all()]
     losses_TK = study.settings.losses(estimates_TS)
+    known = [i for i in whole if np.isfinite(losses_TK[i]).all()]
+    feasible = [i for i in known if (study.settings.excess(estimates_TS[i]) <= 0).all()]
     on = front(losses_TK[np.array(feasible, dtype=int)])
     evaluations = _evaluations(scores, told)
     best = [_best(scores, told, None), *(_best(scores, told, c) for c in _sets(study))]

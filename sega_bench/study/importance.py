@@ -54,7 +54,7 @@ def curves(
     Args:
         space: what was searched.
         trials: the values of each.
-        scores_TK: what each scored.
+        scores_TK: what each scored, NaN where that is not known.
         objectives: names of the scores.
     """
     if len(trials) < FEWEST:
@@ -64,7 +64,10 @@ def curves(
     sample_NF = np.stack([_columns(space, params) for params in sample])
     found = []
     for k, objective in enumerate(objectives):
-        forest = RandomForestRegressor(_TREES, random_state=0).fit(seen_TF, scores_TK[:, k])
+        known_T = np.isfinite(scores_TK[:, k])
+        if known_T.sum() < FEWEST:
+            continue
+        forest = RandomForestRegressor(_TREES, random_state=0).fit(seen_TF[known_T], scores_TK[known_T, k])
         variance = float(forest.predict(sample_NF).var())
         for setting in space:
             for parameter in setting.parameters:

@@ -54,6 +54,8 @@ def search(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Iterator[S
     if study.config.retry_failed:
         yield from _retry(study, asking, rows)
         study = study.trying_once()
+    else:
+        yield from _lost(study, asking, rows)
     wanted = study.settings.trials
     if study.settings.sampler == "grid":
         wanted = min(wanted, len(grid(study.settings)))
@@ -79,6 +81,18 @@ def _retry(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Generator[
     yield Step(plan, len(trials), len(failed), most)
     if failed:
         yield from _run_batch(study.trying_once(), asking, rows, failed)
+
+
+def _lost(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Iterator[Step]:
+    """Have the cells made again whose records were lost after their trial was told."""
+    trials = asking.trials()
+    told = [trial for trial in trials if trial.state == "told"]
+    stored = rows() if told else {}
+    cells = {trial.number: study.cells_on(trial.params, study.blocks[: trial.resource]) for trial in told}
+    lacking = [trial for trial in told if any(cell.key not in stored for cell in cells[trial.number])]
+    if lacking:
+        plan = study.plan([(trial.params, trial.resource) for trial in told])
+        yield Step(plan, len(trials), len(lacking), max(trial.resource for trial in lacking))
 
 
 def _run_batch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from sega_bench.cell import EDIT_SETTINGS, shown
 from sega_bench.config import Config, StudyConfig
 from sega_bench.errors import UserError, nearest
 from sega_bench.planner import AXES, Plan, plan
+from sega_bench.sega.schedulers import class_name
 
 Params = Mapping[str, Any]
 """A trial's values by the names of its parameters."""
@@ -148,12 +150,20 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Setting:
         raise UserError(f"{key}.{others[0]}: choices have no range: give one or the other")
     plain = (bool, int, float, str, type(None))
     is_plain = isinstance(choices, list) and all(isinstance(choice, plain) for choice in choices)
-    distinct = tuple(dict.fromkeys(choices)) if is_plain else ()
+    distinct = tuple(dict.fromkeys(_as_cells_have_it(name, choice) for choice in choices)) if is_plain else ()
     if len(distinct) < 2:
         raise UserError(f"{key} is {shown(choices)}, but choices are two or more single values: [3, 6]")
     if len(distinct) > _MOST_CHOICES:
         raise UserError(f"{key} has {len(distinct):,} choices: give at most {_MOST_CHOICES}, or a range")
     return Setting(name, choices=distinct)
+
+
+def _as_cells_have_it(name: str, choice: Any) -> Any:
+    """A choice by the one name that it has in a cell; what is no scheduler, :func:`check` refuses."""
+    if name == "scheduler" and isinstance(choice, str):
+        with suppress(UserError):
+            return class_name(choice)
+    return choice
 
 
 def _range(name: str, entry: Mapping[str, Any]) -> Setting:

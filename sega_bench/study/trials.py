@@ -99,6 +99,11 @@ class Study:
         """A trial's values by its settings; none of the baseline."""
         return {setting.name: setting.of(params) for setting in self.settings.space} if params else {}
 
+    def resolved(self, params: Params) -> dict[str, Any]:
+        """:meth:`point` as the table has it: null for one, where the method does not read it."""
+        cells = self.cells(params)
+        return {setting.name: _values(cells, setting.name)[0] for setting in self.settings.space}
+
     def cells(self, params: Params) -> tuple[Cell, ...]:
         """A setting's cells on all blocks, each reference before what is scored against it."""
         name = tuple(params.items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,16 +36,18 @@ def write(store: Store, found: Answers) -> dict[str, Path]:
     for file, table in _tables(found):
         text = inert(table).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         store.write_text(folder / file, text)
-    sweeps = {f"{name}_best{f'_{i}' if i else ''}": best for i, best in enumerate(found.best)}
-    for title, best in sweeps.items():
+    for best in found.best:
+        of = "" if best.concepts is None else f"_{1 + found.study.baseline.concepts.index(best.concepts)}"
+        title = f"{name}_best{of}"
         store.write_text(folder / "sweep" / f"{title}.yaml", sweep(found.study, best, title, folder))
     told = {
+        "concepts": list(map(list, found.study.baseline.concepts)),
         "best": [_plain(found, i) for i in range(len(found.best))],
         "importance": [asdict(curve) for curve in found.curves],
         "cost": {"unet_evals": found.evaluations, "hypervolume": found.volumes},
         "advice": list(advice(found)),
     }
-    store.write_text(folder / "answers.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    store.write_answers(told)
     calls = "\n\n".join(diffusers_call(found.study, best) for best in found.best)
     store.write_text(folder / "diffusers.py", calls + "\n")
     return {"trials": folder / "trials.csv", "best sweeps": folder / "sweep"}
@@ -81,7 +82,7 @@ def _plain(found: Answers, place: int) -> dict[str, Any]:
         "concepts": concepts,
         "trial": best.trial.number,
         "params": dict(best.trial.params),
-        "settings": found.study.point(best.trial.params),
+        "settings": found.study.resolved(best.trial.params),
         "verdict": verdict(found.study, best, where.get("held_out")),
         **scores,
     }
@@ -94,8 +95,8 @@ def _numbers(estimate: Estimate) -> dict[str, float | None]:
 
 
 def trials(found: Answers) -> pd.DataFrame:
-    """One row a trial: number, blocks, values, objectives as estimated of all blocks, whole, front, best."""
-    best = found.best[0].trial.number if found.best else None
+    """One row a trial that was told: blocks, values, objectives as estimated of all blocks, and marks."""
+    best = found.of_all.trial.number if found.of_all else None
     failed = {one.trial.number: one.blocks for one in found.failures if one.trial is not None}
     names = [one.name for one in found.study.settings.objectives]
     return pd.DataFrame(

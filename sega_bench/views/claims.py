@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from sega_bench.store import SETTING_COLUMNS
+from sega_bench.views.chosen import Found
 from sega_bench.views.estimates import at_best, correlations, mean_of, ratio_of, share_of
 from sega_bench.views.groups import UNITS
 from sega_bench.views.statistics import Estimate
@@ -36,7 +37,7 @@ _NO_SETTING = ("method", "replay", "reverse_editing_direction")
 _Row = dict[str, Any]
 
 
-def claims(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+def claims(frame: pd.DataFrame, axes: Sequence[str], answers: Found = None) -> pd.DataFrame:
     """What the sweep says of the paper's claims about SEGA, and how it does against other methods.
 
     * ``monotonicity``: mean Spearman correlation of gain with ``edit_guidance_scale``, each image a curve.
@@ -50,18 +51,19 @@ def claims(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     Args:
         frame: as :func:`sega_bench.views.tables.load` gives it.
         axes: the sweep's.
+        answers: what a study found (:meth:`sega_bench.store.Store.answers`); None of a sweep.
 
     Returns:
         One row for each number: ``claim``, ``measure``, ``direction`` (whether concepts were ``added``,
         ``removed``, or ``mixed``), ``concepts`` (a JSON list, or "all"), ``at``, ``value``, ``low`` and
         ``high`` (95 %, over prompts and seeds; Wilson's for shares), ``n``. ``at`` is the one setting that
-        isolation and robustness are measured at: the best trade-off over all concept sets.
+        isolation and robustness are measured at: the best one over all concept sets.
     """
     edited = frame.loc[~frame["is_reference"] & (frame["status"] == "done"), _needed(frame, axes)]
     settings = [axis for axis in axes if axis not in _NO_SETTING]
     rows: list[_Row] = []
     for direction, part in edited.groupby(_direction(edited), sort=False):
-        rows += [row | {"direction": direction} for row in _of_direction(part, settings)]
+        rows += [row | {"direction": direction} for row in _of_direction(part, settings, answers)]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -79,10 +81,10 @@ def _direction(edited: pd.DataFrame) -> pd.Series[Any]:
     return said.map({"false": "added", "true": "removed"}).fillna("mixed")
 
 
-def _of_direction(of_all: pd.DataFrame, settings: Sequence[str]) -> Iterator[_Row]:
+def _of_direction(of_all: pd.DataFrame, settings: Sequence[str], answers: Found) -> Iterator[_Row]:
     edited = of_all[of_all["method"] == "sega"]
     own = edited[edited["replay"].isna()]
-    best, curves, pairs = at_best(own, settings), _curves(own, settings), _pairs(edited)
+    best, curves, pairs = at_best(own, settings, answers), _curves(own, settings), _pairs(edited)
     against = {method: _against(of_all, method, settings) for method in of_all["method"].unique()}
     place = ", ".join(f"{name} {short(best[name].iloc[0])}" for name in settings) if len(best) else ""
     sets = [ALL, *of_all["concepts"].unique()]

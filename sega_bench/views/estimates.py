@@ -10,7 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sega_bench.proportion import wilson
-from sega_bench.views.groups import units
+from sega_bench.views import chosen
+from sega_bench.views.chosen import Found
+from sega_bench.views.groups import ALL, units
 from sega_bench.views.statistics import Estimate, estimate, knee, pareto, ratio, spearman
 from sega_bench.views.tables import COST, GAIN
 
@@ -51,14 +53,21 @@ def correlations(frame: pd.DataFrame, axis: str, score: str, by: Sequence[str]) 
     return pd.DataFrame(rows, columns=[*by, "correlation"])
 
 
-def at_best(edited: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
-    """The rows of the setting that is the knee of the front, concept sets pooled; none if there is none."""
+def at_best(edited: pd.DataFrame, axes: Sequence[str], answers: Found) -> pd.DataFrame:
+    """The rows of the setting that is best over all concept sets; none if there is none.
+
+    It is the knee of the front, or what a study found.
+    """
     if not axes:
         return edited
     numbers = edited.groupby(list(axes), sort=False, dropna=False).ngroup()
     means = edited[[GAIN, COST]].groupby(numbers).mean()
     gain, cost = _floats(means[GAIN]), _floats(means[COST])
-    best = knee(gain, cost, pareto(gain, cost))
+    if answers is None:
+        best = knee(gain, cost, pareto(gain, cost))
+    else:
+        firsts = edited[list(axes)].groupby(numbers).head(1)
+        best = chosen.at(firsts.to_dict("records"), chosen.place(answers, ALL))
     return edited.iloc[:0] if best is None else edited[numbers == means.index[best]]
 
 

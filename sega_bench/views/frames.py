@@ -75,7 +75,7 @@ def _frame(plan: dict[str, Any], rows: Iterable[_Row], folder: str | Path) -> pd
 class _Seen:
     """Passes rows on, and has their digest once all of them went through."""
 
-    def __init__(self, plan: dict[str, Any], rows: Iterator[_Row], answers: dict[str, Any]) -> None:
+    def __init__(self, plan: dict[str, Any], rows: Iterator[_Row], answers: dict[str, Any] | None) -> None:
         self._rows, self._hash = rows, hashlib.sha256(json.dumps(plan).encode())
         self._hash.update(json.dumps(answers).encode() if answers else b"")
 

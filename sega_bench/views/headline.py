@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from sega_bench.store import Record
+from sega_bench.views.chosen import Found
 from sega_bench.views.tables import ALL, COST, GAIN
 from sega_bench.views.words import concept_labels
 
@@ -92,15 +93,15 @@ def headline(summary: pd.DataFrame, claimed: pd.DataFrame) -> dict[str, Any]:
     return {name: None if value is None or pd.isna(value) else value for name, value in told.items()}
 
 
-def found(answers: Mapping[str, Any]) -> dict[str, Any]:
-    """What a study found (:meth:`sega_bench.store.Store.answers`): nothing of a sweep.
+def found(answers: Found) -> dict[str, Any]:
+    """What a study found (:meth:`sega_bench.store.Store.answers`), as far as it did; nothing of a sweep.
 
     Returns:
         ``study/<setting>``, ``study/<objective>`` and ``study/held_out/<objective>`` of the best setting, and
         ``study/<concepts>/...`` of each concept set's.
     """
     told: dict[str, Any] = {}
-    for best in answers.get("best", []):
+    for best in (answers or {}).get("best", []):
         concepts = best["concepts"]
         place = "study" if concepts is None else f"study/{' + '.join(concepts).replace('/', ' ')}"
         told |= {f"{place}/{name}": value for name, value in best["settings"].items()}

@@ -5,15 +5,16 @@ A score that was not taken is NaN: it is skipped and counted, and the mean of no
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS
+from sega_bench.views import chosen
+from sega_bench.views.chosen import Found
 from sega_bench.views.columns import to_frame
 from sega_bench.views.designs import comparable
 from sega_bench.views.frames import digest, load, load_with_digest
@@ -29,7 +30,6 @@ from sega_bench.views.groups import (
     of_pairs,
     sets,
 )
-from sega_bench.views.points import point, point_of
 from sega_bench.views.results import shown, write_results
 from sega_bench.views.statistics import area_under_front, knee, pareto, spearman
 
@@ -85,15 +85,13 @@ def _may_be_reduced(frame: pd.DataFrame, name: str) -> bool:
 _NO_OTHER_SCORE = frozenset((*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS, *SUMMARISED))
 
 
-def summarise(
-    frame: pd.DataFrame, axes: Sequence[str], answers: Mapping[str, Any] | None = None
-) -> pd.DataFrame:
+def summarise(frame: pd.DataFrame, axes: Sequence[str], answers: Found = None) -> pd.DataFrame:
     """One row for each setting over all concept sets (``concepts`` is "all"), then for each concept set.
 
     Args:
         frame: as :func:`load` gives it.
         axes: the columns that vary; each combination of their values is a setting. None: one setting.
-        answers: what a study found (:meth:`sega_bench.store.Store.answers`).
+        answers: what a study found (:meth:`sega_bench.store.Store.answers`); None of a sweep.
 
     Returns:
         The axes; ``concepts``; ``n`` done cells, ``n_not_scored`` of them without one of :data:`SUMMARISED`
@@ -111,16 +109,19 @@ def summarise(
         concept set dominate together, the area under their Pareto front. ``pareto``: no other setting of the
         concept set has more gain at no more cost, or as much at less. ``best``: the one setting of a concept
         set that is the knee of that front (:func:`sega_bench.views.statistics.knee`), which depends on the
-        range that was tried, or the one that the study found best by its own objectives. A concept set
-        without both scores has no area and no marks.
+        range that was tried; of a study the one that it found best by its own objectives, if any. A concept
+        set without both scores has no area and no marks.
     """
     edited = _with_unedited(frame, axes)
     names = reduced(edited)
     scored = [name for name in SUMMARISED if edited[name].notna().any()] or list(SUMMARISED)
     rows: list[dict[str, Any]] = []
     for concepts, part in sets(edited):
-        groups, found = Groups(part, axes, names), _found(answers or {}, concepts)
-        settings = _front([values | described(group, concepts, scored) for values, group in groups], found)
+        groups = Groups(part, axes, names)
+        settings = _front([values | described(group, concepts, scored) for values, group in groups])
+        if answers is not None:
+            found = chosen.at(settings, chosen.place(answers, concepts))
+            settings = [row | {"best": i == found} for i, row in enumerate(settings)]
         best = next((groups.rows(i) for i, row in enumerate(settings) if row["best"]), None)
         centre = {} if best is None else {name: of_pairs(best, name) for name in PAIRED}
         rows += [row | apart(group, centre, "gap") for row, (_, group) in zip(settings, groups, strict=True)]
@@ -191,32 +192,18 @@ def _with_unedited(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     return needed[edited].assign(**unedited)
 
 
-def _found(answers: Mapping[str, Any], concepts: str) -> dict[str, Hashable]:
-    """The setting that a study found best for a concept set; a single one is what all together are."""
-    texts, best = None if concepts == ALL else json.loads(concepts), answers.get("best", ())
-    own = (one["settings"] for one in best if one["concepts"] == texts or len(best) == 1)
-    return {name: point(value) for name, value in next(own, {}).items()}
-
-
-def _front(settings: list[dict[str, Any]], found: Mapping[str, Hashable]) -> list[dict[str, Any]]:
-    """The rows of one concept set with their areas, ``pareto`` and ``best``: what was found, if any."""
+def _front(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one concept set with their areas, ``pareto`` and ``best``."""
     gain = np.array([row[f"{GAIN}_mean"] for row in settings], dtype=np.float64)
     cost = np.array([row[f"{COST}_mean"] for row in settings], dtype=np.float64)
     front = pareto(gain, cost)
-    total = area_under_front(gain, cost)
-    best = next(
-        (i for i, row in enumerate(settings) if found and _is_at(row, found)), knee(gain, cost, front)
-    )
+    best, total = knee(gain, cost, front), area_under_front(gain, cost)
     return [
         row
         | {"area": area_under_front(gain[i : i + 1], cost[i : i + 1]), "front_area": total}
         | {"pareto": bool(front[i]), "best": i == best}
         for i, row in enumerate(settings)
     ]
-
-
-def _is_at(row: Mapping[str, Any], place: Mapping[str, Hashable]) -> bool:
-    return all(name in row and point_of(row, name) == value for name, value in place.items())
 
 
 def areas(summary: pd.DataFrame, axis: str) -> pd.DataFrame:

@@ -156,7 +156,7 @@ def _again(asked: argparse.Namespace, store: Store, frame: pd.DataFrame) -> str 
         already=already,
     )
     axes = list(plan["axes"])
-    summary, claimed = summarise(frame, axes, store.answers()), claims(frame, axes)
+    summary, claimed = (of(frame, axes, store.answers()) for of in (summarise, claims))
     return reporter.finish(frame, summary, claimed, sorted(store.grids_dir.glob("*.png")))
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from sega_bench import __version__
 from sega_bench.views.advice import next_steps
+from sega_bench.views.chosen import Found
 from sega_bench.views.claims import claims
 from sega_bench.views.report.cells import Cells, rounded
 from sega_bench.views.report.thumbnails import SIDE
@@ -17,6 +18,7 @@ from sega_bench.views.words import concept_labels
 
 _ASKED = ("name", "description", "model", "engine", "scores", "versions", "code_version")
 _AREAS = ("area", "front_area")
+_UNFINISHED = "The study is not finished, so it recommends nothing yet: the same command goes on."
 _STATISTICS = ("mean", "low", "high", "sd", "n")
 
 
@@ -25,7 +27,7 @@ def overview(
     summary: pd.DataFrame,
     plan: Mapping[str, Any],
     cells: Cells,
-    answers: Mapping[str, Any],
+    answers: Found,
 ) -> dict[str, Any]:
     """The page's first script.
 
@@ -34,7 +36,7 @@ def overview(
         summary: as :func:`sega_bench.views.tables.summarise` gives it.
         plan: what plan.json says.
         cells: the page's.
-        answers: what a study found; empty of a sweep.
+        answers: what a study found (:meth:`sega_bench.store.Store.answers`); None of a sweep.
 
     Returns:
         ``asked``: of plan.json. ``counts``: cells by their state. ``values``, ``constants``, ``scores``: see
@@ -45,12 +47,12 @@ def overview(
         the same images at the other values of the axis.
         ``claims``: the rows of :func:`sega_bench.views.claims.claims`. ``areas``: for each named axis, the
         place of a value, the concept set, and the area under the front of that value's settings.
-        ``study``: what it found (:meth:`sega_bench.store.Store.answers`), null of a sweep. ``together``: the
-        axes that advance together. ``advice``: where to look next.
+        ``is_study``, and ``study``: what it found, null while it is not finished. ``together``: the axes that
+        advance together. ``advice``: where to look next.
     """
     axes = [name for name in plan["axes"] if name in cells.values]
     # A study's values are each of one setting, and say nothing alone.
-    crossed = [] if answers else axes
+    crossed = axes if answers is None else []
     sets = [concepts for concepts in summary["concepts"].unique() if concepts != ALL]
     labels = concept_labels(sets)
     number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
@@ -58,6 +60,7 @@ def overview(
     return {
         **_asked(frame, plan),
         "axes": axes,
+        "is_study": answers is not None,
         "study": answers or None,
         "together": list(plan.get("settings", {}).get("zip") or {}),
         "sets": [labels[concepts] for concepts in sets],
@@ -74,9 +77,9 @@ def overview(
             for axis in crossed
             if len(cells.values[axis]) > 1
         },
-        "claims": _claims(frame, list(plan["axes"]), number),
+        "claims": _claims(frame, list(plan["axes"]), answers, number),
         "areas": {axis: _areas(summary, axis, number, cells) for axis in crossed if _is_named(summary, axis)},
-        "advice": answers["advice"] if answers else _advice(frame, summary, plan),
+        "advice": _advice(frame, summary, plan) if answers is None else answers.get("advice", [_UNFINISHED]),
         "thumbnail_side": SIDE,
         "version": __version__,
     }
@@ -142,12 +145,14 @@ def _told(table: pd.DataFrame, name: str, compared: str) -> list[list[float | No
     return [[rounded(value) for value in values] for values in zip(*columns, strict=True)]
 
 
-def _claims(frame: pd.DataFrame, axes: Sequence[str], number: Mapping[str, int]) -> list[dict[str, Any]]:
+def _claims(
+    frame: pd.DataFrame, axes: Sequence[str], answers: Found, number: Mapping[str, int]
+) -> list[dict[str, Any]]:
     return [
         {name: row[name] for name in ("claim", "measure", "direction", "at", "n")}
         | {name: rounded(row[name]) for name in ("value", "low", "high")}
         | {"set": number[row["concepts"]]}
-        for row in claims(frame, axes).to_dict("records")
+        for row in claims(frame, axes, answers).to_dict("records")
     ]
 
 
