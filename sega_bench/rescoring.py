@@ -80,7 +80,7 @@ def settings_of(store: Store, asked: Mapping[str, Any]) -> ScoreSettings:
 
 
 def rescore(store: Store, settings: ScoreSettings, device: torch.device) -> Iterator[Counter[str]]:
-    """Score all pictures of a sweep's folder again.
+    """Score all pictures of a sweep's folder again; what a study found by the old scores is forgotten.
 
     Args:
         store: the folder.
@@ -105,6 +105,7 @@ def rescore(store: Store, settings: ScoreSettings, device: torch.device) -> Iter
         progress = _resumed(store, Progress(provenance, hashlib.sha256("".join(keys).encode()).hexdigest()))
         _keep(store, progress)
         store.write_plan(manifest.rescored(plan, settings, provenance))
+        store.answers_path.unlink(missing_ok=True)  # a study's are of the old scores
         yield +Counter({"done before": progress.done})
         recent: dict[str, Picture] = {}
         for chunk in _chunks(store, places, keys[progress.done :]):

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+import study_runs
 import sweeps
 import torch
 from small_sweep import rows, run, small, store
@@ -26,6 +27,8 @@ from sega_bench.planner import plan
 from sega_bench.resume import REFERENCE_FAILED
 from sega_bench.scores import __main__ as command
 from sega_bench.store import SETTING_COLUMNS, Record, Store, cell_of
+from sega_bench.study import writing
+from sega_bench.study.conducting import Conduct
 
 CPU = torch.device("cpu")
 OWN = {"clip_model": f"local-dir:{clip_folder('vit')}"}
@@ -318,3 +321,18 @@ def test_memory_is_flat(tmp_path: Path, count: int) -> None:
     measured = used(tmp_path, count)
     assert len(measured) > count // rescoring.CHUNK
     assert median(measured[-5:]) - median(measured[3:8]) < 300 * count + 8e6
+
+
+def test_a_studys_answers_are_forgotten_and_found_anew(tmp_path: Path) -> None:
+    made = study_runs.study(tmp_path, "study.held_out.seeds=[7]")
+    folder, before = study_runs.store(tmp_path), study_runs.conduct(made)
+    writing.write(folder, before)
+    command.main([str(folder.root), f"scores.clip_model={OWN['clip_model']}", "engine.device=cpu"])
+    assert folder.answers() == {}
+    (apart,) = folder.held_out()
+    weights = {document(one)["scores"]["clip_concept_delta"]["weights"] for one in (folder, apart)}
+    assert len(weights - {"none"}) == 1  # that of the stand-in, which scored before
+    assert "recommends nothing yet" in (folder.report_dir / "data" / "sweep.js").read_text()
+    after = Conduct(made, folder).answers()
+    assert after.best
+    assert (after.estimates_TK != before.estimates_TK).all()

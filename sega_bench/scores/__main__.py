@@ -11,12 +11,18 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from sega_bench import signals
 from sega_bench.errors import mistakes_in_one_line
 from sega_bench.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+    from sega_bench.scores import ScoreSettings
 
 console = Console(width=None if sys.stdout.isatty() else 100)
 
@@ -35,34 +41,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signals.listen()
     try:
         with mistakes_in_one_line():
-            _run(Store(asked.folder), asked.settings)
+            _rescore_all(Store(asked.folder), asked.settings)
     except KeyboardInterrupt:
         print("interrupted: what was scored is kept, and the same command goes on", file=sys.stderr)
         sys.exit(signals.INTERRUPTED)
 
 
-def _run(store: Store, words: Sequence[str]) -> None:
+def _rescore_all(store: Store, words: Sequence[str]) -> None:
+    """A sweep's pictures, or a study's with those that were held out."""
     from sega_bench import rescoring
     from sega_bench.sega.models import resolve_device
     from sega_bench.store import lock
 
     others, device_name = rescoring.read_words(words)
-    settings = rescoring.settings_of(store, others)
+    settings, device = rescoring.settings_of(store, others), resolve_device(device_name)
     handler = logging.FileHandler(store.log_path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("sega_bench").addHandler(handler)
     signals.before_leaving(lock.release_all)
+    counts = sum((_rescore(one, settings, device) for one in (*store.held_out(), store)), Counter[str]())
+    if store.study_path.exists():
+        console.print("what the study found is forgotten: its own command, with these scores, finds it anew")
+    if lacking := counts["not scored"] + counts["failed"]:
+        raise SystemExit(f"{lacking} of {counts.total()} cells lack scores; the column 'error' says why")
+
+
+def _rescore(store: Store, settings: ScoreSettings, device: torch.device) -> Counter[str]:
+    """One folder's pictures, and its views; returns how many cells came to what."""
+    from sega_bench import rescoring
+
     counts: Counter[str] = Counter()
     with console.status("scoring") as status:
-        for chunk in rescoring.rescore(store, settings, resolve_device(device_name)):
+        for chunk in rescoring.rescore(store, settings, device):
             counts += chunk
             status.update(f"scoring: {counts.total():,} cells")
             signals.check()
     said = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     console.print(f"{store.root}: {said}", highlight=False)
     _show(store)
-    if lacking := counts["not scored"] + counts["failed"]:
-        raise SystemExit(f"{lacking} of {counts.total()} cells lack scores; the column 'error' says why")
+    return counts
 
 
 def _show(store: Store) -> None:

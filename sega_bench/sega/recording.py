@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -33,19 +34,21 @@ class Recorded:
 
     def __init__(self, network: Callable[..., Any]) -> None:
         self._network = network
+        self._at_work = Lock()
         self._replays: dict[tuple[object, ...], Callable[..., Any]] = {}
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """What the network returns."""
         leaves, nest = tree_flatten((args, named))
         key = nest, *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        if (replay := self._replays.get(key)) is not None:
-            return replay(*leaves)
-        # Several threads may be here at once, each with a recorder of its own: they write down the same.
-        output, self._replays[key] = record(self._network, args, named)
-        for oldest in list(self._replays)[:-SHAPES]:
-            self._replays.pop(oldest, None)
-        return output
+        if (replay := self._replays.get(key)) is None:
+            with self._at_work:  # others would write down the same, and pack weights of their own for it
+                if (replay := self._replays.get(key)) is None:
+                    output, self._replays[key] = record(self._network, args, named)
+                    for oldest in list(self._replays)[:-SHAPES]:
+                        del self._replays[oldest]
+                    return output
+        return replay(*leaves)
 
 
 def record(

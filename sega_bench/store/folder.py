@@ -75,6 +75,10 @@ class Store:
     def _image_name(self, key: str) -> str:
         return f"{self.images_dir}/{key[:2]}/{key}.png"
 
+    def held_out(self) -> list[Store]:
+        """Of a study, the sweeps of what it found on what was held out."""
+        return [Store(path.parent) for path in sorted(self.root.glob("held_out*/plan.json"))]
+
     def outcome_path(self, worker: int) -> Path:
         """How a worker says that it ended."""
         return self.launch_dir / f"{worker}.outcome.json"

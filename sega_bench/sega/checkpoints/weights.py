@@ -171,6 +171,7 @@ def fill(
         device: of the parameters.
         dtype: of the parameters.
     """
-    placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
+    # Copies, for what is read is a window of the file, which is in memory for as long as one of them is used.
+    placed = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in tensors.items()}
     network.load_state_dict(placed, strict=True, assign=True)
     return network.to(device)
