@@ -194,6 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
     run = Run(options.out, options.scale, options.seed, options.checkpoint_seconds)
     run.folder.mkdir(parents=True, exist_ok=True)
     for name in options.stage or STAGES:
+        torch.manual_seed(run.seed)  # of the first weights
         STAGES[name](run)
 
 
