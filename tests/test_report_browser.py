@@ -24,6 +24,7 @@ from sega_bench.cell import Cell
 from sega_bench.config import compose
 from sega_bench.store import Store
 from sega_bench.study import writing
+from sega_bench.study.answers import Answers
 from sega_bench.views.claims import claims
 from sega_bench.views.report.building import write_report
 from sega_bench.views.report.cells import rounded
@@ -500,45 +501,87 @@ def test_it_is_readable_on_a_phone_by_day_and_night(
     assert opened.complaints == []
 
 
+def study_page(browser: Any, folder: Path, *words: str, **options: Any) -> tuple[Answers, Opened]:
+    """A small study's answers, and its page; ``space`` is the study's, other options are the browser's."""
+    space = {"space": options.pop("space")} if "space" in options else {}
+    found = study_runs.conduct(study_runs.study(folder, *words, **space))
+    store = study_runs.store(folder)
+    writing.write(store, found)
+    frame, axes = load(store.root), list((store.read_plan() or {})["axes"])
+    write_report(store, frame, summarise(frame, axes, store.answers()), store.read_plan() or {})
+    return found, open_report(browser, store.root, **options)
+
+
+def starred(page: Any) -> dict[str, Any] | None:
+    """The values of the setting that the page marks best over all concepts."""
+    return page.evaluate(  # type: ignore[no-any-return]
+        """(() => {
+          const { settings, axes, values } = sega.sweep;
+          const star = settings.find(({ set, best }) => set < 0 && best);
+          return star ? Object.fromEntries(axes.map((axis, i) => [axis, values[axis][star.at[i]]])) : null;
+        })()"""
+    )
+
+
 def test_a_study_says_which_setting_to_use_what_moves_it_and_what_it_cost(
     browser: Any, tmp_path: Path
 ) -> None:
-    made = study_runs.study(
-        tmp_path, "study.held_out.seeds=[100,101]", "study.trials=12", "study.min_resource=null"
-    )
-    found = study_runs.conduct(made)
-    store = study_runs.store(tmp_path)
-    writing.write(store, found)
-    build(store)
-    opened = open_report(browser, store.root)
-    page = opened.page
+    words = ("study.held_out.seeds=[100,101]", "study.trials=12", "study.min_resource=null")
+    found, opened = study_page(browser, tmp_path, *words)
+    page, best, apart = opened.page, found.best[0], found.held_out[0]
     cards = page.locator("#recommended .card")
     assert cards.count() == len(found.best) == 3
-    best, apart = found.best[0], found.held_out[0]
     told = cards.nth(0).inner_text()
     for estimated in (best.scores[0], apart.scores[0], apart.over_baseline[1]):
         assert f"{estimated.mean:.3f}".lstrip("-") in told
-    for value in best.trial.params.values():
-        assert f"{float(f'{value:.6g}'):g}"[:5] in told
+    assert starred(page) == pytest.approx(dict(best.trial.params))
     assert [page.locator(f'nav a[href="#{name}"]').is_visible() for name in ("study", "axes")] == [
         True,
         False,
     ]
-    charts = page.locator("#importance figure")
-    mine = [curve for curve in found.curves if curve.objective == made.settings.objectives[0].name]
-    shares = [f"{curve.importance:.0%}" for curve in sorted(mine, key=lambda curve: -curve.importance)]
-    assert [
+    objectives = [one.name for one in found.study.settings.objectives]
+    charts, choose = page.locator("#importance figure"), page.locator("#moved-score")
+    before = charts.first.inner_html()
+    choose.select_option(objectives[1])
+    assert charts.first.inner_html() != before
+    choose.select_option(objectives[0])
+    mine = [curve.importance for curve in found.curves if curve.objective == objectives[0]]
+    shares = [
         said.replace("\N{NO-BREAK SPACE}", "")
         for said in page.locator("#importance .badge").all_inner_texts()
-    ] == shares
-    before = charts.first.inner_html()
-    page.locator("#moved-score").select_option(made.settings.objectives[1].name)
-    assert charts.first.inner_html() != before
+    ]
+    assert shares == [f"{importance:.0%}" for importance in sorted(mine, reverse=True)]
     assert page.locator("#cost svg circle").count() == 12
-    star = page.evaluate("sega.sweep.settings.find(({set, best}) => set < 0 && best)")
-    values = page.evaluate("sega.sweep.axes.map((axis) => sega.sweep.values[axis])")
-    names = page.evaluate("sega.sweep.axes")
-    places = zip(names, values, star["at"], strict=True)
-    assert {name: among[at] for name, among, at in places} == dict(best.trial.params)
+    assert opened.complaints == []
+    page.context.close()
+
+
+def test_a_study_of_names_that_recommends_nothing(browser: Any, tmp_path: Path) -> None:
+    space = ["+study.space.scheduler=[euler,ddim,lms,pndm,unipc,dpmsolver,heun,ddpm]"]
+    words = ("study.sampler=grid", "study.min_resource=null", "study.constraints=['lpips <= -1']")
+    found, opened = study_page(browser, tmp_path, *words, space=space)
+    page = opened.page
+    assert (found.best, starred(page)) == ((), None)
+    assert "recommends no setting" in page.locator("#best").inner_text()
+    assert "No setting is recommended" in page.locator("#recommended-note").inner_text()
+    assert page.locator("#importance svg circle").count() == len(found.trials) == 8
+    assert page.locator("#importance svg path[stroke-width='2']").count() == 0  # names have no order
+    assert opened.complaints == []
+    page.context.close()
+
+
+def test_a_study_of_few_trials_fits_a_phone(browser: Any, tmp_path: Path) -> None:
+    space = ["+study.space.edit_threshold={low: 0.1, high: 0.9, per_concept: true}"]
+    words = ("concepts=[[glasses, smile]]", "study.trials=4", "study.min_resource=null")
+    found, opened = study_page(browser, tmp_path, *words, space=space, viewport={"width": 360, "height": 740})
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert not page.locator("#moved").is_visible()
+    values = [
+        f"{name} {value:.6g}"
+        for name, value in zip(("glasses", "smile"), found.best[0].trial.params.values(), strict=True)
+    ]
+    told = page.locator("#recommended .card").inner_text()
+    assert all(value in " ".join(told.split()) for value in values)
     assert opened.complaints == []
     page.context.close()

@@ -83,14 +83,17 @@ def _rescore(store: Store, settings: ScoreSettings, device: torch.device) -> Cou
 
 
 def _show(store: Store) -> None:
-    """Make all views anew but W&B's, and print the summary."""
+    """Make all views anew but W&B's, and print the summary; a study's own command has more to say."""
     from sega_bench.views import everything, tables, terminal
     from sega_bench.views.claims import claims
 
     frame, axes = tables.load(store.root), list((store.read_plan() or {})["axes"])
     summary, claimed = (of(frame, axes, store.answers()) for of in (tables.summarise, claims))
     everything.write_views(store, frame, summary, claimed, tables.digest(store))
-    terminal.print_summary(console, summary, tables.trends(frame, axes), claimed, everything.places(store))
+    if store.answers() is None:
+        terminal.print_summary(
+            console, summary, tables.trends(frame, axes), claimed, everything.places(store)
+        )
 
 
 if __name__ == "__main__":

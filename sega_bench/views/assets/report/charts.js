@@ -248,6 +248,19 @@ function ticksOf(values, width) {
 /** A number at an axis. */
 const tick = (value) => said(Number(value.toPrecision(4)));
 
+/** What the x axis of a curve is like: its values in their order if they are numbers, else side by side. */
+function xOf(values, width) {
+  if (values.every((value) => typeof value === "number")) {
+    return { marginBottom: 32, x: { label: null, ticks: ticksOf(values, width - 72), tickFormat: tick } };
+  }
+  const isLong = values.length > 5;
+  return { marginBottom: isLong ? 70 : 32,
+    x: { label: null, type: "point", domain: values.map(said), padding: 0.5, tickRotate: isLong ? -30 : 0 } };
+}
+
+/** What the y axis of a score is like. */
+const yOf = (name) => ({ label: title(name), nice: true, tickFormat: name === "changed_fraction" ? "%" : undefined });
+
 function curve(axis, rows) {
   const values = sega.sweep.values[axis];
   const numeric = values.every((value) => typeof value === "number");
@@ -266,10 +279,7 @@ function curve(axis, rows) {
   return Plot.plot({
     width, height: 260, marginLeft: 52, grid: true,
     ariaLabel: `${title(chosenScore)} along ${axis}`,
-    x: numeric ? { label: null, ticks: ticksOf(values, width - 72), tickFormat: tick }
-      : { label: null, type: "point", domain: values.map(said), padding: 0.5, tickRotate: values.length > 5 ? -30 : 0 },
-    marginBottom: !numeric && values.length > 5 ? 70 : 32,
-    y: { label: title(chosenScore), nice: true, tickFormat: chosenScore === "changed_fraction" ? "%" : undefined },
+    ...xOf(values, width), y: yOf(chosenScore),
     color: { type: "identity" }, symbol: { type: "identity" },
     marks: numeric ? [
       Plot.areaY(d3.sort(known, (row) => values[row.place]), { x, y1: "low", y2: "high", z: "set", fill: colour, fillOpacity: 0.16 }),

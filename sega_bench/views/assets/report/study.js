@@ -8,35 +8,44 @@ function setUpStudy() {
   byId("study").hidden = !study;
   if (!study) return;
   byId("recommended").replaceChildren(...study.best.map(recommendation));
-  byId("recommended-note").textContent = "In brackets the 95 % interval over prompts and seeds."
-    + (study.best.some((best) => best.held_out) ? " What won was searched for, so its scores there are too good: those held out are what to expect." : "");
+  const isHeldOut = study.best.some((best) => best.held_out);
+  byId("recommended-note").textContent = !study.best.length ? "No setting is recommended: see Where to look next."
+    : "In brackets the 95 % interval over prompts and seeds."
+      + (isHeldOut ? " What won was searched for, so its scores there are too good: those held out are what to expect." : "");
   const objectives = [...new Set(study.importance.map(({ objective }) => objective))];
   const choose = byId("moved-score");
   choose.append(...objectives.map((name) => el("option", { value: name }, title(name))));
-  choose.closest(".head").hidden = !objectives.length;
+  byId("moved").hidden = !objectives.length; // too few trials tell nothing of it
+  byId("spent").hidden = !study.cost.unet_evals.length;
   [movedScore] = objectives;
   choose.onchange = () => { movedScore = choose.value; drawImportance(); };
 }
 
 function drawStudy() {
   if (!sega.sweep.study) return;
-  drawImportance();
-  drawCost();
+  if (!byId("moved").hidden) drawImportance();
+  if (!byId("spent").hidden) drawCost();
 }
 
 /** A setting to use, what it scores where it was searched for and where it was not, and whether that beats the baseline. */
 function recommendation({ concepts, settings, verdict, searched, held_out: heldOut }) {
-  const judged = heldOut ?? searched;
+  const sets = sega.sweep.study.concepts;
+  const whose = concepts ?? (sets.length === 1 ? sets[0] : null);
+  const value = (one) => (whose && Array.isArray(one)
+    ? one.map((own, i) => el("div", {}, el("span", { class: "small" }, `${whose[i].split(",")[0]} `), said(own))) : said(one));
+  const over = (name) => (heldOut ?? searched)[name].over_baseline;
+  const number = (name, { mean, low, high }, sign = "") => el("td", { class: "number" }, sign, estimate(name, [mean, low, high]));
   return el("div", { class: "card" },
     el("h3", {}, concepts === null ? "For all concepts" : `For ${concepts.join(" + ")} alone`),
-    el("dl", { class: "pairs big" }, Object.entries(settings).map(([name, value]) => [el("dt", {}, name), el("dd", {}, said(value))])),
+    el("dl", { class: "pairs big" }, Object.entries(settings).map(([name, one]) => [el("dt", {}, name), el("dd", {}, value(one))])),
     el("div", { class: "scroll" }, el("table", { class: "claimed" },
-      el("thead", {}, el("tr", {}, ["score", "searched", heldOut && "held out", "over baseline"].filter(Boolean)
+      el("thead", {}, el("tr", {}, ["score", "searched", heldOut && "held out", heldOut ? "over baseline, held out" : "over baseline"].filter(Boolean)
         .map((name, i) => el("th", { class: i ? "number" : "" }, name)))),
       el("tbody", {}, Object.keys(searched).map((name) => el("tr", {},
         el("th", { scope: "row" }, title(name)),
-        [searched[name].score, heldOut?.[name].score, judged[name].over_baseline].filter(Boolean)
-          .map(({ mean, low, high }) => el("td", { class: "number" }, estimate(name, [mean, low, high])))))))),
+        number(name, searched[name].score),
+        heldOut && number(name, heldOut[name].score),
+        number(name, over(name), over(name).mean > 0 ? "+" : "")))))),
     el("p", { class: "verdict" }, `${verdict[0].toUpperCase()}${verdict.slice(1)}.`));
 }
 
@@ -45,10 +54,6 @@ function drawImportance() {
   const holder = byId("importance");
   const curves = sega.sweep.study.importance.filter(({ objective }) => objective === movedScore)
     .sort((a, b) => b.importance - a.importance);
-  if (!curves.length) {
-    holder.replaceChildren(el("p", { class: "nothing" }, "Too few trials tell nothing of it."));
-    return;
-  }
   const domain = d3.extent(curves.flatMap(({ means }) => means));
   const width = besideEachOther(holder, curves.length);
   holder.replaceChildren(...curves.map(({ parameter, importance, values, means }) => {
@@ -58,11 +63,9 @@ function drawImportance() {
       el("h3", {}, parameter, el("span", { class: "badge" }, `${Math.round(100 * importance)}\u00a0%`)),
       Plot.plot({
         width, height: 220, marginLeft: 52, grid: true, ariaLabel: `${title(movedScore)} along ${parameter}`,
-        x: numeric ? { label: null, ticks: ticksOf(values, width - 72), tickFormat: tick }
-          : { label: null, type: "point", domain: points.map(({ value }) => value), padding: 0.5 },
-        y: { label: title(movedScore), domain, nice: true },
+        ...xOf(values, width), y: { ...yOf(movedScore), domain },
         marks: [
-          Plot.line(points, { x: "value", y: "mean", stroke: COLOURS[0], strokeWidth: 2 }),
+          numeric ? Plot.line(d3.sort(points, ({ value }) => value), { x: "value", y: "mean", stroke: COLOURS[0], strokeWidth: 2 }) : null,
           Plot.dot(points, { x: "value", y: "mean", fill: COLOURS[0], tip: true,
             title: ({ value, mean }) => `${said(value)}: ${score(movedScore, mean)}` }),
         ],
