@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -19,6 +22,7 @@ import wandb
 from wandb_runs import read, updates, without_account
 from wandb_server import FAULTS, Backend, faulty, serving
 
+import sega_bench
 from sega_bench.errors import UserError
 from sega_bench.store import Record, Store
 from sega_bench.views import wandb as view
@@ -385,3 +389,33 @@ def test_the_command_makes_the_run_again(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as left:
         view.main([str(tmp_path)])
     assert left.value.code == 2
+
+
+WITHOUT_ITS_PROCESS = """
+import os, signal, sys
+from pathlib import Path
+from sega_bench.store import Store
+from sega_bench.views.wandb_run import WandbRun
+
+store = Store(Path(sys.argv[1]))
+run = WandbRun(store, store.read_plan(), "offline")
+assert run._run.result() is not None
+children = [pid for one in Path("/proc/self/task").glob("*/children") for pid in one.read_text().split()]
+of_wandb = {int(pid) for pid in children if b"wandb" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+assert of_wandb
+for pid in of_wandb:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+import xgboost
+print("imported", flush=True)
+os._exit(0)
+"""
+
+
+def test_what_is_imported_once_wandbs_process_is_gone_is_imported(tmp_path: Path) -> None:
+    """A pre-empted job's processes get SIGTERM, on which the SDK's own ends."""
+    (tmp_path / "xgboost.py").write_text("")  # a library that the SDK wants to hear of
+    command = [sys.executable, "-c", WITHOUT_ITS_PROCESS, str(finished(tmp_path / "sweep").root)]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(sega_bench.__file__).parents[1]}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "imported\n", done.stderr

@@ -194,9 +194,23 @@ def _start(
         mode=mode,
         settings=_SETTINGS,
     )
+    _leave_imports_alone(run)
     run.define_metric("cells_done")
     run.define_metric("*", step_metric="cells_done")  # W&B's own begins at 0 when resumed
     return run
+
+
+def _leave_imports_alone(run: wandb.Run) -> None:
+    """Take back what the SDK does whenever a library is imported: tell its own process of it.
+
+    Once that process is gone, which a pre-emption's SIGTERM may see to, the import itself would raise.
+    """
+    with suppress(ImportError):  # there is no public name for it
+        from wandb.sdk.lib.import_hooks import unregister_post_import_hook
+        from wandb.sdk.lib.telemetry import list_telemetry_imports
+
+        for module in list_telemetry_imports():
+            unregister_post_import_hook(module, run.id)
 
 
 def _close(run: wandb.Run) -> str | None:
