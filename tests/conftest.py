@@ -1,6 +1,7 @@
 """No test reaches a network, and none is judged by how long it takes."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, for machines with other work
@@ -12,6 +13,9 @@ from hypothesis import settings
 from slurm_cluster import Cluster, cluster, without_slurm
 
 from sega_bench.threads import threads
+
+# A shell starts what runs in its background deaf to Ctrl-C, and so would be every command of the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("ours", deadline=None)
 settings.load_profile("ours")
