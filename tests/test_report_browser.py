@@ -39,7 +39,7 @@ AXES = "+axes.edit_threshold=[0.5,0.9,0.95]", "+axes.edit_guidance_scale=[3,6]"
 def build(store: Store) -> None:
     plan = store.read_plan() or {}
     frame = load(store.root)
-    write_report(store, frame, summarise(frame, list(plan["axes"])), plan)
+    write_report(store, frame, summarise(frame, list(plan["axes"]), store.answers()), plan)
 
 
 def quoted(text: str) -> str:
@@ -507,8 +507,7 @@ def study_page(browser: Any, folder: Path, *words: str, **options: Any) -> tuple
     found = study_runs.conduct(study_runs.study(folder, *words, **space))
     store = study_runs.store(folder)
     writing.write(store, found)
-    frame, axes = load(store.root), list((store.read_plan() or {})["axes"])
-    write_report(store, frame, summarise(frame, axes, store.answers()), store.read_plan() or {})
+    build(store)
     return found, open_report(browser, store.root, **options)
 
 

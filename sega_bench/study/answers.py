@@ -110,6 +110,11 @@ class Answers:
         """The best setting of all concept sets together; None if no trial keeps the constraints over all."""
         return next((one for one in self.best if one.concepts is None), None)
 
+    @property
+    def recommended(self) -> int | None:
+        """The number of its trial."""
+        return None if self.of_all is None else self.of_all.trial.number
+
 
 def answer(scores: Scores, trials: Sequence[Trial]) -> Answers:
     """What the trials of a study come to.

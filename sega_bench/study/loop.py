@@ -88,8 +88,13 @@ def _lost(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Iterator[St
     trials = asking.trials()
     told = [trial for trial in trials if trial.state == "told"]
     stored = rows() if told else {}
-    cells = {trial.number: study.cells_on(trial.params, study.blocks[: trial.resource]) for trial in told}
-    lacking = [trial for trial in told if any(cell.key not in stored for cell in cells[trial.number])]
+    lacking = [
+        trial
+        for trial in told
+        if any(
+            cell.key not in stored for cell in study.cells_on(trial.params, study.blocks[: trial.resource])
+        )
+    ]
     if lacking:
         plan = study.plan([(trial.params, trial.resource) for trial in told])
         yield Step(plan, len(trials), len(lacking), max(trial.resource for trial in lacking))

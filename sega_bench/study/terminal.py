@@ -57,7 +57,7 @@ def _front(found: Answers) -> Table:
     for name in ("trial", *names, *(one.name for one in study.settings.objectives)):
         table.add_column(header(name), justify="right", overflow="fold")
     rows = {trial.number: i for i, trial in enumerate(found.trials)}
-    best = found.of_all.trial.number if found.of_all else None
+    best = found.recommended
     for number in _sorted(found, rows)[:MOST_ROWS]:
         trial, estimates_K = found.trials[rows[number]], found.estimates_TK[rows[number]]
         values = [rounded(setting.of(trial.params)) for setting in study.settings.space]
@@ -70,7 +70,7 @@ def _front(found: Answers) -> Table:
 
 def _sorted(found: Answers, rows: Mapping[int, int]) -> list[int]:
     """The front from one end to the other, the best always among the first."""
-    best = found.of_all.trial.number if found.of_all else None
+    best = found.recommended
     along = sorted(found.front, key=lambda number: found.estimates_TK[rows[number], 0])
     if len(along) > MOST_ROWS:
         kept = {along[i] for i in np.linspace(0, len(along) - 1, MOST_ROWS - 1).round().astype(int)}

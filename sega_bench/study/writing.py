@@ -96,7 +96,7 @@ def _numbers(estimate: Estimate) -> dict[str, float | None]:
 
 def trials(found: Answers) -> pd.DataFrame:
     """One row a trial that was told: blocks, values, objectives as estimated of all blocks, and marks."""
-    best = found.of_all.trial.number if found.of_all else None
+    best = found.recommended
     failed = {one.trial.number: one.blocks for one in found.failures if one.trial is not None}
     names = [one.name for one in found.study.settings.objectives]
     return pd.DataFrame(

@@ -50,7 +50,7 @@ function stateNotes({ planned, done, failed, rows }) {
 }
 
 /** Numbers in their order, other values as they were given. */
-const inOrder = (values) => (values.every((value) => typeof value === "number") ? d3.sort(values) : values);
+const inOrder = (values) => (areNumbers(values) ? d3.sort(values) : values);
 
 /** A few items in full, more behind a click. */
 function listing(items, joint = null) {

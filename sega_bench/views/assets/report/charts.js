@@ -250,7 +250,7 @@ const tick = (value) => said(Number(value.toPrecision(4)));
 
 /** What the x axis of a curve is like: its values in their order if they are numbers, else side by side. */
 function xOf(values, width) {
-  if (values.every((value) => typeof value === "number")) {
+  if (areNumbers(values)) {
     return { marginBottom: 32, x: { label: null, ticks: ticksOf(values, width - 72), tickFormat: tick } };
   }
   const isLong = values.length > 5;
@@ -263,7 +263,7 @@ const yOf = (name) => ({ label: title(name), nice: true, tickFormat: name === "c
 
 function curve(axis, rows) {
   const values = sega.sweep.values[axis];
-  const numeric = values.every((value) => typeof value === "number");
+  const numeric = areNumbers(values);
   const width = besideEachOther(byId("curves"), Object.keys(sega.sweep.curves).length);
   const x = numeric ? ({ place }) => values[place] : ({ place }) => said(values[place]);
   const colour = ({ set }) => colourOf(set);

@@ -57,7 +57,7 @@ function drawImportance() {
   const domain = d3.extent(curves.flatMap(({ means }) => means));
   const width = besideEachOther(holder, curves.length);
   holder.replaceChildren(...curves.map(({ parameter, importance, values, means }) => {
-    const numeric = values.every((value) => typeof value === "number");
+    const numeric = areNumbers(values);
     const points = values.map((value, i) => ({ value: numeric ? value : said(value), mean: means[i] }));
     return el("figure", { class: "card chart" },
       el("h3", {}, parameter, el("span", { class: "badge" }, `${Math.round(100 * importance)}\u00a0%`)),

@@ -90,7 +90,7 @@ function drawTable() {
       el("button", { type: "button", dataset: { sort: name }, title: name, onclick: sort }, title(name) + arrow));
   };
   const rows = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
-  const isNumber = (name) => sega.sweep.scores.includes(name) || sega.sweep.values[name]?.every((value) => typeof value === "number");
+  const isNumber = (name) => sega.sweep.scores.includes(name) || areNumbers(sega.sweep.values[name] ?? [null]);
   const write = (row, name) => {
     if (sega.sweep.scores.includes(name)) return score(name, sega.value(row, name));
     return written(row, name);

@@ -26,6 +26,8 @@ function said(value) {
   return String(value) || "(empty)";
 }
 
+const areNumbers = (values) => values.every((value) => typeof value === "number");
+
 /** A setting or a score that is a text, of a row. */
 function written(row, name) {
   const value = sega.value(row, name);
