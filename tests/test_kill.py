@@ -120,7 +120,7 @@ def check(folder: Path, kills: int, seed: int) -> int:
 
 
 def test_a_kill_costs_little_more_than_the_work_of_a_wave() -> None:
-    """Of several waves that have begun, all but the oldest have done what fills its gaps, and no more."""
+    """On one thread all waves that have begun, but the oldest, have done what fills its gaps, and no more."""
     made = plan(compose("+sweep=thresholds"))
     at_stake = most = 0
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sega_bench.sega import pooling
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.pooling import Request, Task, run_pooled
 from sega_bench.threads import threads
@@ -80,7 +81,7 @@ def test_every_task_gets_its_own_estimates_and_fails_alone(
             continue
         assert isinstance(result, list)
         for one, eps_ECHW in zip(own, result, strict=True):
-            assert torch.equal(eps_ECHW, plain.predict(*one))
+            assert torch.equal(eps_ECHW, plain.predict(one.latents_ECHW, one.timestep, one.conditioning_E))
     assert set(denoiser.batches) <= {micro}
     if not bad:
         assert sum(counted) == sum(len(one.latents_ECHW) for own in wanted for one in own)
@@ -93,6 +94,23 @@ def test_a_younger_task_takes_what_would_be_padding() -> None:
     with threads(1):
         run(denoiser, [asking(old), asking(young)], micro=4)
     assert denoiser.rows == [[1, 1, 1, 1], [1, 1, 7, 7], [2, 2, 2, 2], [2, 2, 7, 7]]
+
+
+@pytest.mark.parametrize(("workers", "batches", "of_old"), [(1, 40, 24), (2, 36, 35)])
+def test_only_beside_idle_threads_the_last_tasks_end_together(
+    workers: int, batches: int, of_old: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread serves the older to its end; of two the second would be idle beside the younger then."""
+    denoiser = Fragile()
+    old, young = (
+        [request(denoiser, [value] * 6)._replace(steps_left=left) for left in range(12, 0, -1)]
+        for value in (1, 7)
+    )
+    inline, _ = pooling.executor(torch.device("cuda"))  # on threads the order of the batches would vary
+    monkeypatch.setattr(pooling, "executor", lambda device: (inline, workers))
+    run(denoiser, [asking(old), asking(young)], micro=4)
+    assert len(denoiser.rows) == batches  # 24 + 8 x 2, where the last 8 steps are alone; else 144 / 4
+    assert max(i for i, rows in enumerate(denoiser.rows, 1) if 1 in rows) == of_old
 
 
 def test_few_are_under_way_and_the_next_begins_when_the_first_is_over() -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +144,18 @@ def test_a_trunk_larger_than_a_wave_is_split_and_its_steps_are_counted_again() -
     total = [sum(sum(w.count_evaluations().values()) for w in waves) for waves in (whole, split)]
     assert len(split) == 2
     assert total[1] - total[0] == 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("seeds", "limit", "sizes"),
+    [(8, 64, [3, 3, 2]), (3, 64, [1, 1, 1]), (1, 64, [1]), (8, 8, [2, 2, 2, 2]), (12, 16, [4, 4, 4])],
+)
+def test_what_fits_in_the_waves_under_way_is_in_no_more(seeds: int, limit: int, sizes: list[int]) -> None:
+    """Trunks of four rows each: three even waves where they can be, none of more rows than the limit."""
+    edits = [Edit("c", scale, 0.9, 2) for scale in (3, 5, 7)]
+    drawn = [Cell("p", seed, (edit,), num_inference_steps=10) for seed in range(seeds) for edit in edits]
+    waves = schedule.form_waves(drawn, limit, lambda cell: 10)
+    assert [len(wave.trunks) for wave in waves] == sizes
 
 
 def total(waves: tuple[schedule.Wave, ...]) -> int:

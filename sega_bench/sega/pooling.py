@@ -4,6 +4,8 @@ A step of a wave seldom needs a whole number of batches, and the next step canno
 them is done. Waves are therefore coroutines: each asks for the estimates of a step and is resumed with them.
 What several ask for goes into the same micro-batches, the oldest wave's first; a younger one takes what would
 be padding, and threads that would be idle. Language models are served in this way (continuous batching).
+The last ones have none behind them to fill their gaps, so that on several threads they fill each other's to
+the end: whichever has the most steps before it comes first.
 
 A batch has one fixed size whoever is in it, so an image does not depend on what is beside it.
 
@@ -35,11 +37,13 @@ class Request(NamedTuple):
         latents_ECHW: scaled for the timestep.
         timestep: without dimensions, on the denoiser's device.
         conditioning_E: of as many texts.
+        steps_left: so many requests will come from the same task, this one included.
     """
 
     latents_ECHW: Tensor
     timestep: Tensor
     conditioning_E: Conditioning
+    steps_left: int = 1
 
 
 _Result = TypeVar("_Result")
@@ -68,7 +72,7 @@ def run_pooled(
     coming = iter(tasks)
     try:
         while True:
-            pool.begin(itertools.islice(coming, at_once - len(pool.under_way)))
+            pool.begin(coming, at_once)
             if not pool.under_way:
                 return
             while not pool.under_way[0].is_over:
@@ -174,12 +178,12 @@ class _Part(NamedTuple):
 
     @property
     def request(self) -> Request:
-        latents_ECHW, timestep, conditioning_E = self.task.request
+        whole = self.task.request
         rows = slice(self.span.start, self.span.stop)
-        return Request(
-            latents_ECHW[rows],
-            timestep.float().expand(len(self.span)),  # as the UNet itself reads it
-            {name: value_E[rows] for name, value_E in conditioning_E.items()},
+        return whole._replace(
+            latents_ECHW=whole.latents_ECHW[rows],
+            timestep=whole.timestep.float().expand(len(self.span)),  # as the UNet itself reads it
+            conditioning_E={name: value_E[rows] for name, value_E in whole.conditioning_E.items()},
         )
 
 
@@ -191,11 +195,12 @@ class _Pool(Generic[_Result]):
         self._denoiser, self._batching, self._on_evaluations = denoiser, batching, on_evaluations
         self._executor, self._threads = executor(denoiser.device)
         self._running: dict[Future[Tensor], tuple[int, list[_Part]]] = {}
+        self._are_last = False
 
-    def begin(self, tasks: Iterable[Task[_Result]]) -> None:
-        """Take tasks in; each runs until it first asks for something."""
-        for task in tasks:
-            self.under_way.append(_UnderWay(task))
+    def begin(self, coming: Iterator[Task[_Result]], at_once: int) -> None:
+        """Take in as many as there is room for; each runs until it first asks for something."""
+        self.under_way.extend(map(_UnderWay, itertools.islice(coming, at_once - len(self.under_way))))
+        self._are_last = len(self.under_way) < at_once
 
     def work(self) -> None:
         """Hand out batches, wait for one and give the tasks what is in it."""
@@ -212,10 +217,16 @@ class _Pool(Generic[_Result]):
                 self._retreat(error, size, parts)
 
     def _cut(self) -> list[_Part]:
-        """The next batch, of what the oldest tasks wait for; one that is not full only for an idle thread."""
+        """The next batch, of what the first tasks wait for; one that is not full only for an idle thread.
+
+        The first are the oldest, so that a kill costs little. A single thread is always busy; beside the last
+        task others would be idle, so that of the last few those that are behind come first: all end together.
+        """
         waiting = [task for task in self.under_way if task.waiting]
         if not waiting:
             return []
+        if self._are_last and self._threads > 1:
+            waiting.sort(key=lambda task: task.request.steps_left, reverse=True)
         first = waiting[0]
         shape = first.request.latents_ECHW.shape[1:]
         together = (
@@ -235,7 +246,7 @@ class _Pool(Generic[_Result]):
 
     def _predict(self, requests: Sequence[Request], size: int) -> Tensor:
         """The estimates of some requests in one pass, what was made of padding cut off. Runs on a thread."""
-        latents, timesteps, conditionings = zip(*requests, strict=True)
+        latents, timesteps, conditionings, _ = zip(*requests, strict=True)
         latents_BCHW = torch.cat(latents)
         conditioning = {
             name: padded(torch.cat([one[name] for one in conditionings]), size) for name in conditionings[0]

@@ -221,22 +221,27 @@ def _lock_step(cell: Cell) -> tuple[object, ...]:
     )
 
 
-def _pack(cells: Sequence[Cell], limit: int, n: int) -> Iterator[list[Cell]]:
+def _pack(cells: Sequence[Cell], limit: int, n: int) -> list[list[Cell]]:
     groups = [(together, _rows(together, n)) for together in _together(cells, limit, n)]
     total = sum(len(rows) for _, rows in groups)
-    if total == len(set().union(*(rows for _, rows in groups))):  # pieces of a trunk would repeat its steps
-        # A few smaller waves fill each other's gaps; a single one would have none to fill its own.
-        limit = min(limit, math.ceil(total / AT_ONCE))
-    packed: list[Cell] = []
+    if total > AT_ONCE * limit or total > len(set().union(*(rows for _, rows in groups))):
+        return _packed(groups, limit)  # as few as can be: pieces of a trunk repeat its steps
+    # A few smaller waves fill each other's gaps; a single one would have none to fill its own.
+    tried = [_packed(groups, rows) for rows in range(math.ceil(total / AT_ONCE), limit + 1)]
+    return next((waves for waves in tried if len(waves) <= AT_ONCE), tried[0])
+
+
+def _packed(groups: Iterable[tuple[list[Cell], set[Cell]]], limit: int) -> list[list[Cell]]:
+    """Groups in their order, each together with those before it as long as there is room."""
+    packed: list[list[Cell]] = []
     rows: set[Cell] = set()
     for together, more in groups:
-        if packed and len(rows | more) > limit:
-            yield packed
-            packed, rows = [], set()
-        packed += together
+        if not packed or len(rows | more) > limit:
+            packed.append([])
+            rows = set()
+        packed[-1] += together
         rows |= more
-    if packed:
-        yield packed
+    return packed
 
 
 def _rows(cells: Iterable[Cell], n: int) -> set[Cell]:

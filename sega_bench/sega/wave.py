@@ -182,7 +182,9 @@ def _denoising(
         if state.fork(step) or step in changes:
             routes = Routes.at(step, state.rows, edits, texts, wave.n)
         inputs_RCHW = state.scheduler.scale_model_input(state.latents_RCHW, timestep)
-        eps_ECHW = yield Request(inputs_RCHW[routes.row_E], timesteps_on_device[step], routes.conditioning_E)
+        eps_ECHW = yield Request(
+            inputs_RCHW[routes.row_E], timesteps_on_device[step], routes.conditioning_E, wave.n - step
+        )
         with threads(1):  # the others are at other waves' batches, and to wait for them costs more
             eps_RCHW, added_RCHW = _combine(eps_ECHW, routes, edits, step, state.is_guided_RHW)
             if sem_guidance is not None:
