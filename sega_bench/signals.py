@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event
 from types import FrameType
 
@@ -30,6 +31,16 @@ def listen() -> None:
 def before_leaving(work: Callable[[], None]) -> None:
     """What to do before the program ends at once, when no ``finally`` is reached."""
     _before_leaving.append(work)
+
+
+@contextmanager
+def held(*numbers: signal.Signals) -> Iterator[None]:
+    """Signals that come meanwhile arrive afterwards; to processes that are started in here they never do."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check() -> None:

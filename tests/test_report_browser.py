@@ -555,6 +555,16 @@ def test_a_study_says_which_setting_to_use_what_moves_it_and_what_it_cost(
     page.context.close()
 
 
+def test_a_range_in_logarithms_has_an_axis_of_them(browser: Any, tmp_path: Path) -> None:
+    space = ["+study.space.edit_guidance_scale={low: 0.5, high: 32, log: true}"]
+    found, opened = study_page(browser, tmp_path, "study.trials=8", "study.min_resource=null", space=space)
+    circles = opened.page.locator("#importance svg circle")
+    across = sorted(float(circle.get_attribute("cx") or "nan") for circle in circles.all())
+    assert len(across) == len(found.curves[0].values) == 9
+    assert np.diff(across) == pytest.approx(np.full(8, np.diff(across).mean()), rel=0.01)
+    opened.page.context.close()
+
+
 def test_a_study_of_names_that_recommends_nothing(browser: Any, tmp_path: Path) -> None:
     space = ["+study.space.scheduler=[euler,ddim,lms,pndm,unipc,dpmsolver,heun,ddpm]"]
     words = ("study.sampler=grid", "study.min_resource=null", "study.constraints=['lpips <= -1']")

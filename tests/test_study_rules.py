@@ -162,6 +162,20 @@ def test_importance_is_the_share_of_variance_and_the_curve_the_effect() -> None:
     assert curves(space, trials[:7], scores[:7], ["gain"]) == []
 
 
+def test_a_range_in_logarithms_has_values_at_equal_ratios() -> None:
+    space = (
+        Setting("edit_guidance_scale", 1, 16, log=True),
+        Setting("num_inference_steps", 8, 32, log=True),
+    )
+    trials = [{"edit_guidance_scale": 2**k, "num_inference_steps": n} for k in range(5) for n in (8, 16, 32)]
+    scores = np.array([[float(np.log2(one["edit_guidance_scale"]))] for one in trials])
+    scale, steps = curves(space, trials, scores, ["gain"])
+    assert scale.is_log
+    assert scale.values == pytest.approx([2 ** (k / 2) for k in range(9)])
+    assert steps.values == (8, 10, 11, 13, 16, 19, 23, 27, 32)
+    assert scale.importance > 0.9 > 0.1 > steps.importance
+
+
 def test_choices_and_whole_numbers_have_curves_of_their_values() -> None:
     space = (Setting("method", choices=("sega", "composable")), Setting("edit_warmup_steps", 0, 2, 1))
     trials = [{"method": m, "edit_warmup_steps": w} for m in ("sega", "composable") for w in (0, 1, 2)] * 2

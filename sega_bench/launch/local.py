@@ -7,8 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from sega_bench.config import Config
 from sega_bench.errors import UserError
 from sega_bench.launch.worker import Errand
 from sega_bench.processes import device_of
+from sega_bench.signals import held
 from sega_bench.store import Store
 
 _GRACE_SECONDS = 30.0
@@ -71,9 +71,9 @@ class Local:
                 self._store.launch_dir / str(errand.number), python=f"env {gpu}{shlex.quote(sys.executable)}"
             )
             executor.update_parameters(timeout_min=_ENDLESS_MIN)
-            with _without_interrupts():
+            with held(signal.SIGINT):  # the worker inherits this: Ctrl-C is the launcher's business
                 job = executor.submit(errand)
-            self._jobs[job.job_id] = job
+                self._jobs[job.job_id] = job
             handles.append(str(job.job_id))
         return handles
 
@@ -93,13 +93,3 @@ class Local:
     def log(self, handle: str) -> str:
         """Where one of them said what went wrong."""
         return str(self._jobs[handle].paths.stderr)
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes that are started in here leave Ctrl-C, which reaches all of a terminal's, to the launcher."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -11,14 +11,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 from sega_bench.cell import shown
 from sega_bench.config import LaunchConfig
 from sega_bench.errors import UserError, check_count, nearest
 from sega_bench.launch.worker import Errand
+from sega_bench.signals import held
 from sega_bench.store import Store
 
 log = logging.getLogger(__name__)
@@ -93,16 +94,6 @@ def _ask(*command: str) -> tuple[int, str]:
     return done.returncode, done.stdout if done.returncode == 0 else done.stderr.strip() or done.stdout
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Signals that would end this process wait, so that nothing is submitted that nobody knows of."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def cpus(launch: LaunchConfig) -> int:
     """Of each worker, and so its threads."""
     asked = {_option(name): value for name, value in launch.extra.items()}.get("cpus-per-task", 1)
@@ -146,7 +137,8 @@ class Slurm:
         )
         executor.update_parameters(**self._parameters())
         try:
-            with redirect_stderr(io.StringIO()), _uninterrupted():  # submitit prints what it raises
+            # Submitit prints what it raises; and nothing may be submitted that nobody knows of.
+            with redirect_stderr(io.StringIO()), held(signal.SIGINT, signal.SIGTERM):
                 handles = [str(job.job_id) for job in executor.submit_array(errands)]
                 self._started.update(handles)
         except (FailedJobError, OSError) as error:

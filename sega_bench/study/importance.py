@@ -37,6 +37,7 @@ class Curve:
             shares of all need not sum to 1, for settings act together.
         values: along its range, or its choices.
         means: the objective at each, averaged over all other parameters.
+        is_log: whether the values are evenly spaced in their logarithm.
     """
 
     parameter: str
@@ -44,6 +45,7 @@ class Curve:
     importance: float
     values: tuple[Any, ...]
     means: tuple[float, ...]
+    is_log: bool = False
 
 
 def curves(
@@ -75,7 +77,7 @@ def curves(
                 means = [float(forest.predict(_at(space, sample, parameter, v)).mean()) for v in values]
                 own = _variance(np.array(means), is_range=len(values) == _VALUES and not setting.choices)
                 share = own / variance if variance > 0 else 0.0
-                found.append(Curve(parameter, objective, min(share, 1.0), values, tuple(means)))
+                found.append(Curve(parameter, objective, min(share, 1.0), values, tuple(means), setting.log))
     return found
 
 
@@ -125,6 +127,7 @@ def _place(setting: Setting, share: float) -> Any:
     if setting.choices:
         return setting.choices[min(int(share * len(setting.choices)), len(setting.choices) - 1)]
     if setting.log:
-        return float(setting.low * (setting.high / setting.low) ** share)
-    value = setting.low + share * (setting.high - setting.low)
+        value = setting.low * (setting.high / setting.low) ** share
+    else:
+        value = setting.low + share * (setting.high - setting.low)
     return round(value) if setting.is_whole else value

@@ -231,9 +231,9 @@ function besideEachOther(holder, count) {
 }
 
 /** Values of an axis that can be written side by side, the first and the last among them. */
-function ticksOf(values, width) {
+function ticksOf(values, width, isLog) {
   const sorted = d3.sort(values);
-  const scale = d3.scaleLinear([sorted[0], sorted.at(-1)], [0, width]);
+  const scale = (isLog ? d3.scaleLog : d3.scaleLinear)([sorted[0], sorted.at(-1)], [0, width]);
   const half = (value) => (tick(value).length * DIGIT + TICK_ROOM) / 2;
   const meet = (a, b) => scale(b) - scale(a) < half(a) + half(b);
   const kept = [];
@@ -249,9 +249,10 @@ function ticksOf(values, width) {
 const tick = (value) => said(Number(value.toPrecision(4)));
 
 /** What the x axis of a curve is like: its values in their order if they are numbers, else side by side. */
-function xOf(values, width) {
+function xOf(values, width, isLog = false) {
   if (areNumbers(values)) {
-    return { marginBottom: 32, x: { label: null, ticks: ticksOf(values, width - 72), tickFormat: tick } };
+    return { marginBottom: 32,
+      x: { type: isLog ? "log" : "linear", label: null, ticks: ticksOf(values, width - 72, isLog), tickFormat: tick } };
   }
   const isLong = values.length > 5;
   return { marginBottom: isLong ? 70 : 32,

@@ -56,14 +56,14 @@ function drawImportance() {
     .sort((a, b) => b.importance - a.importance);
   const domain = d3.extent(curves.flatMap(({ means }) => means));
   const width = besideEachOther(holder, curves.length);
-  holder.replaceChildren(...curves.map(({ parameter, importance, values, means }) => {
+  holder.replaceChildren(...curves.map(({ parameter, importance, values, means, is_log: isLog }) => {
     const numeric = areNumbers(values);
     const points = values.map((value, i) => ({ value: numeric ? value : said(value), mean: means[i] }));
     return el("figure", { class: "card chart" },
       el("h3", {}, parameter, el("span", { class: "badge" }, `${Math.round(100 * importance)}\u00a0%`)),
       Plot.plot({
         width, height: 220, marginLeft: 52, grid: true, ariaLabel: `${title(movedScore)} along ${parameter}`,
-        ...xOf(values, width), y: { ...yOf(movedScore), domain },
+        ...xOf(values, width, isLog), y: { ...yOf(movedScore), domain },
         marks: [
           numeric ? Plot.line(d3.sort(points, ({ value }) => value), { x: "value", y: "mean", stroke: COLOURS[0], strokeWidth: 2 }) : null,
           Plot.dot(points, { x: "value", y: "mean", fill: COLOURS[0], tip: true,
