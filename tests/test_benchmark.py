@@ -71,7 +71,8 @@ def test_a_floor_counts_the_passes_of_the_run() -> None:
     few = ("axes.edit_threshold=[0.9]", "axes.edit_guidance_scale=[3]")
     measured = floor.measure(overrides(*few), batches=(2, 4), repeats=1)
     assert (measured.cells, measured.unet_evals) == (3, 2 * 4 + 2 + 2 * 3 * 3)
-    assert measured.seconds == min(measured.unet.values()) + measured.vae + measured.scorers
+    assert measured.micro in (2, 4)
+    assert measured.seconds == measured.unet + measured.vae + measured.scorers
     assert measured.ratio > 0
 
 

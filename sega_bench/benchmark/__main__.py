@@ -147,10 +147,7 @@ def _floor(overrides: Sequence[str], asked: argparse.Namespace) -> dict[str, Any
         ("what", "seconds"),
         [
             ("the run, from its first step to its last file", f"{measured.ratio * measured.seconds:.2f}"),
-            *(
-                (f"UNet alone, micro-batches of {size}", f"{value:.2f}")
-                for size, value in measured.unet.items()
-            ),
+            (f"UNet alone, micro-batches of {measured.micro}", f"{measured.unet:.2f}"),
             ("VAE alone", f"{measured.vae:.2f}"),
             ("scorers alone", f"{measured.scorers:.2f}"),
             ("run / floor", f"{measured.ratio:.3f}"),
