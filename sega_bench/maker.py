@@ -75,9 +75,9 @@ class Maker:
     def _make(self, waves: Sequence[Wave], is_leaving: Callable[[], bool]) -> Generator[Record, None, bool]:
         """Records in the order in which they reach the disk, each wave's before the next one goes on.
 
-        A wave's pictures are written while it is scored. So a kill costs the wave that is in flight, and what
-        younger ones did in its gaps; no more pictures than a wave's wait for a slow disk, and what was
-        counted is there.
+        A wave's pictures are written while it is scored. So a kill costs the waves that are under way: the
+        oldest, and what younger ones did in its gaps; at the end, on several threads, two that end together.
+        No more pictures than a wave's wait for a slow disk, and what was counted is there.
 
         Returns:
             Whether it was stopped, by a failure or to leave.

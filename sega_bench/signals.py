@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
+from typing import Any
 
 INTERRUPTED = 130
 """The exit code."""
@@ -35,12 +36,25 @@ def before_leaving(work: Callable[[], None]) -> None:
 
 @contextmanager
 def held(*numbers: signal.Signals) -> Iterator[None]:
-    """Signals that come meanwhile arrive afterwards; to processes that are started in here they never do."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    """Signals that come meanwhile arrive afterwards; to processes that are started in here they never do.
+
+    These inherit the mask of the main thread, from which this is to be called. Here that is not enough:
+    another thread takes the signal then, and Python calls its handler in the main thread all the same.
+    """
+    came: list[int] = []
+    handlers: dict[int, Any] = {}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
+        for number in numbers:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                handlers[number] = signal.signal(number, lambda number, frame: came.append(number))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for held_back, handler in handlers.items():
+            signal.signal(held_back, handler)
+        for arrived in came:
+            signal.raise_signal(arrived)
 
 
 def check() -> None:

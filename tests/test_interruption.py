@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from small_sweep import overrides, refuse_to_load
 from test_cli import call
 
 from sega_bench import runner
+from sega_bench.signals import held
 from sega_bench.store import Store
 from sega_bench.views import grids, tables
 from sega_bench.views.report import building as report
@@ -217,3 +219,35 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_done(small_disk: Pat
     assert recorded(folder)[: len(kept)] == kept
     assert len(recorded(folder)) == len(set(recorded(folder))) == 60
     assert os.listdir(small_disk) == ["small-local"]
+
+
+def test_signals_that_are_held_arrive_afterwards_whichever_thread_takes_them() -> None:
+    """The main thread blocks it, so that another one takes it; of what is started meanwhile nobody does."""
+    is_over, happened = Event(), []
+    other = Thread(target=is_over.wait)
+    other.start()
+    taken, told = os.pipe()
+    os.set_blocking(told, False)
+    blocked = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    before, handler = signal.set_wakeup_fd(told), signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupt_oneself() -> None:
+        with held(signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert os.read(taken, 1)  # its handler is called at once
+            child = subprocess.run(
+                [sys.executable, "-c", blocked], capture_output=True, text=True, check=True
+            )
+            happened.append(child.stdout.strip())
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupt_oneself()
+    finally:
+        signal.set_wakeup_fd(before)
+        restored = signal.signal(signal.SIGINT, handler)
+        is_over.set()
+        other.join()
+    assert happened == ["True"]
+    assert restored is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -8,29 +8,41 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import torch
 from small_sweep import overrides, poison, refuse_to_load
 from stub_sweep import stand_ins
-from study_runs import SPACE, conduct, store, study, told
+from study_runs import SPACE, conduct, store, study, told, written
 from test_cli import call
 from test_kill import Doom
 
-from sega_bench import jobs, planner, runner
+from sega_bench import jobs, maker, planner, runner
 from sega_bench.cell import Cell
 from sega_bench.config import CONF_DIR, compose, options
 from sega_bench.errors import UserError
+from sega_bench.sega.batching import Batching
+from sega_bench.sega.denoiser import Denoiser
+from sega_bench.sega.schedule import Wave
+from sega_bench.sega.wave import Outcome, run_waves
 from sega_bench.study import __main__ as study_main
-from sega_bench.study import writing
+from sega_bench.study import halving, writing
 from sega_bench.study.advice import advice
+from sega_bench.study.answers import Answers, Best
+from sega_bench.study.asking import Asking
 from sega_bench.study.scoring import Scores
 from sega_bench.study.settings import SAMPLERS
-from sega_bench.study.trials import BASELINE, resolve
+from sega_bench.study.trials import BASELINE, Trial, resolve
 from sega_bench.views import headline, tables
+from sega_bench.views.statistics import Estimate
 
 
 def test_every_trial_sees_the_same_prompts_and_seeds_in_the_same_order(tmp_path: Path) -> None:
@@ -121,6 +133,88 @@ def test_a_study_that_is_killed_comes_to_what_it_comes_to_undisturbed(tmp_path: 
         (trial.params, trial.resource, trial.state) for trial, _ in undisturbed
     ]
     assert [values for _, values in told(found)] == [values for _, values in undisturbed]
+
+
+def test_a_kill_while_a_batch_is_told_changes_no_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who goes on was decided for all of it, and whoever is left is told just that."""
+    whole = told(conduct(study(tmp_path / "whole")))
+    promoted, tell = halving.promoted, Asking.tell
+
+    def die(asking: Asking, trial: Trial, *rest: object) -> None:
+        if trial.number == 2:
+            raise KeyboardInterrupt
+        tell(asking, trial, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Asking, "tell", die)
+    with pytest.raises(KeyboardInterrupt):
+        conduct(study(tmp_path))
+    monkeypatch.setattr(Asking, "tell", tell)
+    decided: list[int] = []
+
+    def counted(losses_TBK, candidates_T, *rest):  # type: ignore[no-untyped-def]
+        decided.append(int(candidates_T.sum()))
+        return promoted(losses_TBK, candidates_T, *rest)
+
+    monkeypatch.setattr(halving, "promoted", counted)
+    assert told(conduct(study(tmp_path))) == whole
+    assert decided == [4]  # of the second batch alone
+
+
+def test_a_trial_whose_asking_was_cut_off_is_not_taken_to_be_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("study.sampler=gp", "study.min_resource=null", "study.trials=10", "study.batch=5")
+    whole = told(conduct(study(tmp_path / "whole", *words)))
+    suggest = optuna.trial.Trial._suggest
+
+    def die(trial: optuna.trial.Trial, *rest: Any) -> Any:
+        if trial.number == 7:
+            trial.relative_params  # noqa: B018  of which GP keeps a record
+            raise KeyboardInterrupt
+        return suggest(trial, *rest)
+
+    monkeypatch.setattr(optuna.trial.Trial, "_suggest", die)
+    with pytest.raises(KeyboardInterrupt):
+        conduct(study(tmp_path, *words))
+    monkeypatch.setattr(optuna.trial.Trial, "_suggest", suggest)
+    assert told(conduct(study(tmp_path, *words))) == whole
+
+
+def test_the_first_failed_cell_ends_a_study_and_no_trial_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("engine.wave_rows=4", "engine.threads=1", "study.min_resource=null")
+    whole = told(conduct(study(tmp_path / "whole", *words)))
+    victim = study(tmp_path).cells(whole[1][0].params)[-1]
+
+    def poisoned(
+        denoiser: Denoiser, waves: Iterable[Wave], batching: Batching, on: Callable[[int], None]
+    ) -> Iterator[list[Outcome] | Exception]:
+        for wave in waves:
+            (made,) = run_waves(denoiser, [wave], batching, on)
+            assert not isinstance(made, Exception)
+            yield [replace(one, image_HWC=None, error="NaN") if one.cell == victim else one for one in made]
+
+    with monkeypatch.context() as patch, stand_ins():
+        patch.setattr(maker, "run_waves", poisoned)
+        assert call(patch, *written(tmp_path, *words, "fail_fast=true")) == 1
+    assert [row["key"] for row in store(tmp_path).rows()[0] if row["status"] == "failed"] == [victim.key]
+    assert not (store(tmp_path).root / "answers").exists()
+    assert told(conduct(study(tmp_path, *words, "retry_failed=true"))) == whole
+
+
+def test_more_trials_are_refused_once_the_pictures_were_scored_anew(tmp_path: Path) -> None:
+    """The sampler knows the old scores; what was found so far can be told by the new ones."""
+    conduct(study(tmp_path))
+    plan = store(tmp_path).read_plan()
+    assert plan is not None
+    plan["scores"]["lpips"]["weights"] = "others"
+    store(tmp_path).write_plan(plan)
+    assert len(conduct(study(tmp_path)).trials) == 8
+    with pytest.raises(UserError, match=r"^study\.trials: .* by the old lpips: for more of them"):
+        conduct(study(tmp_path, "study.trials=12"))
 
 
 def test_what_a_kill_leaves_of_the_journal_is_cleared(tmp_path: Path) -> None:
@@ -350,6 +444,32 @@ def test_the_best_at_the_edge_of_its_space_is_told(tmp_path: Path) -> None:
     assert "hold seeds out" in said
 
 
+@pytest.mark.parametrize(
+    ("space", "best", "advised"),
+    [
+        ("edit_guidance_scale={low: 0.01, high: 100, log: true}", 1.0, ""),
+        ("edit_guidance_scale={low: 0.01, high: 100, log: true}", 100.0, "high beyond 100"),
+        ("eta={low: 0, high: 1}", 0.0, ""),
+        ("eta={low: 0, high: 0.5}", 0.5, "high beyond 0.5"),
+        ("num_inference_steps={low: 1, high: 6}", 1, ""),
+        ("edit_warmup_steps={low: 1, high: 4}", 4, ""),
+        ("edit_warmup_steps={low: 1, high: 3}", 3, "high beyond 3"),
+    ],
+)
+def test_an_edge_is_told_where_there_is_something_beyond(
+    tmp_path: Path, space: str, best: float, advised: str
+) -> None:
+    made = study(tmp_path, space=[f"+study.space.{space}"])
+    (setting,) = made.settings.space
+    trial = Trial(0, {setting.name: best}, len(made.blocks), "told")
+    nothing_known = (Estimate(np.nan, np.nan, np.nan, np.nan, 0),) * 2
+    found = Answers(made, (), np.empty((0, 2)), (), (), (Best(None, trial, *[nothing_known] * 2),), (), ())
+    said = [line for line in advice(found) if "edge" in line]
+    assert [line.split(f"move study.space.{setting.name}.")[1] for line in said] == [
+        f"{edge}, under another name=." for edge in ([advised] if advised else [])
+    ]
+
+
 def test_a_study_is_set_against_the_sweep_that_it_replaces(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -444,6 +564,9 @@ def test_a_folder_of_another_study_or_of_a_sweep_is_refused(tmp_path: Path) -> N
         (["study.sampler=random"], "study.sampler"),
         (["seeds=3"], "prompts or seeds"),
         (["+study.objectives.ssim=maximize"], "study.objectives"),
+        (["method=composable"], "method"),
+        (["replay=a dog"], "replay"),
+        (["concepts=[{text: glasses, edit_warmup_steps: 2}, smile]"], "edit_warmup_steps"),
     ):
         with pytest.raises(UserError, match=f"^{key}: this folder holds a study of another"):
             conduct(study(tmp_path, *words))

@@ -172,8 +172,27 @@ def test_a_range_in_logarithms_has_values_at_equal_ratios() -> None:
     scale, steps = curves(space, trials, scores, ["gain"])
     assert scale.is_log
     assert scale.values == pytest.approx([2 ** (k / 2) for k in range(9)])
-    assert steps.values == (8, 10, 11, 13, 16, 19, 23, 27, 32)
+    assert steps.values == (8, 9, 11, 13, 16, 19, 23, 27, 32)  # half a step more at each end
     assert scale.importance > 0.9 > 0.1 > steps.importance
+
+
+@pytest.mark.parametrize("high", [2, 3, 7, 12])
+def test_whole_numbers_are_as_important_as_a_range_that_moves_as_much(high: int) -> None:
+    """All values count the same, the first and the last too: of x + w, alike in variance, half each."""
+    space = (Setting("edit_threshold", 0, 1), Setting("edit_warmup_steps", 0, high, 1))
+    count = high + 1
+    scale = np.sqrt(count**2 - 1)  # of a discrete range over that of a continuous one, both of unit width
+    rng = np.random.default_rng(0)
+    trials = [
+        {"edit_threshold": float(x), "edit_warmup_steps": int(w)}
+        for x, w in zip(rng.random(600), rng.integers(0, count, 600), strict=True)
+    ]
+    scores = np.array([[one["edit_threshold"] * scale + one["edit_warmup_steps"]] for one in trials])
+    x, w = curves(space, trials, scores, ["gain"])
+    assert x.importance == pytest.approx(0.5, abs=0.05)
+    assert w.importance == pytest.approx(0.5, abs=0.05)
+    assert set(w.values) <= set(range(count))
+    assert (w.values[0], w.values[-1]) == (0, high)
 
 
 def test_choices_and_whole_numbers_have_curves_of_their_values() -> None:

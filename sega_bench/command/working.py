@@ -104,9 +104,13 @@ def _run_study(study: Study, job: Job, on: Processes) -> int:
     networks, reporter = runner.Networks(), None
     with logging_to(job.store.log_path):
         conduct = conducting.Conduct(study, job.store)
+        known = set() if study.config.retry_failed else conduct.failed()
         for step in conduct.search():
             console.print(str(step), highlight=False)
             reporter = _make(_following(job, step.plan, on), networks, reporter)
+            if study.config.fail_fast and conduct.failed() - known:  # nothing is told, and so nothing lost
+                job = _following(job, step.plan, on)
+                return _complain(job, *show(job, reporter))
         job = _following(job, conduct.plan(), on)
         reporter = _make(job, networks, reporter)
         found = conduct.answers()

@@ -227,8 +227,9 @@ def _pack(cells: Sequence[Cell], limit: int, n: int) -> list[list[Cell]]:
     if total > AT_ONCE * limit or total > len(set().union(*(rows for _, rows in groups))):
         return _packed(groups, limit)  # as few as can be: pieces of a trunk repeat its steps
     # A few smaller waves fill each other's gaps; a single one would have none to fill its own.
-    tried = [_packed(groups, rows) for rows in range(math.ceil(total / AT_ONCE), limit + 1)]
-    return next((waves for waves in tried if len(waves) <= AT_ONCE), tried[0])
+    even = math.ceil(total / AT_ONCE)
+    tried = (_packed(groups, rows) for rows in range(even, min(limit, total) + 1))
+    return next((waves for waves in tried if len(waves) <= AT_ONCE), None) or _packed(groups, even)
 
 
 def _packed(groups: Iterable[tuple[list[Cell], set[Cell]]], limit: int) -> list[list[Cell]]:

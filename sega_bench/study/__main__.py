@@ -36,6 +36,8 @@ def compared(study: Path, sweep: Path) -> str:
     spent = int(sum(row["unet_evals"] or 0 for row in Store(study).rows()[0]))
     costs = spent, int(crossed["unet_evals"].sum())
     areas = _area(found, study), _area(crossed, sweep)
+    if areas[1] <= 0:
+        raise UserError(f"{sweep}: none of its settings gains anything, so there is no area to compare with")
     return (
         f"area under the front: {areas[0]:.4f} of the study, {areas[1]:.4f} of the sweep, "
         f"{areas[0] / areas[1]:.1%}\n"

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
+from sega_bench.errors import UserError
+from sega_bench.study import space
 from sega_bench.study.answers import Answers, Failure
-from sega_bench.study.trials import Trial
+from sega_bench.study.space import Setting
+from sega_bench.study.trials import Study, Trial
 from sega_bench.study.words import rounded
 from sega_bench.views.advice import RANGES
 from sega_bench.views.words import short
 
 _NEAR = 0.01
 """Of a range: what is so near its end is at the edge."""
+
+_WITHIN_STEPS = ("edit_warmup_steps", "edit_cooldown_steps")
+"""Beyond the last step nothing changes any more."""
 
 _MATTERS = 0.05
 """Share of an objective's variance: a setting that explains less may end anywhere."""
@@ -51,11 +59,32 @@ def _edges(found: Answers, best: Trial) -> Iterator[str]:
         importance[curve.parameter] = max(curve.importance, importance.get(curve.parameter, 0.0))
     for setting in found.study.settings.space:
         for name in setting.parameters if not setting.choices else ():
-            for word, end in (("low", setting.low), ("high", setting.high)):
-                is_near = abs(best.params[name] - end) <= _NEAR * (setting.high - setting.low)
-                matters = importance.get(name, 1.0) >= _MATTERS
-                if is_near and matters and end not in RANGES.get(setting.name, ()):
+            value, matters = best.params[name], importance.get(name, 1.0) >= _MATTERS
+            for word, end, sign in (("low", setting.low, -1), ("high", setting.high, 1)):
+                if _is_near(setting, value, end) and matters and _goes_on(found.study, setting, end, sign):
                     yield (
-                        f"The best {name}, {short(best.params[name])}, is at the edge of its space: move "
+                        f"The best {name}, {short(value)}, is at the edge of its space: move "
                         f"study.space.{setting.name}.{word} beyond {short(end)}, under another name=."
                     )
+
+
+def _is_near(setting: Setting, value: float, end: float) -> bool:
+    if setting.log:
+        return abs(math.log(value / end)) <= _NEAR * math.log(setting.high / setting.low)
+    return abs(value - end) <= _NEAR * (setting.high - setting.low)
+
+
+def _goes_on(study: Study, setting: Setting, end: float, sign: int) -> bool:
+    """Whether a range could go on beyond its end: the values there are legal, and another thing."""
+    if end in RANGES.get(setting.name, ()):
+        return False
+    if setting.name in _WITHIN_STEPS and sign > 0:
+        return all(end < cell.num_inference_steps for cell in study.baseline.cells)
+    width = end if setting.log else setting.high - setting.low
+    beyond = end + sign * (setting.unit or _NEAR * width)
+    wider = replace(setting, low=min(setting.low, beyond), high=max(setting.high, beyond))
+    try:
+        space.check((wider,), study.baseline)
+    except UserError:
+        return False
+    return True

@@ -133,7 +133,7 @@ def answer(scores: Scores, trials: Sequence[Trial]) -> Answers:
     known = [i for i in whole if np.isfinite(losses_TK[i]).all()]
     feasible = [i for i in known if (study.settings.excess(estimates_TS[i]) <= 0).all()]
     on = front(losses_TK[np.array(feasible, dtype=int)])
-    evaluations = _evaluations(scores, told)
+    evaluations = _evaluations(scores, trials)
     best = [_best(scores, told, None), *(_best(scores, told, c) for c in _sets(study))]
     return Answers(
         study=study,
@@ -209,17 +209,17 @@ def measured(scores: Scores, trial: Trial, concepts: Together | None) -> Best:
     return Best(concepts, trial, estimates(own_BK), estimates(own_BK - base_BK))
 
 
-def _evaluations(scores: Scores, told: Sequence[Trial]) -> Iterator[int]:
-    """What all cells up to each trial took, those of the baseline first."""
+def _evaluations(scores: Scores, trials: Sequence[Trial]) -> Iterator[int]:
+    """What all cells up to each told trial took: of the baseline first, and of trials that failed."""
     study, counted = scores.study, set()
     total = 0
-    given = [(BASELINE, len(study.blocks)), *((trial.params, trial.resource) for trial in told)]
-    for number, (params, resource) in enumerate(given):
-        for cell in study.cells_on(params, study.blocks[:resource]):
+    for trial in (None, *trials):
+        params, given = (BASELINE, len(study.blocks)) if trial is None else (trial.params, trial.resource)
+        for cell in study.cells_on(params, study.blocks[:given]):
             if cell.key not in counted:
                 counted.add(cell.key)
                 total += int(scores.rows.get(cell.key, {}).get("unet_evals") or 0)
-        if number:
+        if trial is not None and trial.state == "told":
             yield total
 
 

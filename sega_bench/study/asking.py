@@ -7,6 +7,7 @@ asked and not told, whatever ended that command, is evaluated by the next one.
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from sega_bench.study.settings import StudySettings
 from sega_bench.study.space import Params, Setting
 from sega_bench.study.trials import Trial
 
-_RESOURCE, _IDENTITY, _AGAIN = "resource", "study", "again"
+_RESOURCE, _IDENTITY, _AGAIN, _SCORERS = "resource", "study", "again", "scorers"
 
 State = {TrialState.RUNNING: "asked", TrialState.COMPLETE: "told", TrialState.FAIL: "failed"}
 
@@ -75,6 +76,7 @@ class Asking:
                 self._study.set_user_attr(_IDENTITY, dict(identity))
             elif stored != identity:
                 raise UserError(f"study.storage: it holds another study {name}: choose another name=")
+            self._give_up_torn()
 
     def trials(self) -> list[Trial]:
         """Those that were asked for in whole, in the order of asking."""
@@ -96,11 +98,49 @@ class Asking:
             self._study.sampler = self._sampler(number)
             self._study.ask(self._distributions)
 
+    def check_scorers(self, scorers: Mapping[str, Any]) -> None:
+        """Keep what made the scores that are told, or compare it with what is kept.
+
+        Raises:
+            UserError: it is another: of two kinds of scores no sampler can make sense.
+        """
+        stored = self._study.user_attrs.get(_SCORERS)
+        if stored is None:
+            self._study.set_user_attr(_SCORERS, dict(scorers))
+        elif stored != json.loads(json.dumps(scorers)):
+            names = ", ".join(name for name in scorers if stored.get(name) != scorers[name])
+            raise UserError(
+                f"study.trials: the pictures were scored anew, but trials were chosen by the old {names}: "
+                "for more of them give the study another name=..., or score with the old settings again"
+            )
+
     def _given(self, number: int) -> Params | None:
         """A trial's values where they are none of a sampler's business."""
         if self._settings.sampler == "grid":
             return grid(self._settings)[number]
         return self._start if number == 0 else None
+
+    def _give_up_torn(self) -> None:
+        """End what a kill left of trials whose asking it cut off: GP takes them to be under way for ever."""
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if frozen.params.keys() != self._distributions.keys():
+                self._study.tell(frozen.number, state=TrialState.FAIL)
+
+    def grant(self, trials: Sequence[Trial], resources: Sequence[int]) -> None:
+        """Keep how many blocks each of a batch was given, before the first of them is told.
+
+        A kill between two of them would else leave a batch of which some are told, and who of the others goes
+        on would be decided beside these instead of among them.
+
+        Args:
+            trials: that were asked for and not told.
+            resources: of each.
+        """
+        frozen = self._whole()
+        with _quiet():
+            for trial, resource in zip(trials, resources, strict=True):
+                live = optuna.trial.Trial(self._study, frozen[trial.number]._trial_id)
+                live.set_user_attr(_RESOURCE, resource)
 
     def tell(
         self, trial: Trial, values: Sequence[float] | None, excess: Mapping[str, float], resource: int
@@ -123,7 +163,6 @@ class Asking:
         with _quiet():
             self._study.sampler = RandomSampler()  # telling is none of a sampler's business
             live = optuna.trial.Trial(self._study, frozen._trial_id)
-            live.set_user_attr(_RESOURCE, resource)
             for name, value in excess.items():
                 live.set_constraint(name, value)
             state = TrialState.FAIL if values is None else TrialState.COMPLETE

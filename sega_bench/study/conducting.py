@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sega_bench.cell import shown
 from sega_bench.errors import UserError
@@ -16,9 +17,9 @@ from sega_bench.study.answers import Answers, answer, measured
 from sega_bench.study.asking import Asking
 from sega_bench.study.loop import Step, search
 from sega_bench.study.scoring import Rows, Scores
-from sega_bench.study.trials import Study, asked
+from sega_bench.study.trials import SETTINGS, Study, asked
 
-STUDY_VERSION = 1
+STUDY_VERSION = 2
 """Version of study.json; a folder of another version is refused."""
 
 
@@ -46,7 +47,16 @@ class Conduct:
 
     def search(self) -> Iterator[Step]:
         """See :func:`sega_bench.study.loop.search`."""
-        return search(self._study, self._asking, lambda: _rows(self._store))
+        return search(self._study, self._asking, lambda: _rows(self._store), self._scorers)
+
+    def _scorers(self) -> Mapping[str, Any]:
+        """What made the scores that trials are told, by their names."""
+        provenance = (self._store.read_plan() or {}).get("scores", {})
+        return {name: provenance.get(name) for name in self._study.settings.names}
+
+    def failed(self) -> set[str]:
+        """The keys of the cells that failed."""
+        return {key for key, row in _rows(self._store).items() if row["status"] == "failed"}
 
     def plan(self) -> Plan:
         """The baseline, the trials that were given all blocks, and those that failed: what the views show.
@@ -99,7 +109,8 @@ def _check_identity(identity: dict[str, object], path: Path) -> None:
         return
     names = [name for name in {**stored, **identity} if stored.get(name) != identity.get(name)]
     name = names[0]
-    key = {"blocks": "prompts or seeds", "concepts": "concepts"}.get(name, f"study.{name}")
+    own = name if name in SETTINGS else f"study.{name}"
+    key = {"blocks": "prompts or seeds", "concepts": "concepts"}.get(name, own)
     raise UserError(
         f"{key}: this folder holds a study of another {name} ({shown(stored.get(name))}): give this one "
         "another name=..., or the old settings"

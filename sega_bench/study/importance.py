@@ -75,18 +75,12 @@ def curves(
             for parameter in setting.parameters:
                 values = _along(setting)
                 means = [float(forest.predict(_at(space, sample, parameter, v)).mean()) for v in values]
-                own = _variance(np.array(means), is_range=len(values) == _VALUES and not setting.choices)
+                places = [_number(setting, value) for value in values]
+                at_N = [_number(setting, params[parameter]) for params in sample]
+                own = float(np.interp(at_N, places, means).var())  # straight between values
                 share = own / variance if variance > 0 else 0.0
                 found.append(Curve(parameter, objective, min(share, 1.0), values, tuple(means), setting.log))
     return found
-
-
-def _variance(means_G: Floats, *, is_range: bool) -> float:
-    """The variance of a curve over its setting; along a range it is taken to be straight between values."""
-    if not is_range:
-        return float(np.var(means_G))
-    a, b = means_G[:-1], means_G[1:]
-    return float(((a * a + a * b + b * b) / 3).mean() - ((a + b) / 2).mean() ** 2)
 
 
 def _at(space: Space, sample: Sequence[Params], parameter: str, value: Any) -> Floats:
@@ -102,8 +96,15 @@ def _columns(space: Space, params: Params) -> Floats:
             if setting.choices:
                 columns += [float(value == choice) for choice in setting.choices]
             else:
-                columns.append(float(np.log(value) if setting.log else value))
+                columns.append(_number(setting, value))
     return np.array(columns)
+
+
+def _number(setting: Setting, value: Any) -> float:
+    """Where a value lies along its setting."""
+    if setting.choices:
+        return float(setting.choices.index(value))
+    return float(np.log(value) if setting.log else value)
 
 
 def _sample(space: Space) -> list[Params]:
@@ -116,18 +117,20 @@ def _sample(space: Space) -> list[Params]:
 
 
 def _along(setting: Setting) -> tuple[Any, ...]:
-    """Values from one end to the other, each once."""
+    """Values from one end to the other, each once; all choices."""
     if setting.choices:
         return setting.choices
     return tuple(dict.fromkeys(_place(setting, share) for share in np.linspace(0, 1, _VALUES).tolist()))
 
 
 def _place(setting: Setting, share: float) -> Any:
-    """The value that lies at a share of the way through a setting."""
-    if setting.choices:
-        return setting.choices[min(int(share * len(setting.choices)), len(setting.choices) - 1)]
-    if setting.log:
-        value = setting.low * (setting.high / setting.low) ** share
-    else:
-        value = setting.low + share * (setting.high - setting.low)
-    return round(value) if setting.is_whole else value
+    """The value that lies at a share of the way through a setting; all that it has are equally likely."""
+    if setting.count is not None:
+        values = setting.values()
+        return values[min(int(share * len(values)), len(values) - 1)]
+    if not setting.log:
+        return setting.low + share * (setting.high - setting.low)
+    half = 0.5 if setting.is_whole else 0.0  # as much of the range for the first and the last as for others
+    low, high = setting.low - half, setting.high + half
+    value = low * (high / low) ** share
+    return min(max(round(value), int(setting.low)), int(setting.high)) if setting.is_whole else value

@@ -5,8 +5,9 @@ The loop knows no model: who calls it makes the plans that it yields, and the st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from sega_bench.planner import Plan
 from sega_bench.study import halving
 from sega_bench.study.asking import Asking, grid
 from sega_bench.study.scoring import Rows, Scores, mean_of_known
-from sega_bench.study.trials import BASELINE, Study, Trial
+from sega_bench.study.trials import BASELINE, Study, Trial, block_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Step:
         return f"{self.trials} trials: {self.at_work} of them on {self.resource} prompts x seeds"
 
 
-def search(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Iterator[Step]:
+def search(
+    study: Study, asking: Asking, rows: Callable[[], Rows], scorers: Callable[[], Mapping[str, Any]]
+) -> Iterator[Step]:
     """Ask, have run, and tell, until there are as many trials as the study wants.
 
     Whatever ended an earlier command, this goes on where it stopped: which trials go on is decided from the
@@ -47,9 +50,13 @@ def search(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Iterator[S
         study: resolved.
         asking: its trials.
         rows: reads the store's present rows; called after each step was made.
+        scorers: reads what made the scores of these rows.
 
     Yields:
         Steps, each to be made before the next is asked for.
+
+    Raises:
+        UserError: the rows were scored anew, and the sampler knows the old scores.
     """
     if study.config.retry_failed:
         yield from _retry(study, asking, rows)
@@ -64,23 +71,32 @@ def search(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Iterator[S
         begun = [trial.number for trial in trials if trial.state == "asked"]
         if not begun and len(trials) >= wanted:
             return
+        if any(trial.state == "told" for trial in trials):
+            asking.check_scorers(scorers())
         first = begun[0] if begun else len(trials)
         end = (first // study.batch + 1) * study.batch
         while len(asking.trials()) < min(end, max(wanted, len(trials))):
             asking.ask()
         asked = [trial.number for trial in asking.trials() if trial.state == "asked"]
         yield from _run_batch(study, asking, rows, asked)
+        asking.check_scorers(scorers())
 
 
 def _retry(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Generator[Step, None, None]:
     """Have all cells that failed tried again, once; trials that failed and now have theirs are told."""
-    trials = asking.trials()
+    trials, stored = asking.trials(), rows()
     failed = [trial.number for trial in trials if trial.state == "failed"]
-    most = max((trial.resource for trial in trials), default=0)
-    plan = study.plan([(trial.params, trial.resource) for trial in trials])
-    yield Step(plan, len(trials), len(failed), most)
+    given = [(trial.params, trial.resource or _begun(study, trial, stored)) for trial in trials]
+    most = max((resource for _, resource in given), default=0)
+    yield Step(study.plan(given), len(trials), len(failed), most)
     if failed:
         yield from _run_batch(study.trying_once(), asking, rows, failed)
+
+
+def _begun(study: Study, trial: Trial, stored: Rows) -> int:
+    """On how many blocks a trial has been begun of which that is not decided yet."""
+    begun = {block_of(cell) for cell in study.cells(trial.params) if cell.key in stored and cell.edits}
+    return max((number for number, block in enumerate(study.blocks, 1) if block in begun), default=0)
 
 
 def _lost(study: Study, asking: Asking, rows: Callable[[], Rows]) -> Iterator[Step]:
@@ -105,6 +121,25 @@ def _run_batch(
 ) -> Generator[Step, None, None]:
     """Have those run that were asked for, the best of them on more and more blocks, and tell all."""
     trials = asking.trials()
+    batch = [trials[number] for number in asked]
+    waiting = [trial for trial in batch if trial.state == "asked"]  # the others failed, and are tried again
+    if len(waiting) == len(batch) and all(trial.resource for trial in batch):
+        # How many blocks each is given was decided; a kill kept them from being told.
+        given = {trial.number: trial.resource for trial in trials}
+        plan = study.plan([(trial.params, trial.resource) for trial in trials])
+        yield Step(plan, len(trials), len(batch), max(trial.resource for trial in batch))
+        scores = Scores(study, rows())
+    else:
+        given, scores = yield from _rounds(study, rows, trials, asked)
+        asking.grant(waiting, [given[trial.number] for trial in waiting])
+    for trial in batch:
+        _tell(asking, scores, trial, given[trial.number])
+
+
+def _rounds(
+    study: Study, rows: Callable[[], Rows], trials: Sequence[Trial], asked: Sequence[int]
+) -> Generator[Step, None, tuple[dict[int, int], Scores]]:
+    """How many blocks every trial has been given in the end, and all scores."""
     given = {trial.number: trial.resource for trial in trials}
     at_work = list(asked)
     for resource in halving.resources(study.first_resource, len(study.blocks)):
@@ -115,8 +150,7 @@ def _run_batch(
         at_work = _promoted(scores, trials, given, at_work, resource)
         if not at_work:
             break
-    for number in asked:
-        _tell(asking, scores, trials[number], given[number])
+    return given, scores
 
 
 def _promoted(

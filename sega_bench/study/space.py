@@ -58,6 +58,11 @@ class Setting:
         return self.name in _WHOLE
 
     @property
+    def unit(self) -> int | None:
+        """What its values are multiples of; None where they are any numbers."""
+        return _WHOLE.get(self.name)
+
+    @property
     def ends(self) -> tuple[Any, ...]:
         """What bounds it: if these are legal, all of it is."""
         return self.choices or (self.low, self.high)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sega_bench.cell import Cell, shown
 from sega_bench.config import Config, StudyConfig
 from sega_bench.errors import UserError
-from sega_bench.planner import Plan, plan
+from sega_bench.planner import AXES, Plan, plan
 from sega_bench.store import settings as columns_of
 from sega_bench.study import settings as reading
 from sega_bench.study import space
@@ -20,6 +20,9 @@ from sega_bench.study.space import Params
 
 Block = tuple[str, int]
 """A prompt and a seed."""
+
+SETTINGS = ("replay", *reversed(AXES))
+"""What may be set of a cell, by the names of its columns; the method first, which has others read or not."""
 
 BASELINE: Params = {}
 """In the place of a trial's values: the configuration's own setting, that no sampler has touched."""
@@ -32,7 +35,7 @@ class Trial:
     Args:
         number: in the order of asking, from 0.
         params: its values.
-        resource: how many blocks it was given, once it is told.
+        resource: how many blocks it was given, once that is decided.
         state: ``told`` once its scores are; ``failed`` if cells failed on most of its blocks, or it has no
             score at all.
     """
@@ -218,8 +221,9 @@ def _values(cells: Iterable[Cell], name: str) -> list[Any]:
 
 
 def asked(study: Study) -> Mapping[str, Any]:
-    """What its trials are scored on, as JSON has it."""
+    """What its trials are scored on, and each setting where it is not searched, as JSON has it."""
     return {
         "blocks": [list(block) for block in study.blocks],
         "concepts": [list(together) for together in study.baseline.concepts],
+        **{name: _values(study.baseline.cells, name) for name in SETTINGS},
     }

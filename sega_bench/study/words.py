@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 
 from sega_bench.study.answers import Answers, Best, better_and_worse
 from sega_bench.study.trials import Study
@@ -27,7 +28,7 @@ def _scores(found: Answers, best: Best, apart: Best | None) -> Iterator[str]:
         line = f"{objective.name} {_interval(best.scores[k])}"
         if apart is not None:
             drop = objective.sign * (apart.scores[k].mean - best.scores[k].mean)
-            line += f", held out {_interval(apart.scores[k])}: worse by {drop:z.3f}"
+            line += f", held out {_interval(apart.scores[k])}" + f": worse by {drop:z.3f}" * isfinite(drop)
         yield line
         over = f"   over the baseline {_interval(best.over_baseline[k], '+')}"
         if apart is not None:
@@ -41,6 +42,8 @@ def verdict(study: Study, best: Best, apart: Best | None) -> str:
         return "it is the baseline itself: nothing that was found beats it"
     judged = best if apart is None else apart
     where = "searched" if apart is None else "held out"
+    if not judged.over_baseline[0].n:
+        return f"the baseline has no scores to set it against, {where}"
     better, worse = better_and_worse(judged, study.settings.objectives)
     pairs = f"{judged.over_baseline[0].n} pairs {where}"
     if better and not worse:
@@ -52,6 +55,10 @@ def verdict(study: Study, best: Best, apart: Best | None) -> str:
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
+    if not isfinite(estimate.mean):
+        return "not known"
+    if not isfinite(estimate.low):  # of one prompt and seed
+        return f"{estimate.mean:{sign}z.3f}"
     mean, low, high = (f"{value:{sign}z.3f}" for value in (estimate.mean, estimate.low, estimate.high))
     return f"{mean} ({low} to {high})"
 
