@@ -536,6 +536,21 @@ def test_a_mistake_is_one_line_before_a_model_loads(
         conduct(study(tmp_path, word))
 
 
+def test_prompts_with_seeds_of_their_own_are_held_out_by_prompts(tmp_path: Path) -> None:
+    files = [tmp_path / "searched.csv", tmp_path / "apart.csv"]
+    for file, prompt in zip(files, ("a face", "a man"), strict=True):
+        file.write_text(f"prompt,seed\n{prompt},7\n")
+    words = ("+prompt_file.columns.seed=seed", "study.min_resource=null", "study.held_out.seeds=[100]")
+    words = (*words, f"prompts={files[0]}")
+    with pytest.raises(
+        UserError, match=r"^study\.held_out\.prompts: 'a face' with seed 7 .* so hold other prompts out"
+    ):
+        study(tmp_path, *words)
+    apart = study(tmp_path, *words, f"study.held_out.prompts={files[1]}").held_out
+    assert apart is not None
+    assert apart.blocks == (("a man", 7),)
+
+
 def test_what_two_settings_may_not_be_together_is_told_however_many_there_are(tmp_path: Path) -> None:
     unit = "{low: 0, high: 1}"
     others = ("edit_weights", "edit_momentum_scale", "edit_mom_beta", "eta")

@@ -190,9 +190,10 @@ def _held_out(config: Config, made: StudySettings, baseline: Plan, blocks: Seque
     apart = _blocks(found.cells)
     if both := [block for block in apart if block in blocks]:
         prompt, seed = both[0]
-        raise UserError(
-            f"study.held_out: {shown(prompt)} with seed {seed} is searched with too: hold other seeds out"
-        )
+        where, remedy = "study.held_out", "hold other seeds out"
+        if isinstance(seeds, list) and seed not in seeds:
+            where, remedy = "study.held_out.prompts", "its file gives it this seed, so hold other prompts out"
+        raise UserError(f"{where}: {shown(prompt)} with seed {seed} is searched with too: {remedy}")
     return Study(elsewhere, made, found, apart)
 
 
