@@ -35,6 +35,9 @@ _NOT_IN_AN_IMAGE = ("wave_rows",)
 _SCORED_TOGETHER = "scores.batch_size"
 """As operational, though it stands among settings that are not."""
 
+SCORE_PATHS = ("clip_model", "clip_pretrained", "dino")
+"""Scorers' settings that may be paths of this machine, of which plan.json has the last part alone."""
+
 _PACKAGES = ("torch", "diffusers", "transformers", "open-clip-torch", "lpips", "numpy", "pillow")
 
 
@@ -191,7 +194,7 @@ def _portable_settings(config: Config) -> dict[str, Any]:
 
 def _portable_scores(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the weights are is in the scores' own entries."""
-    named = {name: settings[name] for name in ("clip_model", "clip_pretrained", "dino") if settings[name]}
+    named = {name: settings[name] for name in SCORE_PATHS if settings[name]}
     return {**settings, **{name: _portable(value) for name, value in named.items()}}
 
 

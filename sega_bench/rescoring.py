@@ -20,7 +20,7 @@ import torch
 from sega_bench import manifest, scores
 from sega_bench.config import compose
 from sega_bench.errors import UserError
-from sega_bench.grader import Grader, remarks
+from sega_bench.grader import SEPARATOR, Grader, remarks
 from sega_bench.resume import NOT_SCORED
 from sega_bench.scores import ScoreSettings
 from sega_bench.store import SETTING_COLUMNS, Picture, Place, Record, Store, cell_of, lock
@@ -75,7 +75,15 @@ def settings_of(store: Store, asked: Mapping[str, Any]) -> ScoreSettings:
     """
     own = _plan(store)["settings"]["scores"]
     settings = ScoreSettings(**(own | dict(asked)))
-    scores.check(settings)
+    try:
+        scores.check(settings)
+    except UserError as error:
+        for name in manifest.SCORE_PATHS:
+            if own.get(name) and name not in asked and str(error).startswith(f"scores.{name}="):
+                raise UserError(
+                    f"scores.{name}: the folder of {own[name]} is not kept in plan.json: give all of it again"
+                ) from error
+        raise
     return settings
 
 
@@ -186,7 +194,10 @@ def _read(grader: Grader, row: Row) -> Picture | None:
 def _renewed(record: Record, row: Row) -> Row:
     """The row of a record, under the settings and the key of the row that it replaces."""
     kept = {name: row[name] for name in (*SETTING_COLUMNS, _KEPT) if name in row}
-    return record.row() | kept
+    notes = str(row["error"] or "").split(SEPARATOR)
+    lacking = [note for note in notes if note.startswith(f"{NOT_SCORED}{_KEPT}:")]  # it is not taken here
+    error = SEPARATOR.join([*lacking, *filter(None, [record.error])]) or None
+    return record.row() | kept | {"error": error}
 
 
 def _counts(rows: Sequence[Row], cells: int) -> Counter[str]:
@@ -203,5 +214,5 @@ def refuse_half_scored(store: Store) -> None:
     if store.rescoring_path.exists():
         raise UserError(
             f"name: scoring {store.root} again was interrupted, and its scores are of two kinds: "
-            f"first go on with python -m sega_bench.scores {store.root}"
+            f"first go on with python -m sega_bench.scores {store.root}, and the scores.... words it had"
         )

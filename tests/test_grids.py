@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from sega_bench.store import Store
 from sega_bench.views import grids
 from sega_bench.views.claims import claims
 from sega_bench.views.grids import write_grids
+from sega_bench.views.report import thumbnails
 from sega_bench.views.sheet import Layout, Sheet, Tile, lay_out, wrap
 from sega_bench.views.tables import load, summarise, write_results
 
@@ -130,12 +132,24 @@ def test_missing_and_failed_cells_are_hatched(tmp_path: Path, monkeypatch: pytes
     assert len(np.unique(hatched.reshape(-1, 3), axis=0)) > 2
 
 
+def damaged() -> bytes:
+    """A large PNG with a wrong byte in a later block, of which Pillow makes a SyntaxError."""
+    noise_HWC = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise_HWC).save(buffer, format="PNG")
+    first = buffer.getvalue().index(b"IDAT")
+    second = buffer.getvalue().index(b"IDAT", first + 4)
+    return buffer.getvalue()[:second] + b"?" + buffer.getvalue()[second + 1 :]
+
+
+@pytest.mark.parametrize("content", [b"no picture", damaged()])
 def test_an_unreadable_image_is_a_place_like_a_missing_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     store = small(tmp_path)
     for path in store.images_dir.glob("*/*.png"):
-        path.write_bytes(b"no picture")
+        path.write_bytes(content)
+        assert not thumbnails._write(store, path.stem)
     assert len(Drawn(store, monkeypatch).paths) == 1
 
 

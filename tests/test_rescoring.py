@@ -227,6 +227,16 @@ def test_edits_of_a_reference_that_failed_wait_and_keep_what_else_is_told(made: 
     assert after[one["key"]]["error"] == f"{REFERENCE_FAILED}; a text was cut"
 
 
+def test_a_verdict_of_the_safety_checker_that_was_never_taken_stays_told(made: Store) -> None:
+    """It is not taken here, so that what lacks it is still found by retry_failed."""
+    one = next(row for row in made.rows()[0] if row["edit_guidance_scale"] == [5.0])
+    made.append_rows("0", [{**one, "nsfw": None, "error": "not scored: nsfw: no memory; a text was cut"}])
+    assert again(made) == {"scored": 5, "not scored": 1}
+    after = {row["key"]: row for row in made.rows()[0]}
+    assert after[one["key"]]["error"] == "not scored: nsfw: no memory; a text was cut"
+    assert after[one["key"]]["clip_prompt"] is not None
+
+
 def test_rows_of_several_workers_stay_in_their_files(made: Store) -> None:
     """The latest line of a cell counts, in the order of the files: a new one in an earlier file would not."""
     one = edited(made)
@@ -269,6 +279,7 @@ def test_the_command_scores_and_makes_the_tables_again(made: Store) -> None:
         ),
         (["{}", "scores.perceptual=lpips"], "scores.perceptual=lpips is not known"),
         (["{}", "scores.clip=x"], "unknown key 'scores.clip'"),
+        (["{}"], "scores.clip_model: the folder of local-dir:vit is not kept in plan.json: give all of it"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -276,7 +287,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     folder = sweeps.finished(tmp_path / "made", seeds=[0])
     plan_json = document(folder)
-    plan_json["settings"]["scores"] = OWN
+    plan_json["settings"]["scores"] = OWN if len(words) > 1 else {"clip_model": "local-dir:vit"}
     folder.write_plan(plan_json)
     with pytest.raises(SystemExit) as end:
         command.main([word.format(folder.root) for word in words])

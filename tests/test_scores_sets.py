@@ -88,6 +88,20 @@ def test_without_bias_few_pictures_are_enough() -> None:
     assert unbiased_mmd2(features(0, 50), features(1, 50, 2.0), lambda a, b: a @ b.T) > 15
 
 
+@pytest.mark.parametrize("edits", [1, 3])
+def test_edits_of_their_own_unedited_pictures_are_no_nearer_for_being_few(edits: int) -> None:
+    """Pictures of one source are much alike: without such pairs the mean is that of independent sets."""
+    found: dict[float, list[float]] = {0.0: [], 2.0: []}
+    of_edits, of_unedited = torch.arange(6).repeat(edits), torch.arange(6)
+    for shift, values in found.items():
+        for seed in range(400):
+            unedited = 3 * features(seed, 6)
+            edited = unedited.repeat(edits, 1) + 0.3 * features(seed + 1000, 6 * edits, shift / 0.3)
+            values.append(unbiased_mmd2(edited, unedited, lambda a, b: a @ b.T, (of_edits, of_unedited)))
+    for shift, values in found.items():  # of the linear kernel it is the squared distance of the means
+        assert abs(np.mean(values) - 5 * shift**2) < 3 * np.std(values) / 20
+
+
 def test_an_embedding_does_not_depend_on_its_company() -> None:
     scorer = load_clip(ScoreSettings(clip_model=OWN.partition("=")[2], perceptual="none"), CPU)
     images = [picture(0), picture(1), picture(2, 48, 64), picture(3)]
@@ -128,9 +142,11 @@ def test_each_setting_against_its_unedited_pictures(sweep: Path) -> None:
         embed(scorer, [store(sweep).read_image(row["image"]) for row in part], 16)
         for part in (chosen, [row for row in rows if row["is_reference"]])
     ]
-    assert made["kid"].iloc[-1] == pytest.approx(kid(*pair), rel=1e-6)
+    references = [row["key"] for row in rows if row["is_reference"]]
+    sources = torch.tensor([references.index(row["reference_key"]) for row in chosen]), torch.arange(3)
+    assert made["kid"].iloc[-1] == pytest.approx(kid(*pair, sources), rel=1e-6)
     unit = [torch.nn.functional.normalize(feature_ND, dim=-1) for feature_ND in pair]
-    assert made["cmmd"].iloc[-1] == pytest.approx(cmmd(*unit), rel=1e-6)
+    assert made["cmmd"].iloc[-1] == pytest.approx(cmmd(*unit, sources), rel=1e-6)
 
 
 def test_against_a_folder_and_its_own_pictures(

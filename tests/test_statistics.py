@@ -96,7 +96,16 @@ def test_a_ratio_to_what_may_be_nothing_has_no_interval() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "seeds", "between_prompts", "between_seeds", "least"),
-    [(1, 4, 0, 1, 0.84), (1, 8, 0, 1, 0.92), (1, 32, 0, 1, 0.93), (8, 4, 1, 1, 0.92), (24, 1, 1, 1, 0.93)],
+    [
+        (1, 4, 0, 1, 0.84),
+        (1, 8, 0, 1, 0.92),
+        (1, 32, 0, 1, 0.93),
+        (2, 4, 0.3, 1, 0.91),
+        (2, 4, 1, 1, 0.80),
+        (4, 4, 1, 1, 0.88),
+        (8, 4, 1, 1, 0.92),
+        (24, 1, 1, 1, 0.93),
+    ],
 )
 def test_the_interval_covers_the_mean_it_is_of(
     prompts: int, seeds: int, between_prompts: float, between_seeds: float, least: float

@@ -208,12 +208,32 @@ def test_null_is_a_value_of_an_axis() -> None:
 # --- trade-offs ---
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_setting_is_not_praised_for_the_cells_that_it_lacks(is_there: bool) -> None:
+    """Where hard faces failed, or are still to come, the easy ones are compared with the same easy ones."""
+    rows = []
+    for seed in range(4):
+        easy = seed < 2
+        gain, cost = (0.6, 0.1) if easy else (0.2, 0.4)
+        rows.append({"threshold": 0.5, "seed": seed, "clip_concept_delta": gain, "lpips": cost})
+        if easy:
+            worse = {"clip_concept_delta": gain - 0.05, "lpips": cost + 0.02}
+            rows.append({"threshold": 0.9, "seed": seed, **worse})
+        elif is_there:
+            rows.append({"threshold": 0.9, "seed": seed, "status": "failed"})
+    summary = pooled(summarise(frame_of(rows), ["edit_threshold"]))
+    assert summary["best"].to_dict() == {0.5: True, 0.9: False}
+    assert summary["pareto"].to_dict() == {0.5: True, 0.9: False}
+    assert summary.loc[0.9, "clip_concept_delta_mean"] == pytest.approx(0.55)  # its own, as it is
+    assert summary.loc[0.9, "area"] == pytest.approx(0.35 * (1 - 0.27))  # of what it would be on all
+
+
 def test_areas_are_of_a_setting_alone_and_of_the_front() -> None:
     rows = [
         {"threshold": 0.5, "seed": 0, "clip_concept_delta": 0.4, "lpips": 0.5},
         {"threshold": 0.5, "seed": 1, "clip_concept_delta": 0.6, "lpips": 0.5},
-        {"threshold": 0.9, "seed": 0, "clip_concept_delta": 0.2, "lpips": 0.0},
-        {"threshold": 0.99, "seed": 0, "clip_concept_delta": 0.1, "lpips": 0.3},
+        *({"threshold": 0.9, "seed": seed, "clip_concept_delta": 0.2, "lpips": 0.0} for seed in (0, 1)),
+        *({"threshold": 0.99, "seed": seed, "clip_concept_delta": 0.1, "lpips": 0.3} for seed in (0, 1)),
     ]
     summary = pooled(summarise(frame_of(rows), ["edit_threshold"]))
     assert summary["area"].tolist() == pytest.approx([0.5 * 0.5, 0.2, 0.1 * 0.7])

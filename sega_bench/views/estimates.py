@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sega_bench.proportion import wilson
 from sega_bench.views import chosen
 from sega_bench.views.chosen import Found
-from sega_bench.views.groups import ALL, units
+from sega_bench.views.groups import ALL, Groups, anchored, units
 from sega_bench.views.statistics import Estimate, estimate, knee, pareto, ratio, spearman
 from sega_bench.views.tables import COST, GAIN
 
@@ -61,14 +61,14 @@ def at_best(edited: pd.DataFrame, axes: Sequence[str], answers: Found) -> pd.Dat
     if not axes:
         return edited
     numbers = edited.groupby(list(axes), sort=False, dropna=False).ngroup()
-    means = edited[[GAIN, COST]].groupby(numbers).mean()
-    gain, cost = _floats(means[GAIN]), _floats(means[COST])
+    groups = Groups(edited.assign(status="done"), axes, [GAIN, COST])
+    gain, cost = anchored(groups, GAIN), anchored(groups, COST)
     if answers is None:
         best = knee(gain, cost, pareto(gain, cost))
     else:
         firsts = edited[list(axes)].groupby(numbers).head(1)
         best = chosen.at(firsts.to_dict("records"), chosen.place(answers, ALL))
-    return edited.iloc[:0] if best is None else edited[numbers == means.index[best]]
+    return edited.iloc[:0] if best is None else edited[numbers == best]
 
 
 def _floats(column: pd.Series[Any]) -> NDArray[np.float64]:

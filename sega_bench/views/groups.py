@@ -90,6 +90,30 @@ def of_pairs(rows: Columns, name: str) -> NDArray[np.float64]:
     return means
 
 
+def anchored(groups: Groups, name: str) -> NDArray[np.float64]:
+    """Each group's mean score, as it would be on the pairs of the group that has most.
+
+    A group that lacks some, because cells failed or are still to come, must not be praised for those that it
+    lacks: it stands at the other's mean and its mean difference to it over the pairs that both have; NaN if
+    there are none. A group that lacks nothing stands at its own mean.
+    """
+    of_each = [of_pairs(rows, name) for _, rows in groups]
+    counts = [int(np.isfinite(means).sum()) for means in of_each]
+    estimates = np.full(len(of_each), np.nan)
+    if not any(counts):
+        return estimates
+    anchor = of_each[int(np.argmax(counts))]
+    for i, (_, rows) in enumerate(groups):
+        if counts[i] == max(counts):
+            estimates[i] = rows[name][~np.isnan(rows[name])].mean()
+        elif counts[i]:
+            shared = min(len(anchor), len(of_each[i]))
+            differences = of_each[i][:shared] - anchor[:shared]
+            if np.isfinite(differences).any():
+                estimates[i] = np.nanmean(anchor) + np.nanmean(differences)
+    return estimates
+
+
 def apart(rows: Columns, centre: Mapping[str, NDArray[np.float64]], label: str) -> dict[str, Any]:
     """How far a group's scores lie above their pairs' centres, with the interval."""
     found: dict[str, Any] = {}

@@ -22,23 +22,23 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
 } | {char: "\\" + char for char in "&%$#_{}"}
 
 
 def latex_table(summary: pd.DataFrame) -> str:
-    """Each setting's mean scores with the half-width of their 95 % intervals, then each concept's best.
+    """Each setting's mean scores with their 95 % intervals, then each concept's best.
 
     Args:
         summary: as :func:`sega_bench.views.tables.summarise` gives it.
 
     Returns:
-        A ``table`` environment that needs the package booktabs. The best trade-off is bold; of more than
-        :data:`MOST_ROWS` settings the Pareto front is shown.
+        A ``table`` environment that needs the package booktabs. The best setting is bold; of more than
+        :data:`MOST_ROWS` settings the Pareto front is shown, and the best.
     """
     axes = list(summary.columns[: summary.columns.get_loc("concepts")])
     pooled = summary[summary["concepts"] == ALL]
-    shown = pooled if len(pooled) <= MOST_ROWS else pooled[pooled["pareto"]]
+    shown = pooled if len(pooled) <= MOST_ROWS else pooled[pooled["pareto"] | pooled["best"]]
     each = summary[(summary["concepts"] != ALL) & summary["best"]]
     labels = concept_labels(each["concepts"])
     lines = [_line(row, axes, "all") for row in shown.to_dict("records")]

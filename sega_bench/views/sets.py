@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,7 +27,7 @@ from sega_bench.errors import UserError, mistakes_in_one_line
 from sega_bench.rescoring import read_words, settings_of
 from sega_bench.scores.clip import ClipScorer
 from sega_bench.scores.loading import load_clip
-from sega_bench.scores.sets import cmmd, embed, kid
+from sega_bench.scores.sets import Sources, cmmd, embed, kid
 from sega_bench.sega.models import resolve_device
 from sega_bench.store import Store
 from sega_bench.views.tables import ALL, load
@@ -57,8 +58,9 @@ def compare_sets(
 
     Returns:
         The axes; ``concepts``; ``reference``; ``n`` and ``n_reference`` pictures in both sets; ``n_unread``
-        that could not be read; ``kid`` and ``cmmd`` (:mod:`sega_bench.scores.sets`), NaN of fewer than two
-        pictures; ``backbone`` and ``weights`` of the features.
+        that could not be read; ``kid`` and ``cmmd`` (:mod:`sega_bench.scores.sets`; pictures of one
+        reference depend on each other), NaN of fewer than two references; ``backbone`` and ``weights`` of
+        the features.
 
     Raises:
         UserError: the folder has fewer than two pictures that can be read.
@@ -70,11 +72,17 @@ def compare_sets(
     source = {name: scorer.provenance["clip"][name] for name in ("backbone", "weights")}
     rows = []
     for setting, group in _settings(done[~done["is_reference"]], axes):
-        own = [place[key] for key in group["key"] if key in place]
-        others = [place[key] for key in group["reference_key"].unique() if key in place]
-        other_MD = feature_ND[others] if given_MD is None else given_MD
+        read = group[group["key"].isin(list(place))]
+        own = [place[key] for key in read["key"]]
+        of_own_N, unedited = pd.factorize(read["reference_key"])
+        numbers = {key: number for number, key in enumerate(unedited) if key in place}
+        if given_MD is None:
+            other_MD, of_other = feature_ND[[place[key] for key in numbers]], list(numbers.values())
+        else:
+            other_MD, of_other = given_MD, list(range(len(unedited), len(unedited) + len(given_MD)))
+        sources = torch.from_numpy(of_own_N), torch.tensor(of_other)
         counts = {"n": len(own), "n_reference": len(other_MD), "n_unread": len(group) - len(own)}
-        rows.append(setting | counts | _distances(feature_ND[own], other_MD) | source)
+        rows.append(setting | counts | _distances(feature_ND[own], other_MD, sources) | source)
     table = pd.DataFrame(rows, columns=[*axes, "concepts", *_COLUMNS])
     return table.assign(reference=UNEDITED if reference is None else reference.name)
 
@@ -82,8 +90,9 @@ def compare_sets(
 _COLUMNS = ("reference", "n", "n_reference", "n_unread", "kid", "cmmd", "backbone", "weights")
 
 
-def _distances(x_ND: Tensor, y_MD: Tensor) -> dict[str, float]:
-    return {"kid": kid(x_ND, y_MD), "cmmd": cmmd(F.normalize(x_ND, dim=-1), F.normalize(y_MD, dim=-1))}
+def _distances(x_ND: Tensor, y_MD: Tensor, sources: Sources) -> dict[str, float]:
+    of_length_1 = F.normalize(x_ND, dim=-1), F.normalize(y_MD, dim=-1)
+    return {"kid": kid(x_ND, y_MD, sources), "cmmd": cmmd(*of_length_1, sources)}
 
 
 def _settings(edited: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

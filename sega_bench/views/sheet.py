@@ -240,7 +240,7 @@ def _load(path: Path, at: Layout) -> Image.Image | None:
     try:
         with Image.open(path) as image:
             fitted = image.convert("RGB")
-    except OSError:
+    except (OSError, SyntaxError, ValueError):  # Pillow's, of what is damaged
         return None
     factor = min(at.tile[0] / fitted.width, at.tile[1] / fitted.height)
     size = (max(1, round(fitted.width * factor)), max(1, round(fitted.height * factor)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS
 from sega_bench.views import chosen
@@ -25,6 +26,7 @@ from sega_bench.views.groups import (
     STATISTICS,
     UNITS,
     Groups,
+    anchored,
     apart,
     described,
     of_pairs,
@@ -110,7 +112,8 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str], answers: Found = None) -
         concept set has more gain at no more cost, or as much at less. ``best``: the one setting of a concept
         set that is the knee of that front (:func:`sega_bench.views.statistics.knee`), which depends on the
         range that was tried; of a study the one that it found best by its own objectives, if any. A concept
-        set without both scores has no area and no marks.
+        set without both scores has no area and no marks. A setting of which cells failed, or are still to
+        come, is judged by its pairs with one that has them (:func:`sega_bench.views.groups.anchored`).
     """
     edited = _with_unedited(frame, axes)
     names = reduced(edited)
@@ -118,7 +121,8 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str], answers: Found = None) -
     rows: list[dict[str, Any]] = []
     for concepts, part in sets(edited):
         groups = Groups(part, axes, names)
-        settings = _front([values | described(group, concepts, scored) for values, group in groups])
+        described_ones = [values | described(group, concepts, scored) for values, group in groups]
+        settings = _front(described_ones, anchored(groups, GAIN), anchored(groups, COST))
         if answers is not None:
             found = chosen.at(settings, chosen.place(answers, concepts))
             settings = [row | {"best": i == found} for i, row in enumerate(settings)]
@@ -192,10 +196,10 @@ def _with_unedited(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     return needed[edited].assign(**unedited)
 
 
-def _front(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of one concept set with their areas, ``pareto`` and ``best``."""
-    gain = np.array([row[f"{GAIN}_mean"] for row in settings], dtype=np.float64)
-    cost = np.array([row[f"{COST}_mean"] for row in settings], dtype=np.float64)
+def _front(
+    settings: list[dict[str, Any]], gain: NDArray[np.float64], cost: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    """The rows of one concept set with their areas, ``pareto`` and ``best``, by these means of each."""
     front = pareto(gain, cost)
     best, total = knee(gain, cost, front), area_under_front(gain, cost)
     return [

@@ -61,7 +61,7 @@ def _write(store: Store, key: str) -> bool:
     try:
         with Image.open(store.image_path(key)) as image:
             small = image.convert("RGB")
-    except OSError:  # torn, or no picture at all
+    except (OSError, SyntaxError, ValueError):  # torn, damaged, or no picture at all
         return False
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     small.save(buffer, format="WEBP", quality=_QUALITY)

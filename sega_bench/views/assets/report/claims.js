@@ -93,16 +93,18 @@ function drawAreas() {
   const best = settings.filter((setting) => setting.best);
   byId("areas").hidden = !best.length || isOneSetting();
   const named = Object.entries(areas);
-  const cells = (rows, set) => rows.map(([, of, area]) => (of === set ? area : undefined)).filter((area) => area !== undefined);
+  const placesOf = (rows) => [...new Set(rows.map(([place]) => place))];
+  const areaAt = (rows, place, set) => rows.find(([at, of]) => at === place && of === set)?.[2] ?? null;
   byId("areas-table").replaceChildren(el("table", { class: "claimed areas" },
     el("thead", {}, el("tr", {}, el("th", {}, "concept"), el("th", { class: "number" }, "all settings"),
-      named.map(([axis, rows]) => [...new Set(rows.map(([place]) => place))].map((place) =>
+      named.map(([axis, rows]) => placesOf(rows).map((place) =>
         el("th", { class: "number", title: axis }, said(values[axis][place])))),
       el("th", { class: "number" }, "best setting"), el("th", {}, "which is"))),
     el("tbody", {}, best.map((setting) => el("tr", {},
       el("th", { scope: "row" }, setting.set < 0 ? "all together" : sets[setting.set]),
       el("td", { class: "number" }, score("", setting.front_area)),
-      named.map(([, rows]) => cells(rows, setting.set).map((area) => el("td", { class: "number" }, score("", area)))),
+      named.map(([, rows]) => placesOf(rows).map((place) =>
+        el("td", { class: "number" }, score("", areaAt(rows, place, setting.set))))),
       el("td", { class: "number" }, score("", setting.area)),
       el("td", { class: "small" }, axes.map((axis, i) => `${axis} ${said(values[axis][setting.at[i]])}`).join(", ")))))));
 }
