@@ -33,6 +33,7 @@ function recommendation({ concepts, settings, verdict, searched, held_out: heldO
   const whose = concepts ?? (sets.length === 1 ? sets[0] : null);
   const value = (one) => (whose && Array.isArray(one)
     ? one.map((own, i) => el("div", {}, el("span", { class: "small" }, `${whose[i].split(",")[0]} `), said(own))) : said(one));
+  const told = Object.keys(searched).reduce((text, name) => text.replaceAll(name, title(name)), verdict);
   const over = (name) => (heldOut ?? searched)[name].over_baseline;
   const number = (name, { mean, low, high }, sign = "") => el("td", { class: "number" }, sign, estimate(name, [mean, low, high]));
   return el("div", { class: "card" },
@@ -46,7 +47,7 @@ function recommendation({ concepts, settings, verdict, searched, held_out: heldO
         number(name, searched[name].score),
         heldOut && number(name, heldOut[name].score),
         number(name, over(name), over(name).mean > 0 ? "+" : "")))))),
-    el("p", { class: "verdict" }, `${verdict[0].toUpperCase()}${verdict.slice(1)}.`));
+    el("p", { class: "verdict" }, `${told[0].toUpperCase()}${told.slice(1)}.`));
 }
 
 /** The curve of each setting on one score, the most important first; all on one scale, so that heights compare. */
