@@ -226,6 +226,7 @@ def test_a_setting_is_not_praised_for_the_cells_that_it_lacks(is_there: bool) ->
     assert summary["pareto"].to_dict() == {0.5: True, 0.9: False}
     assert summary.loc[0.9, "clip_concept_delta_mean"] == pytest.approx(0.55)  # its own, as it is
     assert summary.loc[0.9, "area"] == pytest.approx(0.35 * (1 - 0.27))  # of what it would be on all
+    assert trends(frame_of(rows), ["edit_threshold"])["peak"].item() == 0.5
 
 
 def test_areas_are_of_a_setting_alone_and_of_the_front() -> None:

@@ -234,19 +234,23 @@ def areas(summary: pd.DataFrame, axis: str) -> pd.DataFrame:
 def trends(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """Spearman correlation of each numeric axis' values with the mean score of the edited cells at each.
 
-    Only cells that differ in the axis alone are compared (:func:`sega_bench.views.designs.comparable`).
+    Only cells that differ in the axis alone are compared (:func:`sega_bench.views.designs.comparable`), and a
+    value that lacks some by its pairs with one that has them (:func:`sega_bench.views.groups.anchored`).
 
     Returns:
         One row an axis: ``axis``, ``values`` (how many different), ``peak`` (that with most mean gain), and
         :data:`TRENDS`, NaN where fewer than three values were scored (two points are always in line) or where
         the score never changes.
     """
-    needed = list(dict.fromkeys([*axes, "method", *TRENDS]))
+    needed = list(dict.fromkeys([*axes, *UNITS, "method", "status", *TRENDS]))
     edited = frame.loc[~frame["is_reference"], needed]
     rows = []
     for axis in axes:
         if pd.api.types.is_numeric_dtype(frame[axis]) and not pd.api.types.is_bool_dtype(frame[axis]):
-            means = comparable(edited, axis, axes).groupby(axis)[list(TRENDS)].mean()
+            like = comparable(edited, axis, axes)
+            groups = Groups(like[like[axis].notna()], [axis], TRENDS)
+            values = [point[axis] for point, _ in groups]
+            means = pd.DataFrame({name: anchored(groups, name) for name in TRENDS}, values).sort_index()
             ranked = means[GAIN].dropna().sort_values(kind="stable")
             peak = ranked.index[-1] if len(ranked) else float("nan")
             places = means.index.to_numpy(dtype=np.float64)
