@@ -40,7 +40,8 @@ _Row = dict[str, Any]
 def claims(frame: pd.DataFrame, axes: Sequence[str], answers: Found = None) -> pd.DataFrame:
     """What the sweep says of the paper's claims about SEGA, and how it does against other methods.
 
-    * ``monotonicity``: mean Spearman correlation of gain with ``edit_guidance_scale``, each image a curve.
+    * ``monotonicity``: mean Spearman correlation of gain with ``edit_guidance_scale``, each image a curve;
+      one whose gain never moves has none.
     * ``isolation``: means of :data:`ISOLATION`; and for each attribute that flipped without being asked for,
       the share of images in which it did (``flipped hair``), which together are the leakage matrix.
     * ``robustness``: the share of images in which the edit succeeded.
