@@ -22,6 +22,9 @@ pytestmark = pytest.mark.slurm
 
 ARRAY = ("launch=slurm", "engine.device=cpu", "engine.threads=1", f"launch.partition={LOW}")
 
+IN_TRANSITION = 2021 & 0xFF
+"""The exit status of a command that Slurm refuses while it is starting or ending a job."""
+
 
 def cells_of(folder: Path, worker: str = "*") -> int:
     """Lines recorded so far, by all or by one."""
@@ -95,13 +98,26 @@ def test_a_task_that_is_requeued_by_hand_goes_on(slurm: Cluster, tmp_path: Path)
 def test_a_time_limit_that_is_too_short_is_survived(slurm: Cluster, tmp_path: Path) -> None:
     """Slurm sends USR2 ahead of the limit, at any time within the minute: every life makes a wave."""
     limit = ("launch.timeout_min=1", "+launch.extra.signal=USR2@59", "launch.workers=1")
-    process = command(*overrides(tmp_path, "engine.wave_rows=3", *ARRAY, *limit))
+    long = ("seeds=80", "engine.wave_rows=3", "sampling.num_inference_steps=30")
+    process = command(*overrides(tmp_path, *long, *ARRAY, *limit))
     wait_until(slurm.states, process)
     (job,) = slurm.states()
-    slurm.run("scancel", "--signal=USR2", job)  # at once, too, while it is still importing
+
+    def is_told() -> bool:
+        try:
+            slurm.run("scancel", "--signal=USR2", job)
+        except subprocess.CalledProcessError as refused:
+            if refused.returncode != IN_TRANSITION:
+                raise
+            return False
+        return True
+
+    wait_until(is_told, process)  # at once, too, while it is still importing, or lost before it has begun
+    wait_until(lambda: cells_of(tmp_path), process)
+    wait_until(lambda: lives_since(slurm, job) >= 2 or is_told(), process)
     finished(process)
     assert lives_since(slurm, job) >= 2
-    assert len(done_keys(tmp_path)) == 6
+    assert len(done_keys(tmp_path)) == 240
 
 
 def lives_since(slurm: Cluster, job: str) -> int:
