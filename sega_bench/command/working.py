@@ -104,11 +104,12 @@ def _run_study(study: Study, job: Job, on: Processes) -> int:
     networks, reporter = runner.Networks(), None
     with logging_to(job.store.log_path):
         conduct = conducting.Conduct(study, job.store)
-        known = set() if study.config.retry_failed else conduct.failed()
+        fails_fast, is_retried = study.config.fail_fast, study.config.retry_failed
+        known = conduct.failed() if fails_fast and not is_retried else set()
         for step in conduct.search():
             console.print(str(step), highlight=False)
             reporter = _make(_following(job, step.plan, on), networks, reporter)
-            if study.config.fail_fast and conduct.failed() - known:  # nothing is told, and so nothing lost
+            if fails_fast and conduct.failed() - known:  # nothing is told, and so nothing lost
                 job = _following(job, step.plan, on)
                 return _complain(job, *show(job, reporter))
         job = _following(job, conduct.plan(), on)

@@ -126,8 +126,7 @@ def _along(setting: Setting) -> tuple[Any, ...]:
 def _place(setting: Setting, share: float) -> Any:
     """The value that lies at a share of the way through a setting; all that it has are equally likely."""
     if setting.count is not None:
-        values = setting.values()
-        return values[min(int(share * len(values)), len(values) - 1)]
+        return setting.value(min(int(share * setting.count), setting.count - 1))
     if not setting.log:
         return setting.low + share * (setting.high - setting.low)
     half = 0.5 if setting.is_whole else 0.0  # as much of the range for the first and the last as for others

@@ -88,12 +88,16 @@ class Setting:
 
     def values(self) -> tuple[Any, ...]:
         """All its values, of which there is an end."""
-        if self.choices:
-            return self.choices
-        assert self.step is not None
         assert self.count is not None
-        values = (round(self.low + i * self.step, 12) for i in range(self.count))
-        return tuple(int(value) if self.is_whole else value for value in values)
+        return tuple(map(self.value, range(self.count)))
+
+    def value(self, i: int) -> Any:
+        """Its ``i``-th value, of :attr:`count`."""
+        if self.choices:
+            return self.choices[i]
+        assert self.step is not None
+        value = round(self.low + i * self.step, 12)
+        return int(value) if self.is_whole else value
 
     def params_of(self, value: Any) -> dict[str, Any] | None:
         """A trial's values where this is the setting's, a list if concepts have their own; None outside."""

@@ -5,7 +5,7 @@ Groups are gathered from whole columns as they are asked for: those of 100,000 r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, fields
 from typing import Any
 
@@ -66,9 +66,12 @@ class Groups:
         for i, values in enumerate(self._values):
             yield values, self.rows(i)
 
-    def rows(self, i: int) -> Columns:
-        """The columns of one group."""
-        return {name: column[self._places[i]] for name, column in self.whole.items()}
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def rows(self, i: int, names: Iterable[str] | None = None) -> Columns:
+        """The columns of one group: all, or some."""
+        return {name: self.whole[name][self._places[i]] for name in names or self.whole}
 
 
 def units(rows: pd.DataFrame) -> Columns:
@@ -97,20 +100,22 @@ def anchored(groups: Groups, name: str) -> NDArray[np.float64]:
     lacks: it stands at the other's mean and its mean difference to it over the pairs that both have; NaN if
     there are none. A group that lacks nothing stands at its own mean.
     """
-    of_each = [of_pairs(rows, name) for _, rows in groups]
+    estimates = np.full(len(groups), np.nan)
+    of_each: list[NDArray[np.float64]] = []
+    for i in range(len(groups)):
+        rows = groups.rows(i, (name, "_pair"))
+        of_each.append(of_pairs(rows, name))
+        if (taken := rows[name][~np.isnan(rows[name])]).size:
+            estimates[i] = taken.mean()
     counts = [int(np.isfinite(means).sum()) for means in of_each]
-    estimates = np.full(len(of_each), np.nan)
-    if not any(counts):
-        return estimates
-    anchor = of_each[int(np.argmax(counts))]
-    for i, (_, rows) in enumerate(groups):
-        if counts[i] == max(counts):
-            estimates[i] = rows[name][~np.isnan(rows[name])].mean()
-        elif counts[i]:
-            shared = min(len(anchor), len(of_each[i]))
-            differences = of_each[i][:shared] - anchor[:shared]
-            if np.isfinite(differences).any():
-                estimates[i] = np.nanmean(anchor) + np.nanmean(differences)
+    most = max(counts, default=0)
+    anchor = of_each[counts.index(most)] if most else np.empty(0)
+    for i, means in enumerate(of_each):
+        if 0 < counts[i] < most:
+            shared = min(len(anchor), len(means))
+            differences = means[:shared] - anchor[:shared]
+            is_paired = np.isfinite(differences).any()
+            estimates[i] = np.nanmean(anchor) + np.nanmean(differences) if is_paired else np.nan
     return estimates
 
 

@@ -74,13 +74,14 @@ def compare_sets(
     for setting, group in _settings(done[~done["is_reference"]], axes):
         read = group[group["key"].isin(list(place))]
         own = [place[key] for key in read["key"]]
-        of_own_N, unedited = pd.factorize(read["reference_key"])
-        numbers = {key: number for number, key in enumerate(unedited) if key in place}
+        number = {key: i for i, key in enumerate(group["reference_key"].unique())}
+        of_own = [number[key] for key in read["reference_key"]]
+        others = [key for key in number if key in place]
         if given_MD is None:
-            other_MD, of_other = feature_ND[[place[key] for key in numbers]], list(numbers.values())
+            other_MD, of_other = feature_ND[[place[key] for key in others]], [number[key] for key in others]
         else:
-            other_MD, of_other = given_MD, list(range(len(unedited), len(unedited) + len(given_MD)))
-        sources = torch.from_numpy(of_own_N), torch.tensor(of_other)
+            other_MD, of_other = given_MD, list(range(len(number), len(number) + len(given_MD)))
+        sources = torch.tensor(of_own), torch.tensor(of_other)
         counts = {"n": len(own), "n_reference": len(other_MD), "n_unread": len(group) - len(own)}
         rows.append(setting | counts | _distances(feature_ND[own], other_MD, sources) | source)
     table = pd.DataFrame(rows, columns=[*axes, "concepts", *_COLUMNS])
