@@ -15,7 +15,7 @@ from sega_bench.errors import named
 from sega_bench.resume import NOT_APPLICABLE, NOT_SCORED, REFERENCE_FAILED
 from sega_bench.scores.locality import LocalityScorer
 from sega_bench.scores.scoring import Score, Scorer, reasons, score, taken
-from sega_bench.store import Picture, Record, Store
+from sega_bench.store import UNREADABLE, Picture, Record, Store
 
 SEPARATOR = "; "
 """Between the notes in ``error``."""
@@ -51,7 +51,7 @@ class Grader:
             return self.store.read_picture(name)
         except FileNotFoundError:
             return None
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow makes of a damaged file
+        except UNREADABLE as error:
             log.warning("the image of cell %s cannot be read: %s", name, named(error))
             return None
 

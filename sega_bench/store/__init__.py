@@ -2,7 +2,7 @@
 
 from sega_bench.store.folder import PLAN_VERSION, DamagedPlanError, Store, is_whole_png
 from sega_bench.store.journal import Place
-from sega_bench.store.pictures import IMAGE_CHUNK, Picture
+from sega_bench.store.pictures import IMAGE_CHUNK, UNREADABLE, Picture
 from sega_bench.store.records import (
     EXECUTION_COLUMNS,
     OUTCOME_COLUMNS,
@@ -21,6 +21,7 @@ __all__ = [
     "PLAN_VERSION",
     "SCORE_COLUMNS",
     "SETTING_COLUMNS",
+    "UNREADABLE",
     "DamagedPlanError",
     "Picture",
     "Place",

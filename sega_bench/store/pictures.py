@@ -21,6 +21,9 @@ IMAGE_CHUNK = "sega_bench"
 GUIDED_CHUNK = "sega_bench_guided"
 """Name of the one that says where the edit acted: height x width of the latents, then bits in base64."""
 
+UNREADABLE = (OSError, SyntaxError, ValueError)
+"""What Pillow raises of a file that is not there, is torn or damaged, or is no picture."""
+
 
 @dataclass(frozen=True)
 class Picture:

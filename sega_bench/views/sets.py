@@ -29,7 +29,7 @@ from sega_bench.scores.clip import ClipScorer
 from sega_bench.scores.loading import load_clip
 from sega_bench.scores.sets import Sources, cmmd, embed, kid
 from sega_bench.sega.models import resolve_device
-from sega_bench.store import Store
+from sega_bench.store import UNREADABLE, Store
 from sega_bench.views.tables import ALL, load
 
 UNEDITED = "unedited"
@@ -124,7 +124,7 @@ def _read(path: Path) -> NDArray[np.uint8] | None:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
+    except UNREADABLE:
         print(f"{path} is left out: it is not there or cannot be read", file=sys.stderr)
         return None
 

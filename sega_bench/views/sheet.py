@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from sega_bench.errors import clean
+from sega_bench.store import UNREADABLE
 
 INK, SOFT, PAPER, MARK = (24, 24, 27), (113, 113, 122), (255, 255, 255), (37, 99, 235)
 _HATCH_INK, _HATCH_PAPER = (212, 212, 216), (244, 244, 245)
@@ -240,7 +241,7 @@ def _load(path: Path, at: Layout) -> Image.Image | None:
     try:
         with Image.open(path) as image:
             fitted = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError):  # Pillow's, of what is damaged
+    except UNREADABLE:
         return None
     factor = min(at.tile[0] / fitted.width, at.tile[1] / fitted.height)
     size = (max(1, round(fitted.width * factor)), max(1, round(fitted.height * factor)))

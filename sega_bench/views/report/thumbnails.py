@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 from PIL import Image
 
-from sega_bench.store import Store
+from sega_bench.store import UNREADABLE, Store
 
 SIDE = 160
 """Of a thumbnail, in pixels; an image that is no larger is its own."""
@@ -61,7 +61,7 @@ def _write(store: Store, key: str) -> bool:
     try:
         with Image.open(store.image_path(key)) as image:
             small = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError):  # torn, damaged, or no picture at all
+    except UNREADABLE:
         return False
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     small.save(buffer, format="WEBP", quality=_QUALITY)
