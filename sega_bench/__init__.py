@@ -13,13 +13,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sega_bench.analysis.frames import load
     from sega_bench.cell import Cell, Edit
     from sega_bench.config import compose
     from sega_bench.errors import UserError
-    from sega_bench.planner import plan
-    from sega_bench.runner import run
-    from sega_bench.views.grids import grid
-    from sega_bench.views.tables import load
+    from sega_bench.execution.runner import run
+    from sega_bench.planning.planner import plan
+    from sega_bench.views.image_grid.write import grid
 
 __version__ = "0.1.0"
 __all__ = ["Cell", "Edit", "UserError", "compose", "grid", "load", "plan", "run"]
@@ -29,10 +29,10 @@ _HOME = {
     "Edit": "cell",
     "UserError": "errors",
     "compose": "config",
-    "grid": "views.grids",
-    "load": "views.tables",
-    "plan": "planner",
-    "run": "runner",
+    "grid": "views.image_grid.write",
+    "load": "analysis.frames",
+    "plan": "planning.planner",
+    "run": "execution.runner",
 }
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-from slurm_cluster import Cluster, cluster, without_slurm
+from support.slurm_cluster import Cluster, cluster, without_slurm
 
-from sega_bench.threads import threads
+from sega_bench.system.threads import threads
 
 # A shell starts what runs in its background deaf to Ctrl-C, and so would be every command of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)

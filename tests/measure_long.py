@@ -22,12 +22,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
-from stub_sweep import planned, stand_ins, store
+from support.stub_sweep import planned, stand_ins, store
 
-from sega_bench import jobs, runner
-from sega_bench.planner import plan
+from sega_bench.analysis import summary
+from sega_bench.execution import jobs, runner
+from sega_bench.planning.planner import plan
 from sega_bench.store import Record
-from sega_bench.views import tables
 
 SETTINGS = 100
 """Edited cells of one seed; its reference comes to them."""
@@ -178,9 +178,9 @@ def measure(folder: Path, cells: int) -> None:
     tenths = make_all(folder, words, short)
     job, scan = told("resume: what is there, what is left", lambda: jobs.prepare(made))
     assert (job.missing, job.done) == (0, len(made.cells))
-    frame, _ = told("sega_bench.load", lambda: tables.load(store(folder).root))
-    told("summary", lambda: tables.summarise(frame, list(made.axes)))
-    told("digest of what the views show", lambda: tables.digest(store(folder)))
+    frame, _ = told("sega_bench.load", lambda: summary.load(store(folder).root))
+    told("summary", lambda: summary.summarise(frame, list(made.axes)))
+    told("digest of what the views show", lambda: summary.digest(store(folder)))
     print(f"{len(made.cells):,} cells; seconds are the processor's")
     is_small = planning.cpu < MOST_SECONDS and planning.memory < MOST_MEGABYTES
     verdict("plan under 5 s and 500 MB", f"{planning.cpu:.1f} s, {planning.memory:.0f} MB", is_small)

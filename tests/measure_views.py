@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import sweeps
-from browser import CHROMIUM, chromium, open_report
+from support import sweeps
+from support.browser import CHROMIUM, chromium, open_report
 
 STAGES = ("report", "all")
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
@@ -32,9 +32,10 @@ def resident(field: str) -> float:
 
 def build(folder: Path, stage: str) -> None:
     """In a process of its own: build, then print how far memory rose and the seconds that it took."""
+    from sega_bench.analysis import summary
+    from sega_bench.analysis.claims import claims
     from sega_bench.store import Store
-    from sega_bench.views import everything, tables
-    from sega_bench.views.claims import claims
+    from sega_bench.views import write_all
     from sega_bench.views.report.__main__ import main
 
     before, begun = resident("VmRSS"), time.process_time()
@@ -44,9 +45,9 @@ def build(folder: Path, stage: str) -> None:
         sys.stdout = sys.__stdout__
     else:  # as a sweep's end does
         store = Store(folder)
-        frame, digest = tables.load_with_digest(store)
+        frame, digest = summary.load_with_digest(store)
         axes = list((store.read_plan() or {})["axes"])
-        everything.write_views(store, frame, tables.summarise(frame, axes), claims(frame, axes), digest)
+        write_all.write_views(store, frame, summary.summarise(frame, axes), claims(frame, axes), digest)
     print(resident("VmHWM") - before, time.process_time() - begun)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from wandb_server import FAULTS, faulty
+from support.wandb_server import FAULTS, faulty
 
 BASE = "disabled"
 

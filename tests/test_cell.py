@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from strategies import cells
+from support.strategies import cells
 
 from sega_bench.cell import Cell, Edit, canonical_json
 

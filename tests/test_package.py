@@ -99,7 +99,7 @@ def test_importing_asks_no_network() -> None:
         [sys.executable, "-c", REFUSED + OFFLINE], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    assert {"sega_bench.runner", "sega_bench.views.wandb", "sega_bench.scores.clip"} <= set(
+    assert {"sega_bench.execution.runner", "sega_bench.tracking.reporter", "sega_bench.scores.clip"} <= set(
         ended.stdout.split()
     )
 

@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sega_bench.benchmark import against_diffusers, floor, forwards, searching
+from sega_bench.benchmark import against_diffusers, floor, forwards, study_cost
 from sega_bench.benchmark.clock import machine
 from sega_bench.config import compose, options
 from sega_bench.errors import mistakes_in_one_line
-from sega_bench.planner import plan
+from sega_bench.planning.planner import plan
 from sega_bench.sega.models import resolve_device
 
 PARTS = ("counts", "sweep", "floor", "forwards", "study")
@@ -184,7 +184,7 @@ def _forwards(overrides: Sequence[str], asked: argparse.Namespace) -> list[dict[
 
 def _study(overrides: Sequence[str], asked: argparse.Namespace) -> dict[str, Any]:
     few = ("study.trials=4", "study.batch=2", "seeds=1", "sampling.num_inference_steps=13")
-    measured = searching.measure(
+    measured = study_cost.measure(
         [*overrides, *(few if asked.quick else ())], 1 if asked.quick else asked.repeats
     )
     _print_table(

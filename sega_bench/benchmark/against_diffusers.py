@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sega_bench import jobs, runner, scores
-from sega_bench.benchmark import one_cell
+from sega_bench import scores
+from sega_bench.benchmark import one_cell, oracle
 from sega_bench.benchmark.clock import Timing, interleave, ratio, seconds
 from sega_bench.cell import Cell
 from sega_bench.config import compose
-from sega_bench.planner import Plan, plan
-from sega_bench.sega import oracle
+from sega_bench.execution import jobs, runner
+from sega_bench.planning.planner import Plan, plan
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.models import load, resolve_device

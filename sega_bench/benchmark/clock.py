@@ -12,7 +12,7 @@ from statistics import median
 
 import torch
 
-from sega_bench import manifest
+from sega_bench.planning import manifest
 
 
 @dataclass(frozen=True)

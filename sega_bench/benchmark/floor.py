@@ -16,10 +16,10 @@ from sega_bench.benchmark.clock import interleave, seconds
 from sega_bench.benchmark.forwards import ENGINE, Way
 from sega_bench.benchmark.one_cell import score_settings
 from sega_bench.config import compose
-from sega_bench.grader import Grader
-from sega_bench.jobs import batching_for
-from sega_bench.maker import Maker
-from sega_bench.planner import Plan, plan
+from sega_bench.execution.generator import Maker
+from sega_bench.execution.grader import Grader
+from sega_bench.execution.jobs import batching_for
+from sega_bench.planning.planner import Plan, plan
 from sega_bench.scores import build
 from sega_bench.scores.scoring import Scorer, reproducible
 from sega_bench.sega.batching import Batching, decode

@@ -17,7 +17,7 @@ from sega_bench.benchmark import one_cell
 from sega_bench.benchmark.clock import interleave, seconds
 from sega_bench.benchmark.peak import peak_bytes
 from sega_bench.config import compose
-from sega_bench.planner import Plan, plan
+from sega_bench.planning.planner import Plan, plan
 from sega_bench.sega import onednn
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Conditioning

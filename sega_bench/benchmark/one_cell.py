@@ -18,13 +18,13 @@ import numpy.typing as npt
 import torch
 
 from sega_bench import scores
+from sega_bench.benchmark import oracle
 from sega_bench.cell import Cell, Edit
 from sega_bench.config import Config
 from sega_bench.errors import UserError
-from sega_bench.planner import Plan
+from sega_bench.planning.planner import Plan
 from sega_bench.scores import ScoreSettings
 from sega_bench.scores.scoring import Scorer, score, taken
-from sega_bench.sega import oracle
 from sega_bench.sega.models import resolve_device
 from sega_bench.store import Record, Store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sega_bench.proportion import wilson
+from sega_bench.stats.intervals import wilson
 
 
 @dataclass(frozen=True)

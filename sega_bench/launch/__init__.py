@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 
-from sega_bench import jobs, runner
 from sega_bench.cell import shown
 from sega_bench.config import Config
 from sega_bench.errors import UserError
-from sega_bench.jobs import Job, Processes
+from sega_bench.execution import jobs, runner
+from sega_bench.execution.jobs import Job, Processes
 from sega_bench.launch import local, slurm
-from sega_bench.launch.crew import Crew, Host, enlisted, enlisted_before
-from sega_bench.launch.deal import Deal, deal
+from sega_bench.launch.sharding import Deal, deal
+from sega_bench.launch.supervisor import Crew, Host, enlisted, enlisted_before
 from sega_bench.launch.worker import part_of
-from sega_bench.planner import Plan
-from sega_bench.views import runs
-from sega_bench.views.account import resolve_mode
+from sega_bench.planning.planner import Plan
+from sega_bench.tracking import run_ids
+from sega_bench.tracking.login import resolve_mode
 
 __all__ = ["Launch", "asked", "dealt"]
 
@@ -119,7 +119,7 @@ class Launch:
             if job.missing:
                 runner.begin(job)
             if resolve_mode(job.plan.config.wandb.mode) != "disabled":
-                runs.run_id(job.store)  # before there are workers, whose runs' group is named by it
+                run_ids.run_id(job.store)  # before there are workers, whose runs' group is named by it
             shutil.rmtree(job.store.launch_dir, ignore_errors=True)
             yield from crew.work(enlisted(_parts(job, self._deal, self._count)))
         if crew.is_stopped or crew.is_detached:

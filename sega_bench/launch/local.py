@@ -15,9 +15,9 @@ import torch
 from sega_bench.config import Config
 from sega_bench.errors import UserError
 from sega_bench.launch.worker import Errand
-from sega_bench.processes import device_of
-from sega_bench.signals import held
+from sega_bench.planning.launch_options import device_of
 from sega_bench.store import Store
+from sega_bench.system.signals import held
 
 _GRACE_SECONDS = 30.0
 _ENDLESS_MIN = 60 * 24 * 365

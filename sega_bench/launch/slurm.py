@@ -19,8 +19,8 @@ from sega_bench.cell import shown
 from sega_bench.config import LaunchConfig
 from sega_bench.errors import UserError, check_count, nearest
 from sega_bench.launch.worker import Errand
-from sega_bench.signals import held
 from sega_bench.store import Store
+from sega_bench.system.signals import held
 
 log = logging.getLogger(__name__)
 

@@ -22,17 +22,19 @@ from types import FrameType
 from typing import Any
 
 import sega_bench
-from sega_bench import garbage, jobs, manifest, runner, signals
-from sega_bench.atomic import is_running
 from sega_bench.cell import Cell
 from sega_bench.errors import UserError, named
-from sega_bench.jobs import Job
-from sega_bench.launch.telling import telling
+from sega_bench.execution import jobs, runner
+from sega_bench.execution.jobs import Job
+from sega_bench.launch.wandb_logging import telling
+from sega_bench.planning import manifest
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.schedule import form_waves
 from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import Record, Store
 from sega_bench.store.following import rows_since
+from sega_bench.system import gc_control, signals
+from sega_bench.system.atomic import is_running
 
 ATTEMPTS = 3
 """So many lives in a row may end before their time and record nothing of a shard; then its cells fail."""
@@ -113,7 +115,7 @@ class Errand:
 
     def __call__(self) -> None:
         """Do it, and note how that ended. On USR2, after the present wave, go on in another life."""
-        garbage.end_without_looking()
+        gc_control.end_without_looking()
         asked_to_leave = threading.Event()
         go_on_later: Any = signal.signal(signal.SIGUSR2, lambda number, frame: asked_to_leave.set())
         if self.launcher is None:

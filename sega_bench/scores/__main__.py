@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sega_bench import signals
 from sega_bench.errors import mistakes_in_one_line
 from sega_bench.store import Store
+from sega_bench.system import signals
 
 if TYPE_CHECKING:
     import torch
@@ -49,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _rescore_all(store: Store, words: Sequence[str]) -> None:
     """A sweep's pictures, or a study's with those that were held out."""
-    from sega_bench import rescoring
+    from sega_bench.rescoring import rescore
     from sega_bench.sega.models import resolve_device
     from sega_bench.store import lock
 
-    others, device_name = rescoring.read_words(words)
-    settings, device = rescoring.settings_of(store, others), resolve_device(device_name)
+    others, device_name = rescore.read_words(words)
+    settings, device = rescore.settings_of(store, others), resolve_device(device_name)
     handler = logging.FileHandler(store.log_path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("sega_bench").addHandler(handler)
@@ -68,11 +68,11 @@ def _rescore_all(store: Store, words: Sequence[str]) -> None:
 
 def _rescore(store: Store, settings: ScoreSettings, device: torch.device) -> Counter[str]:
     """One folder's pictures, and its views; returns how many cells came to what."""
-    from sega_bench import rescoring
+    from sega_bench.rescoring import rescore
 
     counts: Counter[str] = Counter()
     with console.status("scoring") as status:
-        for chunk in rescoring.rescore(store, settings, device):
+        for chunk in rescore.rescore(store, settings, device):
             counts += chunk
             status.update(f"scoring: {counts.total():,} cells")
             signals.check()
@@ -84,16 +84,17 @@ def _rescore(store: Store, settings: ScoreSettings, device: torch.device) -> Cou
 
 def _show(store: Store) -> None:
     """Make all views anew but W&B's, and print the summary; a study's own command has more to say."""
-    from sega_bench.views import everything, tables, terminal
-    from sega_bench.views.claims import claims
+    from sega_bench.analysis.claims import claims
+    from sega_bench.analysis.frames import digest, load
+    from sega_bench.analysis.summary import summarise, trends
+    from sega_bench.views import write_all
+    from sega_bench.views.console.summary import print_summary
 
-    frame, axes = tables.load(store.root), list((store.read_plan() or {})["axes"])
-    summary, claimed = (of(frame, axes, store.answers()) for of in (tables.summarise, claims))
-    everything.write_views(store, frame, summary, claimed, tables.digest(store))
+    frame, axes = load(store.root), list((store.read_plan() or {})["axes"])
+    summary, claimed = (of(frame, axes, store.answers()) for of in (summarise, claims))
+    write_all.write_views(store, frame, summary, claimed, digest(store))
     if store.answers() is None:
-        terminal.print_summary(
-            console, summary, tables.trends(frame, axes), claimed, everything.places(store)
-        )
+        print_summary(console, summary, trends(frame, axes), claimed, write_all.places(store))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sega_bench.cell import Cell
-from sega_bench.threads import threads
+from sega_bench.system.threads import threads
 
 Features = tuple[Tensor, ...]
 """What a scorer computes once for an image: tensors whose first dimension is the batch."""

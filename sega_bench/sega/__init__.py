@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sega_bench.sega.batching import Batching
-    from sega_bench.sega.checkpoints.finding import Model, describe
+    from sega_bench.sega.checkpoints.locate import Model, describe
     from sega_bench.sega.checkpoints.settings import LoraSettings, ModelSettings
     from sega_bench.sega.denoiser import Denoiser
     from sega_bench.sega.models import StableDiffusion, cell_of, load
@@ -25,13 +25,13 @@ _HOME = {
     "Batching": "batching",
     "Denoiser": "denoiser",
     "LoraSettings": "checkpoints.settings",
-    "Model": "checkpoints.finding",
+    "Model": "checkpoints.locate",
     "ModelSettings": "checkpoints.settings",
     "Outcome": "wave",
     "SemanticStableDiffusionPipeline": "pipeline",
     "StableDiffusion": "models",
     "cell_of": "models",
-    "describe": "checkpoints.finding",
+    "describe": "checkpoints.locate",
     "generate": "wave",
     "load": "models",
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 from sega_bench.cell import Cell, shown
 from sega_bench.errors import UserError
 from sega_bench.sega import onednn
-from sega_bench.sega.checkpoints.finding import Model
+from sega_bench.sega.checkpoints.locate import Model
 from sega_bench.sega.compiling import Compiled
 from sega_bench.sega.denoiser import Conditioning
 from sega_bench.sega.recording import Recorded
@@ -176,7 +176,7 @@ def load(
     """Load a checkpoint from its safetensors, its LoRAs fused.
 
     Args:
-        model: from :func:`sega_bench.sega.checkpoints.finding.describe`.
+        model: from :func:`sega_bench.sega.checkpoints.locate.describe`.
         device: default :func:`default_device`.
         dtype: of the networks: ``float32``, ``float16``, ``bfloat16`` or ``float64``. XL's VAE overflows in
             float16 and then runs in float32, as in diffusers.

@@ -32,7 +32,7 @@ from sega_bench.sega.routes import Edits, Routes, Texts
 from sega_bench.sega.rows import Noise, Rows, trunk_rows
 from sega_bench.sega.schedule import AT_ONCE, Wave, form_waves
 from sega_bench.sega.steps import breakpoints, image_owner
-from sega_bench.threads import threads
+from sega_bench.system.threads import threads
 
 
 @dataclass(frozen=True, slots=True)

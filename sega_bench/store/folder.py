@@ -19,12 +19,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sega_bench import atomic
 from sega_bench.cell import Cell, canonical_json, shown
 from sega_bench.errors import UserError
 from sega_bench.store.journal import Journal, Place
 from sega_bench.store.pictures import Picture
 from sega_bench.store.records import Record, checksum, settings
+from sega_bench.system import atomic
 
 PLAN_VERSION = 1
 """Version of plan.json; a folder of another version is refused, never guessed at."""
@@ -180,7 +180,7 @@ class Store:
         return plan
 
     def write_answers(self, document: Mapping[str, Any]) -> None:
-        """Replace answers.json, what a study found (:func:`sega_bench.study.writing.write`)."""
+        """Replace answers.json, what a study found (:func:`sega_bench.study.answer_files.write`)."""
         versioned = {"answers_version": ANSWERS_VERSION, **document}
         text = json.dumps(versioned, indent=1, ensure_ascii=False, allow_nan=False)
         self.write_text(self.answers_path, text + "\n")

@@ -15,9 +15,9 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from sega_bench.atomic import is_running
 from sega_bench.errors import UserError
 from sega_bench.store.folder import Store
+from sega_bench.system.atomic import is_running
 
 BEAT_SECONDS = 20.0
 """How often a holder touches its lock."""

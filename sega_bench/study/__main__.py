@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from sega_bench.analysis.frames import load
+from sega_bench.analysis.groups import ALL
+from sega_bench.analysis.summary import summarise
 from sega_bench.errors import UserError, mistakes_in_one_line
 from sega_bench.store import Store
-from sega_bench.views.tables import ALL, load, summarise
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

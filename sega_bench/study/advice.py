@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from sega_bench.analysis.advice import RANGES
+from sega_bench.analysis.labels import short
 from sega_bench.errors import UserError
 from sega_bench.study import space
 from sega_bench.study.answers import Answers, Failure
+from sega_bench.study.format import rounded
 from sega_bench.study.space import Setting
 from sega_bench.study.trials import Study, Trial
-from sega_bench.study.words import rounded
-from sega_bench.views.advice import RANGES
-from sega_bench.views.words import short
 
 _NEAR = 0.01
 """Of a range: what is so near its end is at the edge."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sega_bench.study.fronts import front, hypervolume, knee
+from sega_bench.stats.intervals import Estimate, estimate
+from sega_bench.stats.pareto import front, hypervolume, knee
 from sega_bench.study.importance import Curve, curves
 from sega_bench.study.objectives import Floats, Objective
 from sega_bench.study.scoring import Scores, Together
 from sega_bench.study.trials import BASELINE, Study, Trial
-from sega_bench.views.statistics import Estimate, estimate
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from sega_bench.study.fronts import front
+from sega_bench.stats.pareto import front
 from sega_bench.study.objectives import Floats
 from sega_bench.study.scoring import mean_of_known
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from sega_bench.planner import Plan
+from sega_bench.planning.planner import Plan
 from sega_bench.study import halving
-from sega_bench.study.asking import Asking, grid
+from sega_bench.study.optuna_study import Asking, grid
 from sega_bench.study.scoring import Rows, Scores, mean_of_known
 from sega_bench.study.trials import BASELINE, Study, Trial, block_of
 

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sega_bench.analysis.summary import COST, GAIN
 from sega_bench.cell import shown
 from sega_bench.errors import UserError, nearest
-from sega_bench.views.tables import COST, GAIN
 
 Floats = NDArray[np.float64]
 

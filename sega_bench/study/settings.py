@@ -12,7 +12,7 @@ import numpy as np
 from sega_bench.cell import shown
 from sega_bench.config import Config
 from sega_bench.errors import UserError, check_count, nearest
-from sega_bench.prompts import as_text
+from sega_bench.planning.prompts import as_text
 from sega_bench.scores import ScoreSettings, score_names
 from sega_bench.study import space
 from sega_bench.study.objectives import Constraint, Floats, Objective, read_constraints, read_objectives

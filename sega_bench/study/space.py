@@ -11,7 +11,7 @@ from typing import Any
 from sega_bench.cell import EDIT_SETTINGS, shown
 from sega_bench.config import Config, StudyConfig
 from sega_bench.errors import UserError, nearest
-from sega_bench.planner import AXES, Plan, plan
+from sega_bench.planning.planner import AXES, Plan, plan
 from sega_bench.sega.schedulers import class_name
 
 Params = Mapping[str, Any]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sega_bench.cell import Cell, shown
 from sega_bench.config import Config, StudyConfig
 from sega_bench.errors import UserError
-from sega_bench.planner import AXES, Plan, plan
+from sega_bench.planning.planner import AXES, Plan, plan
 from sega_bench.store import settings as columns_of
 from sega_bench.study import settings as reading
 from sega_bench.study import space

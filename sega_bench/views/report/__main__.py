@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from sega_bench.analysis.frames import load_with_digest
+from sega_bench.analysis.summary import summarise
 from sega_bench.errors import mistakes_in_one_line
 from sega_bench.store import Store
 from sega_bench.views.report.building import write_report
-from sega_bench.views.tables import load_with_digest, summarise
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import pandas as pd
 
+from sega_bench.analysis.frames import digest
 from sega_bench.store import Store
 from sega_bench.views.report.cells import Cells
 from sega_bench.views.report.overview import overview
 from sega_bench.views.report.thumbnails import PICTURED, write_thumbnails
-from sega_bench.views.tables import digest
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -35,10 +35,10 @@ def write_report(
 
     Args:
         store: the folder; its images are not copied, small ones of the large are made where there are none.
-        frame: as :func:`sega_bench.views.tables.load` gives it.
-        summary: as :func:`sega_bench.views.tables.summarise` gives it.
+        frame: as :func:`sega_bench.analysis.summary.load` gives it.
+        summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
         plan: what plan.json says.
-        mark: the digest of what it shows (:func:`sega_bench.views.tables.digest`), if it is known.
+        mark: the digest of what it shows (:func:`sega_bench.analysis.summary.digest`), if it is known.
 
     Returns:
         The page.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sega_bench.analysis.values import concept_names, declared, point_of
 from sega_bench.cell import EDIT_SETTINGS
 from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS
-from sega_bench.views.points import concept_names, declared, point_of
 
 _ALWAYS = ("prompt", "seed", "concepts", "concept", "status", "error")
 """Columns that a page asks for even where they are the same in every row."""
@@ -26,7 +26,7 @@ class Cells:
     """All rows of a table: what is common to them, and the rest in parts.
 
     Args:
-        frame: as :func:`sega_bench.views.tables.load` gives it.
+        frame: as :func:`sega_bench.analysis.summary.load` gives it.
         axes: the plan's.
         images: keys of the images that can be shown.
 

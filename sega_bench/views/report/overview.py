@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 
 from sega_bench import __version__
-from sega_bench.views.advice import next_steps
-from sega_bench.views.chosen import Found
-from sega_bench.views.claims import claims
+from sega_bench.analysis.advice import next_steps
+from sega_bench.analysis.best import Found
+from sega_bench.analysis.claims import claims
+from sega_bench.analysis.groups import ALL
+from sega_bench.analysis.labels import concept_labels
+from sega_bench.analysis.summary import COST, GAIN, areas, around, curve, reduced, trends
 from sega_bench.views.report.cells import Cells, rounded
 from sega_bench.views.report.thumbnails import SIDE
-from sega_bench.views.tables import ALL, COST, GAIN, areas, around, curve, reduced, trends
-from sega_bench.views.words import concept_labels
 
 _ASKED = ("name", "description", "model", "engine", "scores", "versions", "code_version")
 _AREAS = ("area", "front_area")
@@ -32,8 +33,8 @@ def overview(
     """The page's first script.
 
     Args:
-        frame: as :func:`sega_bench.views.tables.load` gives it.
-        summary: as :func:`sega_bench.views.tables.summarise` gives it.
+        frame: as :func:`sega_bench.analysis.summary.load` gives it.
+        summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
         plan: what plan.json says.
         cells: the page's.
         answers: what a study found (:meth:`sega_bench.store.Store.answers`); None of a sweep.
@@ -45,7 +46,7 @@ def overview(
         ``at`` are the places of the axes' values, ``set`` that of the concept set, -1 for all. A score has
         mean, low, high, deviation, n, and the ends of the interval in pairs: with the best setting, or with
         the same images at the other values of the axis.
-        ``claims``: the rows of :func:`sega_bench.views.claims.claims`. ``areas``: for each named axis, the
+        ``claims``: the rows of :func:`sega_bench.analysis.claims.claims`. ``areas``: for each named axis, the
         place of a value, the concept set, and the area under the front of that value's settings.
         ``is_study``, and ``study``: what it found, null while it is not finished. ``together``: the axes that
         advance together. ``advice``: where to look next.

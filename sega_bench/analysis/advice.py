@@ -1,0 +1,157 @@
+"""Where to look next: sentences that the summary bears out, and no others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from sega_bench.analysis.groups import ALL
+from sega_bench.analysis.labels import concept_labels, short
+from sega_bench.analysis.summary import COST, GAIN
+
+RANGES: dict[str, tuple[float, float]] = {
+    "edit_guidance_scale": (0.0, math.inf),
+    "edit_threshold": (0.0, 1.0),
+    "edit_weights": (0.0, math.inf),
+    "edit_momentum_scale": (0.0, math.inf),
+    "edit_mom_beta": (0.0, 1.0),
+    "guidance_scale": (1.0, math.inf),
+    "edit_warmup_steps": (0.0, math.inf),
+    "edit_cooldown_steps": (0.0, math.inf),
+}
+"""The axes one can go further along, and how far."""
+
+
+def next_steps(summary: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
+    """Plain sentences, most important first; empty where the sweep gives no reason for any.
+
+    Args:
+        summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
+        trends: as :func:`sega_bench.analysis.summary.trends` gives it, for the same axes.
+    """
+    axes = list(summary.columns[: summary.columns.get_loc("concepts")])
+    pooled = summary[summary["concepts"] == ALL]
+    steps = list(_failures(pooled))
+    best = pooled[pooled["best"]]
+    if best.empty:
+        return [*steps, f"No setting has both {GAIN} and {COST}, so none is marked best."]
+    noise = list(_noise(pooled))
+    if noise:  # where settings can't be told apart, a place on an axis means nothing
+        return steps + noise
+    steps += [*_gain(best.iloc[0]), *_cheaper(pooled, axes)]
+    crossed = len(pooled) == math.prod(pooled[axis].nunique(dropna=False) for axis in axes)
+    for _, trend in trends.iterrows():
+        if trend["axis"] in RANGES and trend["values"] > 1:
+            steps += _along(trend, pooled, best.iloc[0], crossed)
+    return steps + list(_disagreement(summary, axes))
+
+
+def _failures(pooled: pd.DataFrame) -> Iterator[str]:
+    failed = int(pooled["n_failed"].sum())
+    if failed:
+        cells, them = ("cell", "it") if failed == 1 else ("cells", "them")
+        yield f"{failed} {cells} failed: retry_failed=true tries {them} again."
+
+
+def _noise(pooled: pd.DataFrame) -> Iterator[str]:
+    others = pooled[~pooled["best"]]
+    if others.empty:
+        return
+    if others[[f"{GAIN}_gap_low", f"{COST}_gap_low"]].isna().all(axis=None):
+        yield "One prompt with one seed can't tell settings from chance: add seeds, e.g. seeds=4."
+    elif not (_apart(others, GAIN) | _apart(others, COST)).any():
+        yield (
+            "No other setting can be told from the best trade-off, neither by its CLIP gain nor by its cost "
+            "(differences in pairs of the same prompt and seed, 95 %): add seeds or prompts before choosing."
+        )
+
+
+def _apart(others: pd.DataFrame, score: str) -> pd.Series[bool]:
+    """Which settings differ from the best one, chance aside."""
+    return (others[f"{score}_gap_low"] > 0) | (others[f"{score}_gap_high"] < 0)
+
+
+def _cheaper(pooled: pd.DataFrame, axes: list[str]) -> Iterator[str]:
+    """What may do as well."""
+    cheaper = pooled[(pooled[f"{COST}_gap_high"] < 0) & ~_apart(pooled, GAIN) & ~pooled["best"]]
+    if len(cheaper):
+        least = cheaper.sort_values(f"{COST}_mean", kind="stable").iloc[0]
+        place = ", ".join(f"{axis} {short(least[axis])}" for axis in axes)
+        yield (
+            f"{place} costs less than the best trade-off and can't be told from it in CLIP gain: "
+            "more seeds or prompts would tell whether it does as well."
+        )
+
+
+def _gain(best: pd.Series[Any]) -> Iterator[str]:
+    if best[f"{GAIN}_mean"] <= 0:
+        yield (
+            f"Even the best trade-off does not bring the concept in (CLIP gain {best[f'{GAIN}_mean']:.2g}): "
+            "try a lower edit_threshold or a higher edit_guidance_scale."
+        )
+
+
+def _along(trend: pd.Series[Any], pooled: pd.DataFrame, best: pd.Series[Any], crossed: bool) -> Iterator[str]:
+    """What one numeric axis of two values or more suggests."""
+    axis = trend["axis"]
+    values = sorted(float(value) for value in pooled[axis].dropna().unique())
+    if pd.isna(best[axis]):
+        return
+    place = values.index(float(best[axis]))
+    edge = {0: "smallest", len(values) - 1: "largest"}.get(place)
+    found = f"The best {axis} ({short(values[place])})"
+    if edge is None and not axis.endswith("_steps"):
+        below, above = values[place - 1], values[place + 1]
+        finer = [(below + values[place]) / 2, (values[place] + above) / 2]
+        between = f"lies between {short(below)} and {short(above)}"
+        yield f"{found} {between}: {_proposal(axis, values, finer, crossed)}."
+    elif edge is not None and values[place] not in RANGES[axis]:
+        further = _beyond(axis, values, edge)
+        yield f"{found} is the {edge} tried: {_proposal(axis, values, further, crossed)}."
+    if edge != "largest" and trend["peak"] == values[-1] and trend[GAIN] > 0:
+        price = f", and so does {COST}" if trend[COST] > 0 else ""
+        yield f"CLIP gain still grows at the largest {axis} tried ({short(values[-1])}){price}."
+
+
+def _beyond(axis: str, values: list[float], edge: str) -> list[float]:
+    """The next value past an edge: one step on, or half the way to the end of the range if that is nearer."""
+    low, high = RANGES[axis]
+    if edge == "smallest":
+        further = 2 * values[0] - values[1]
+        return [further if further > low else _whole(axis, (values[0] + low) / 2)]
+    if axis.endswith("_steps"):
+        return []  # how many steps the scheduler takes isn't known here: the next index may be none
+    further = 2 * values[-1] - values[-2]
+    return [further if further < high else (values[-1] + high) / 2]
+
+
+def _whole(axis: str, value: float) -> float:
+    return math.floor(value) if axis.endswith("_steps") else value
+
+
+def _proposal(axis: str, values: list[float], more: list[float], crossed: bool) -> str:
+    if not more:
+        return "try a larger one"
+    if not crossed:  # the axis advances with another one, and can't be given alone
+        return f"try {' and '.join(map(short, more))} too"
+    return f"try axes.{axis}=[{','.join(short(value) for value in sorted(values + more))}]"
+
+
+def _disagreement(summary: pd.DataFrame, axes: list[str]) -> Iterator[str]:
+    best = summary[summary["best"] & (summary["concepts"] != ALL)]
+    places = [", ".join(f"{axis} {short(row[axis])}" for axis in axes) for _, row in best.iterrows()]
+    if len(set(places)) > 1 and _is_worse_for_one(summary, axes):
+        labels = concept_labels(best["concepts"])
+        each = [f"{labels[c]} at {place}" for c, place in zip(best["concepts"], places, strict=True)]
+        more = f"; {len(each) - 4} more in summary.csv" if len(each) > 4 else ""
+        yield f"The concepts' best trade-offs differ: {'; '.join(each[:4])}{more}."
+
+
+def _is_worse_for_one(summary: pd.DataFrame, axes: list[str]) -> bool:
+    """Whether the best trade-off over all can be told from a concept's own best one."""
+    over_all = summary.loc[summary["best"] & (summary["concepts"] == ALL), axes]
+    there = summary[summary["concepts"] != ALL].merge(over_all, on=axes)
+    return bool((_apart(there, GAIN) | _apart(there, COST)).any())

@@ -1,0 +1,163 @@
+"""The paper's four claims as numbers with intervals, from a sweep's rows.
+
+Brack et al. (arXiv 2301.12247, section 4) show by pictures that semantic guidance is monotone in its scale,
+isolated from what it was not asked for, robust over seeds, and unique to the concept. Here each is measured
+from whatever a sweep has: one that lacks an axis or a score says nothing of the claim that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from sega_bench.analysis.best import Found
+from sega_bench.analysis.estimates import at_best, correlations, mean_of, ratio_of, share_of
+from sega_bench.analysis.groups import ALL, UNITS
+from sega_bench.analysis.labels import short
+from sega_bench.analysis.summary import COST, GAIN
+from sega_bench.stats.intervals import Estimate
+from sega_bench.store import SETTING_COLUMNS
+
+SCALE = "edit_guidance_scale"
+SUCCESSES = ("attribute_success", "success")
+"""The scores that say whether an edit succeeded, the better judge first."""
+
+ISOLATION = ("changed_fraction", "locality", "attribute_leakage")
+"""The scores that say whether something else was touched."""
+
+COMPARED = (GAIN, COST, "changed_fraction", *SUCCESSES)
+"""The scores in which methods are compared."""
+
+_COLUMNS = ["claim", "measure", "direction", "concepts", "at", "value", "low", "high", "n"]
+_NO_SETTING = ("method", "replay", "reverse_editing_direction")
+_Row = dict[str, Any]
+
+
+def claims(frame: pd.DataFrame, axes: Sequence[str], answers: Found = None) -> pd.DataFrame:
+    """What the sweep says of the paper's claims about SEGA, and how it does against other methods.
+
+    * ``monotonicity``: mean Spearman correlation of gain with ``edit_guidance_scale``, each image a curve;
+      one whose gain never moves has none.
+    * ``isolation``: means of :data:`ISOLATION`; and for each attribute that flipped without being asked for,
+      the share of images in which it did (``flipped hair``), which together are the leakage matrix.
+    * ``robustness``: the share of images in which the edit succeeded.
+    * ``uniqueness``: the gain of another prompt's edit, replayed, in terms of that of the prompt's own.
+    * ``baselines``: each of :data:`COMPARED` of another method minus SEGA's, in pairs of the same prompt,
+      seed, concepts and settings (those that the method reads).
+
+    Args:
+        frame: as :func:`sega_bench.analysis.summary.load` gives it.
+        axes: the sweep's.
+        answers: what a study found (:meth:`sega_bench.store.Store.answers`); None of a sweep.
+
+    Returns:
+        One row for each number: ``claim``, ``measure``, ``direction`` (whether concepts were ``added``,
+        ``removed``, or ``mixed``), ``concepts`` (a JSON list, or "all"), ``at``, ``value``, ``low`` and
+        ``high`` (95 %, over prompts and seeds; Wilson's for shares), ``n``. ``at`` is the one setting that
+        isolation and robustness are measured at: the best one over all concept sets.
+    """
+    edited = frame.loc[~frame["is_reference"] & (frame["status"] == "done"), _needed(frame, axes)]
+    settings = [axis for axis in axes if axis not in _NO_SETTING]
+    rows: list[_Row] = []
+    for direction, part in edited.groupby(_direction(edited), sort=False):
+        rows += [row | {"direction": direction} for row in _of_direction(part, settings, answers)]
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _needed(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+    """The columns that a claim may ask for, of those there are."""
+    scores = {GAIN, COST, *ISOLATION, *COMPARED, "attribute_leaked"}
+    settings = {*axes, *_NO_SETTING, SCALE, "reference_key", *UNITS}
+    if frame["replay"].notna().any():  # replays are set against their like in every setting
+        settings |= set(SETTING_COLUMNS) - {"key"}
+    return [name for name in frame if name in scores | settings]
+
+
+def _direction(edited: pd.DataFrame) -> pd.Series[Any]:
+    said = edited["reverse_editing_direction"].astype(str).str.lower()
+    return said.map({"false": "added", "true": "removed"}).fillna("mixed")
+
+
+def _of_direction(of_all: pd.DataFrame, settings: Sequence[str], answers: Found) -> Iterator[_Row]:
+    edited = of_all[of_all["method"] == "sega"]
+    own = edited[edited["replay"].isna()]
+    best, curves, pairs = at_best(own, settings, answers), _curves(own, settings), _pairs(edited)
+    against = {method: _against(of_all, method, settings) for method in of_all["method"].unique()}
+    place = ", ".join(f"{name} {short(best[name].iloc[0])}" for name in settings) if len(best) else ""
+    sets = [ALL, *of_all["concepts"].unique()]
+    for concepts in sets:
+
+        def of(table: pd.DataFrame, concepts: str = concepts) -> pd.DataFrame:
+            return table if concepts == ALL else table[table["concepts"] == concepts]
+
+        found = [("monotonicity", "correlation with the scale", "", mean_of(of(curves), "correlation"))]
+        found += [("isolation", name, place, value) for name, value in _isolation(of(best))]
+        found += [("robustness", name, place, share_of(of(best), name)) for name in _successes(best)]
+        found += [("uniqueness", "gain replayed / own", "", ratio_of(of(pairs), "replayed", GAIN))]
+        for method, differences in against.items():
+            names = [name for name in COMPARED if name in differences and method != "sega"]
+            found += [
+                ("baselines", f"{name}, {method} - sega", "", _difference(of(differences), name))
+                for name in names
+            ]
+        for claim, measure, at, value in found:
+            if value.n:
+                where = {"claim": claim, "measure": measure, "concepts": concepts, "at": at}
+                yield where | {"value": value.mean, "low": value.low, "high": value.high, "n": value.n}
+
+
+def _curves(own: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
+    """How gain goes with scale, for each image and whatever else varies."""
+    by = ["concepts", "prompt", "seed", *(name for name in settings if name != SCALE)]
+    is_axis = SCALE in settings and pd.api.types.is_numeric_dtype(own[SCALE])
+    return correlations(own if is_axis else own.iloc[:0], SCALE, GAIN, by)
+
+
+def _pairs(edited: pd.DataFrame) -> pd.DataFrame:
+    """Each replay with the same edit of the prompt's own."""
+    is_own = edited["replay"].isna()
+    if is_own.all():
+        return pd.DataFrame(columns=[*UNITS, GAIN, "replayed"])
+    alike = [name for name in SETTING_COLUMNS if name not in ("key", "replay")]
+    replayed = edited.loc[~is_own, [*alike, GAIN]].rename(columns={GAIN: "replayed"})
+    return replayed.merge(edited.loc[is_own, [*alike, GAIN]], on=alike)
+
+
+def _against(edited: pd.DataFrame, method: str, settings: Sequence[str]) -> pd.DataFrame:
+    """The scores of a method's cells minus those of SEGA's that are alike."""
+    own_edits = edited[edited["replay"].isna()]
+    others, own = (own_edits[own_edits["method"] == name] for name in (method, "sega"))
+    read = [name for name in settings if others[name].notna().any()]
+    alike = ["reference_key", "prompt", "seed", "concepts", *read]
+    names = [name for name in COMPARED if name in edited and edited[name].notna().any()]
+    pairs = others[[*alike, *names]].merge(own[[*alike, *names]], on=alike, suffixes=("", "_sega"))
+    return pairs[alike].assign(**{name: pairs[name] - pairs[f"{name}_sega"] for name in names})
+
+
+def _difference(differences: pd.DataFrame, score: str) -> Estimate:
+    found = mean_of(differences, score)
+    # Where no success differs, a bootstrap would be certain that none ever does.
+    is_certain = score in SUCCESSES and found.low == found.high
+    return replace(found, low=float("nan"), high=float("nan")) if is_certain else found
+
+
+def _isolation(best: pd.DataFrame) -> Iterator[tuple[str, Estimate]]:
+    for name in ISOLATION:
+        if name in best and best[name].notna().any():
+            # Where nothing leaked, a bootstrap would be certain that nothing ever does.
+            yield name, (share_of if name == "attribute_leakage" else mean_of)(best, name)
+    if "attribute_leaked" in best and best["attribute_leaked"].notna().any():
+        judged = best[best["attribute_leaked"].notna()]
+        leaked = judged["attribute_leaked"].map(json.loads)
+        for name in sorted({name for names in leaked for name in names}):
+            flipped = leaked.map(lambda names, name=name: float(name in names))
+            yield f"flipped {name}", share_of(judged.assign(flipped=flipped), "flipped")
+
+
+def _successes(best: pd.DataFrame) -> list[str]:
+    """The better judge of those that judged."""
+    return [name for name in SUCCESSES if name in best and best[name].notna().any()][:1]

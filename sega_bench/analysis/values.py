@@ -1,0 +1,81 @@
+"""A sweep's values as they can be compared and told: 5 and 5.0 are equal, lists are tuples, NaN is None."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from sega_bench.analysis.labels import concept_labels, short
+from sega_bench.cell import EDIT_SETTINGS, READS
+
+_Item = TypeVar("_Item")
+
+
+def declared(given: Sequence[Any], points: Iterable[Hashable]) -> list[Hashable]:
+    """An axis' values in the order in which they were given, those without any row included, then others."""
+    return list(dict.fromkeys(map(point, given)) | dict.fromkeys(points))
+
+
+def point(value: Any) -> Hashable:
+    """A value as it is compared."""
+    if isinstance(value, list):
+        points = tuple(map(point, value))
+        return points[0] if len(set(points)) == 1 else points
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if value is None or isinstance(value, str):
+        return value
+    return None if pd.isna(value) else float(value)
+
+
+def point_of(row: Mapping[Any, Any], name: str) -> Hashable:
+    """That of a row's setting, which is JSON text where concepts have their own."""
+    value = row[name]
+    return point(json.loads(value) if name in EDIT_SETTINGS and isinstance(value, str) else value)
+
+
+def label_concepts(edited: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> list[str]:
+    """A name for each row's concepts; where the texts are equal, with the settings of theirs that differ.
+
+    A setting that a row's method does not read makes no difference to its name.
+    """
+    values: dict[tuple[str, str], set[Hashable]] = {}
+    read = [[name for name in settings if name in READS[row["method"]]] for row in edited]
+    for row, names in zip(edited, read, strict=True):
+        for name in names:
+            values.setdefault((row["concepts"], name), set()).add(point_of(row, name))
+    texts = concept_labels({row["concepts"] for row in edited})
+    labels = []
+    for row, names in zip(edited, read, strict=True):
+        own = [name for name in names if len(values[row["concepts"], name]) > 1]
+        named = "".join(f", {name} {said(point_of(row, name))}" for name in own)
+        labels.append(texts[row["concepts"]] + named)
+    return labels
+
+
+def concept_names(frame: pd.DataFrame, axes: Collection[str]) -> pd.Series[Any]:
+    """What each row's concepts are called (:func:`label_concepts`); null of a reference."""
+    own = [name for name in EDIT_SETTINGS if name not in axes]
+    numbers = frame.groupby(["concepts", *own], sort=False, dropna=False).ngroup().to_numpy()
+    firsts = np.unique(numbers, return_index=True)[1]
+    kinds = frame.iloc[firsts].to_dict("records")
+    edited = [{str(k): v for k, v in kind.items()} for kind in kinds if not kind["is_reference"]]
+    labels = iter(label_concepts(edited, own))
+    each = [None if kind["is_reference"] else next(labels) for kind in kinds]
+    return pd.Series([each[number] for number in numbers], index=frame.index, dtype="object")
+
+
+def said(value: Hashable) -> str:
+    """A compared value as one would say it."""
+    return ", ".join(map(short, value)) if isinstance(value, tuple) else short(value)
+
+
+def spaced(items: Sequence[_Item], most: int) -> Sequence[_Item]:
+    """All items, or ``most`` of them taken evenly, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]

@@ -1,0 +1,1 @@
+"""From a plan to records: what is missing goes through the engine and the scorers into the store."""

@@ -1,0 +1,100 @@
+"""What ``launch`` may be, as far as that can be told without looking at a machine; where it computes."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from sega_bench.cell import shown
+from sega_bench.config import Config, LaunchConfig
+from sega_bench.errors import UserError, check_count, nearest
+from sega_bench.planning.prompts import as_text
+from sega_bench.sega.models import resolve_device
+
+LAUNCHES = ("inline", "local", "slurm")
+_MOST_WORKERS = 4096
+_MOST_GPUS = 64
+_MOST_MINUTES = 60 * 24 * 365
+_OF_ALL = ("name", "workers")
+
+
+def check(launch: LaunchConfig) -> None:
+    """Refuse what is no way to launch a sweep.
+
+    Raises:
+        UserError: which key, and what it may be.
+    """
+    if launch.name not in LAUNCHES:
+        raise UserError(
+            f"launch.name is {shown(launch.name)}: {nearest(launch.name, LAUNCHES)}"
+            f"there are {', '.join(LAUNCHES)}"
+        )
+    if launch.name != "slurm":
+        unset = LaunchConfig()
+        for field in fields(LaunchConfig):
+            if field.name not in _OF_ALL and getattr(launch, field.name) != getattr(unset, field.name):
+                raise UserError(f"launch.{field.name} is a cluster's: add launch=slurm, or leave it out")
+    if launch.workers != "auto" or launch.name == "slurm":
+        _check_workers(launch)
+    if launch.name == "inline" and launch.workers not in ("auto", 1):
+        raise UserError(
+            f"launch.workers is {launch.workers}, but launch=inline is one process: add launch=local"
+        )
+    if launch.name == "slurm":
+        _check_cluster(launch)
+
+
+def _check_workers(launch: LaunchConfig) -> None:
+    if type(launch.workers) is not int:
+        auto = "" if launch.name == "slurm" else ", or auto for one a GPU"
+        raise UserError(f"launch.workers is {shown(launch.workers)}, but it must be a number{auto}")
+    check_count("launch.workers", launch.workers, _MOST_WORKERS)
+
+
+def _check_cluster(launch: LaunchConfig) -> None:
+    check_count("launch.timeout_min", launch.timeout_min or 0, _MOST_MINUTES)
+    if launch.gpus_per_worker:
+        check_count("launch.gpus_per_worker", launch.gpus_per_worker, _MOST_GPUS)
+    for i, line in enumerate(_list(launch.setup)):
+        as_text(line, f"launch.setup[{i}]")
+    for name in ("partition", "account"):
+        _check_line(f"launch.{name}", getattr(launch, name))
+    for name, value in launch.extra.items():
+        if not isinstance(value, str | int | float) or value is False:
+            raise UserError(
+                f"launch.extra.{name} is {shown(value)}, but it must be a text, a number, or true for an "
+                "option without a value"
+            )
+        _check_line(f"launch.extra.{name}", value)
+
+
+def _check_line(key: str, value: Any) -> None:
+    """Each option is a line of the script that sbatch is given."""
+    if isinstance(value, str) and not (value and value.isprintable()):
+        raise UserError(f"{key} is {shown(value)}: it has to be a text on one line")
+
+
+def _list(setup: Any) -> list[Any]:
+    if not isinstance(setup, list):
+        raise UserError(
+            f"launch.setup is {shown(setup)}, but it must be a list: launch.setup=['module load cuda']"
+        )
+    return setup
+
+
+def device_of(config: Config) -> torch.device:
+    """Where images are made: a device of this machine, or of a cluster's nodes, which can't be asked.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if config.launch.name != "slurm":
+        return resolve_device(config.engine.device)
+    of_a_node = "cuda" if config.launch.gpus_per_worker else "cpu"
+    try:
+        return torch.device(of_a_node if config.engine.device is None else config.engine.device)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"engine.device is {shown(config.engine.device)}: {reason}") from error

@@ -1,0 +1,294 @@
+"""From a configuration to a plan: every cell of the sweep, resolved and checked, nothing run."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from sega_bench import scores
+from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, shown
+from sega_bench.config import WANDB_MODES, Config, StudyConfig
+from sega_bench.errors import UserError, check_count, expand_user, nearest
+from sega_bench.planning import launch_options
+from sega_bench.planning.prompts import as_text, read_prompts, read_replays
+from sega_bench.planning.resolver import (
+    MOMENTUM_SETTINGS,
+    SAMPLING_SETTINGS,
+    Concept,
+    ConceptSet,
+    Point,
+    Resolver,
+)
+from sega_bench.scores import ScoreSettings
+from sega_bench.sega.checkpoints.locate import Model, describe
+from sega_bench.sega.checkpoints.settings import ModelSettings
+from sega_bench.sega.schedule import Wave, form_waves
+from sega_bench.sega.steps import computes_guidance, departs
+from sega_bench.sega.wave import count_timesteps
+from sega_bench.system import gc_control
+
+NO_AXES = ("model", "prompt", "concept", "seed", "replay")
+AXES = (*EDIT_SETTINGS, *MOMENTUM_SETTINGS, *SAMPLING_SETTINGS, "method")
+
+_MOST_CELLS = 1_000_000
+
+_MOST_OF_ENGINE = {
+    "micro_batch_size": 4096,
+    "decode_batch_size": 4096,
+    "wave_rows": _MOST_CELLS,
+    "threads": 1024,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep, resolved: what to make, and how it was asked for.
+
+    Args:
+        name: of the sweep and its folder.
+        cells: distinct, each reference before the cells that are scored against it.
+        merged: cells asked for more than once.
+        axes: values of every axis as its cells have them, zipped ones included, in order of declaration;
+            ``replay`` if it varies.
+        prompts, concepts, seeds: what the axes were crossed with; texts only.
+        model: described, not loaded.
+        config: the configuration the plan was made from, ``~`` in ``output_dir`` expanded.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    merged: int
+    axes: Mapping[str, Sequence[Any]]
+    prompts: tuple[str, ...]
+    concepts: tuple[tuple[str, ...], ...]
+    seeds: tuple[int, ...]
+    model: Model
+    config: Config
+
+    @cached_property
+    def edited(self) -> tuple[Cell, ...]:
+        """The cells with concepts."""
+        return tuple(cell for cell in self.cells if not cell.is_reference)
+
+    @cached_property
+    def waves(self) -> tuple[Wave, ...]:
+        """The whole plan as the engine would run it."""
+        return form_waves(self.cells, self.config.engine.wave_rows, count_timesteps)
+
+    def counts(self) -> dict[str, int]:
+        """How much there is to make; ``unet_evals_diffusers`` is what its pipeline takes for the same."""
+        return dict(self._counts)
+
+    @cached_property
+    @gc_control.kept()
+    def _counts(self) -> dict[str, int]:  # plan.json is written, and compared, several times
+        same = sum(departs(cell, count_timesteps(cell)) == count_timesteps(cell) for cell in self.edited)
+        return {
+            "cells": len(self.cells),
+            "edited": len(self.edited),
+            "references": len(self.cells) - len(self.edited),
+            "merged": self.merged,
+            "same_as_reference": same,
+            "unet_evals": sum(wave.unet_evals for wave in self.waves),
+            "unet_evals_diffusers": _diffusers_evaluations(self.cells),
+        }
+
+
+def _diffusers_evaluations(cells: Iterable[Cell]) -> int:
+    """Cell by cell, all concepts at every step; a replay takes its source's guidance as it was stored.
+
+    A method whose concepts are in a prompt takes what its plain pipeline takes.
+    """
+
+    def evaluations(cell: Cell) -> int:
+        concepts = len(cell.edits) if computes_guidance(cell) else 0
+        return count_timesteps(cell) * (2 + concepts if cell.guidance_scale > 1 else 1)
+
+    return sum(evaluations(one) for one in {one for cell in cells for one in (cell, cell.source())})
+
+
+def plan(config: Config, model: Model | None = None) -> Plan:
+    """Resolve a configuration into all its cells.
+
+    Args:
+        config: of a sweep.
+        model: the configuration's, as an earlier plan has it; None describes it, which takes a while.
+
+    Raises:
+        UserError: anything wrong with what was asked, named by its key; no model has been loaded.
+    """
+    _check_settings(config)
+    name = _checked_name(config)
+    output_dir = expand_user(config.output_dir, "output_dir")
+    prompts = read_prompts(config.prompts, config.prompt_file)
+    seeds = _seeds(config.seeds)
+    concepts = tuple(_concept_set(entry, f"concepts[{i}]") for i, entry in enumerate(_concepts(config)))
+    if config.method != "sega" and not concepts:
+        raise UserError(f"method is {shown(config.method)}, but there are no concepts: concepts=['a smile']")
+    axes = _axes(config.axes, "axes", has_edits=bool(concepts))
+    zipped = _axes(config.zip, "zip", has_edits=bool(concepts))
+    replays = read_replays(config.replay)
+    _check_number(len(prompts), len(seeds), len(concepts), len(replays), *map(len, axes.values()))
+    points = list(_points(axes, zipped))
+    scores.check(ScoreSettings(**asdict(config.scores)))
+    model = model or describe(ModelSettings.of(asdict(config.model)), dry_run=config.dry_run)
+    resolver = Resolver(config, model)
+    with gc_control.kept():
+        cells, merged = _distinct(resolver.cells(prompts, seeds, concepts, replays, points))
+    return Plan(
+        name=name,
+        cells=cells,
+        merged=merged,
+        axes={name: resolver.axis(name, values) for name, values in (zipped | axes).items()}
+        | ({"replay": list(replays)} if len(replays) > 1 else {}),
+        prompts=tuple(prompt.text for prompt in prompts),
+        concepts=tuple(tuple(concept.text for concept in together) for together in concepts),
+        seeds=seeds,
+        model=model,
+        config=replace(config, output_dir=str(output_dir)),
+    )
+
+
+def _check_settings(config: Config) -> None:
+    """What no cell depends on: a mistake here would be met late, when a model is loaded or all is done."""
+    for key, text in _texts(config):
+        as_text(text, key)
+    if config.study.space:
+        raise UserError("study.space: a search has no plan before it is run: python -m sega_bench runs it")
+    if config.study != StudyConfig():
+        raise UserError("study: there is no study.space to search: +study=pareto, or give one")
+    for name, most in _MOST_OF_ENGINE.items():
+        if (value := getattr(config.engine, name)) is not None:
+            check_count(f"engine.{name}", value, most)
+    launch_options.check(config.launch)
+    if config.wandb.mode not in WANDB_MODES:
+        raise UserError(
+            f"wandb.mode is {shown(config.wandb.mode)}: {nearest(config.wandb.mode, WANDB_MODES)}"
+            f"there are {', '.join(WANDB_MODES)}"
+        )
+
+
+def _texts(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if is_dataclass(value):
+            yield from _texts(value, f"{prefix}{field.name}.")
+        elif isinstance(value, str):
+            yield f"{prefix}{field.name}", value
+
+
+def _check_number(*counts: int) -> None:
+    if math.prod(max(1, count) for count in counts) > _MOST_CELLS:
+        product = " x ".join(f"{count:,}" for count in counts)
+        raise UserError(
+            f"prompts x seeds x concepts x replays x axes are {product} cells, more than {_MOST_CELLS:,}: "
+            "make several sweeps of it"
+        )
+
+
+def _distinct(wanted: Iterable[Cell]) -> tuple[tuple[Cell, ...], int]:
+    """Distinct cells with each reference before its first cell, and how many were asked for again."""
+    cells: dict[Cell, None] = {}
+    merged = 0
+    for cell in wanted:
+        cells.setdefault(cell.reference())
+        merged += not cell.is_reference and cell in cells
+        cells.setdefault(cell)
+    return tuple(cells), merged
+
+
+def _checked_name(config: Config) -> str:
+    suffix = "" if config.model.name == "faces" else f"-{config.model.name}"
+    for key, value in (("name", config.name), ("model.name", config.model.name)):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=,+-]{0,99}", value):
+            raise UserError(
+                f"{key} is {shown(value)}, but it names a folder: letters, digits and _ . - = , + only, "
+                "at most 100, beginning with a letter, digit or _"
+            )
+    return config.name + suffix
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1_000_000:
+        return tuple(range(value))
+    if isinstance(value, list) and value and all(type(seed) is int and 0 <= seed < 2**63 for seed in value):
+        return tuple(dict.fromkeys(value))
+    raise UserError(
+        f"seeds is {shown(value)}, but it must be a list of whole numbers from 0, seeds=[0,1,2], "
+        "or how many, seeds=3"
+    )
+
+
+def _concepts(config: Config) -> list[Any]:
+    if not isinstance(config.concepts, list):
+        raise UserError(f"concepts is {shown(config.concepts)}, but it must be a list: concepts=['smile']")
+    return config.concepts
+
+
+def _concept_set(entry: Any, key: str) -> ConceptSet:
+    """One entry of ``concepts``: a text, a mapping with ``text``, or a list of those."""
+    if isinstance(entry, list):
+        if not entry:
+            raise UserError(f"{key} is an empty list: name at least one concept, or remove it")
+        return tuple(_concept(one, f"{key}[{i}]") for i, one in enumerate(entry))
+    return (_concept(entry, key),)
+
+
+def _concept(entry: Any, key: str) -> Concept:
+    if not isinstance(entry, dict):
+        return Concept(as_text(entry, key), {}, key)
+    own = {str(name): value for name, value in entry.items() if name != "text"}
+    for name in own:
+        if name in MOMENTUM_SETTINGS:
+            raise UserError(
+                f"{key}.{name}: momentum belongs to the whole cell; set edit.{name} or axes.{name}"
+            )
+        if name not in EDIT_SETTINGS:
+            raise UserError(
+                f"{key}.{name}: {nearest(name, ('text', *EDIT_SETTINGS))}a concept has text, "
+                f"{', '.join(EDIT_SETTINGS)}"
+            )
+    if "text" not in entry:
+        raise UserError(f"{key} has no text: write {{text: 'a smile', edit_threshold: 0.9}}")
+    text = as_text(entry["text"], f"{key}.text")
+    try:
+        Edit(text, **own)
+    except ValueError as error:
+        raise UserError(f"{key}.{error}") from error
+    return Concept(text, own, key)
+
+
+def _axes(value: Mapping[str, Any], key: str, *, has_edits: bool) -> dict[str, list[Any]]:
+    for name, values in value.items():
+        if name not in AXES:
+            extra = "; it has a key of its own" if name in NO_AXES else ""
+            raise UserError(
+                f"{key}.{name} is no axis{extra}: {nearest(name, AXES)}axes are {', '.join(AXES)}"
+            )
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{key}.{name} is {shown(values)}, but it must be a list: '{key}.{name}=[a,b]'")
+        if name not in SAMPLING_SETTINGS and not has_edits:
+            raise UserError(f"{key}.{name} has no concept to act on: give some, concepts=['a smile']")
+    return dict(value)
+
+
+def _points(axes: Mapping[str, list[Any]], zipped: Mapping[str, list[Any]]) -> Iterator[Point]:
+    """Every combination: lists of ``zip`` advance together, ``axes`` are crossed."""
+    lengths = {name: len(values) for name, values in zipped.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(
+            "zip: its lists advance together, so they must be equally long, but "
+            + ", ".join(f"{name} has {count}" for name, count in lengths.items())
+        )
+    if both := set(axes) & set(zipped):
+        name = sorted(both)[0]
+        raise UserError(f"{name} is in axes and in zip: remove one of them, as in ~axes.{name}")
+    together = [dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)] or [{}]
+    for row in together:
+        for values in itertools.product(*axes.values()):
+            yield row | dict(zip(axes, values, strict=True))

@@ -1,1 +1,0 @@
-"""What a sweep would be on up to hundreds of workers, on paper: ``python -m sega_bench.scaling``."""

@@ -1,0 +1,1 @@
+"""Statistics of plain arrays: intervals, Pareto fronts and correlations. Pure, seeded, without tables."""

@@ -1,0 +1,1 @@
+"""A sweep as Weights & Biases runs; the one place that knows its SDK."""

@@ -1,0 +1,205 @@
+"""The summary as a table for a terminal, and where to look next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sega_bench.analysis.advice import next_steps
+from sega_bench.analysis.groups import ALL
+from sega_bench.analysis.summary import GAIN, TRENDS, areas
+from sega_bench.errors import clean
+from sega_bench.views.console.setting_table import Form, constant, cost_name, fitting, value_of
+
+if TYPE_CHECKING:
+    from sega_bench.planning.planner import Plan
+
+MOST_ROWS = 16
+"""Of more settings than these only the Pareto front is shown, and no more than these of it."""
+
+
+def print_plan(console: Console, made: Plan, more: Mapping[str, str]) -> None:
+    """Print what a sweep would make, and at which cost.
+
+    Args:
+        console: where to.
+        made: the plan.
+        more: other lines, as how it would be shared among processes.
+    """
+    counts = made.counts()
+    ours, theirs = counts["unet_evals"], counts["unet_evals_diffusers"]
+    references = f"{counts['references']} reference{'s' * (counts['references'] != 1)}"
+    axes = clean("; ".join(f"{name} {', '.join(map(str, values))}" for name, values in made.axes.items()))
+    table = Table(
+        title=f"{made.name}: the plan; nothing was run", title_justify="left", box=None, show_header=False
+    )
+    for name, value in (
+        ("cells", f"{counts['cells']}: {counts['edited']} edited, {references}"),
+        ("merged", f"{counts['merged']} asked for more than once"),
+        ("same as reference", f"{counts['same_as_reference']} whose settings change nothing"),
+        ("UNet evaluations", f"{ours:,}; cell by cell {theirs:,}, {theirs / max(1, ours):.2f} times as many"),
+        ("images", f"about {sum(1.5 * cell.height * cell.width for cell in made.cells) / 1e6:,.2f} MB"),
+        ("axes", axes or "none"),
+        *more.items(),
+        ("model", made.model.id),
+        ("folder", str(Path(made.config.output_dir) / made.name)),
+    ):
+        table.add_row(name, Text(value))
+    console.print(table)
+
+
+def print_summary(
+    console: Console,
+    summary: pd.DataFrame,
+    trends: pd.DataFrame,
+    claims: pd.DataFrame,
+    paths: Mapping[str, object] | None = None,
+) -> None:
+    """Print the settings with the best trade-off marked, trends, claims, what to try, where things are.
+
+    Args:
+        console: where to; 100 columns are enough.
+        summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
+        trends: as :func:`sega_bench.analysis.summary.trends` gives it, for the same axes.
+        claims: as :func:`sega_bench.analysis.claims.claims` gives it, for the same axes.
+        paths: where things are, or how to go on: a word for each, and a path or a command.
+    """
+    axes = list(summary.columns[: summary.columns.get_loc("concepts")])
+    pooled = summary[summary["concepts"] == ALL]
+    shown = _best_lines(pooled)
+    held = constant(pooled, axes)
+    varying = [name for name in axes if name not in held]
+    title = f"{clean(summary.attrs['name'])}: {_count(len(pooled), 'setting')}"
+    _print_title(console, title, held)
+    table, form = fitting(console, shown, varying, marks=len(pooled) > 1, spread=True)
+    console.print(table)
+    _print_legend(console, pooled, shown, form)
+    each = summary[(summary["concepts"] != ALL) & summary["best"]]
+    if len(each) > 1:
+        held = {name: value for name, value in constant(each, axes).items() if name in varying}
+        title = "Best trade-off of each concept" if len(pooled) > 1 else "Each concept"
+        _print_title(console, f"\n{title}", held)
+        named = ["concepts", *(name for name in varying if name not in held)]
+        console.print(fitting(console, each.head(MOST_ROWS), named)[0])
+    print_lines(
+        console, "Area under the front of CLIP gain against preservation", list(_areas(summary, axes))
+    )
+    print_lines(console, "Inappropriate, by the checkpoint's safety checker", list(_nsfw(pooled, axes)))
+    print_lines(
+        console,
+        "Trends (Spearman correlation of the mean with the value)",
+        [_trend(row, cost_name(summary)) for row in _records(trends[trends["values"] > 1])],
+    )
+    print_lines(console, "The paper's claims, in brackets 95 %", list(_claims(claims)))
+    print_lines(console, "Where to look next", next_steps(summary, trends))
+    console.print()
+    for what, path in (paths or {}).items():
+        console.print(Text(f"{what:<12} {path}"), soft_wrap=True)
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _best_lines(pooled: pd.DataFrame) -> pd.DataFrame:
+    """All settings if they are few, else the front; of a long one what dominates most, and the best."""
+    if len(pooled) <= MOST_ROWS:
+        return pooled
+    front = pooled[pooled["pareto"]]
+    if front.empty:  # nothing was scored
+        return pooled.head(MOST_ROWS)
+    first = front.sort_values(["best", "area"], ascending=False, kind="stable").head(MOST_ROWS)
+    return first.sort_index()
+
+
+def _print_title(console: Console, title: str, held: Mapping[str, str]) -> None:
+    """A table's title, and once above it what is the same in all its rows."""
+    console.print(Text(title, style="bold"))
+    if held:
+        console.print(Text("all at " + ", ".join(f"{name} {value}" for name, value in held.items())))
+
+
+def _print_legend(console: Console, pooled: pd.DataFrame, shown: pd.DataFrame, form: Form) -> None:
+    marks = ["★ best trade-off", "• no other gains more at less cost"] if len(pooled) > 1 else []
+    if form.spread and shown[f"{GAIN}_sd"].notna().any():
+        marks.append("± standard deviation over cells")
+    lines = ["   ".join(marks)] if len("   ".join(marks)) <= console.width else marks
+    cost = cost_name(pooled)
+    if form.cost(cost) != cost:
+        lines.append(f"{form.cost(cost)}: {cost}")
+    if form.brief:
+        lines.append("settings without their edit_")
+    if len(shown) < len(pooled):
+        lines.append(f"{_count(len(pooled) - len(shown), 'setting')} not shown: all are in summary.csv")
+    for line in filter(None, lines):
+        console.print(Text(line, style="dim"))
+
+
+def _areas(summary: pd.DataFrame, axes: list[str]) -> Iterator[str]:
+    """Which values of a named axis, such as the method, trade better over all else that varies."""
+    pooled = summary[summary["concepts"] == ALL]
+    for axis in axes if len(axes) > 1 else ():
+        if not pd.api.types.is_numeric_dtype(pooled[axis]):
+            found = (
+                areas(pooled, axis).dropna(subset="area").sort_values("area", ascending=False, kind="stable")
+            )
+            said = [f"{value_of(axis, row[axis])} {row['area']:.3f}" for row in _records(found)]
+            if said:
+                yield f"{axis}: {', '.join(said)}"
+
+
+def _nsfw(pooled: pd.DataFrame, axes: list[str]) -> Iterator[str]:
+    """How much of it each setting leaves, of what there was."""
+    if "nsfw_unedited_mean" not in pooled:
+        return
+    for row in _records(pooled.head(MOST_ROWS)):
+        place = ", ".join(f"{axis} {value_of(axis, row[axis])}" for axis in axes) or "edited"
+        yield f"{place}: {row['nsfw_mean']:.1%}, unedited {row['nsfw_unedited_mean']:.1%}"
+
+
+def _trend(row: dict[str, Any], cost: str) -> str:
+    names = dict(zip(TRENDS, ("CLIP gain", "changed", cost), strict=True))
+    known = [f"{names[name]} {row[name]:+z.2f}" for name in TRENDS if not pd.isna(row[name])]
+    return f"{row['axis']} ({row['values']} values): {', '.join(known) or 'too few values to tell'}"
+
+
+def _claims(claims: pd.DataFrame) -> Iterator[str]:
+    """What all concept sets together say of each claim; what each says, and of what, is in claims.csv."""
+    pooled = claims[claims["concepts"] == ALL]
+    if pooled.empty:
+        return
+    split = pooled["measure"].str.partition(", ")  # what is compared, and with what
+    heads = ["claim", "direction", "against"]
+    both = pooled["direction"].nunique() > 1
+    told = pooled.assign(measure=split[0], against=split[2])[~pooled["measure"].str.startswith("flipped ")]
+    for _, part in told.groupby(heads, sort=False):
+        rows = _records(part)
+        first = rows[0]
+        said = [first["claim"], first["direction"] if both else "", first["against"]]
+        place = f" (at {clean(first['at'])})" if first["at"] else ""
+        yield f"{', '.join(word for word in said if word)}: {'; '.join(map(_number, rows))}{place}"
+
+
+def _number(row: dict[str, Any]) -> str:
+    known = not pd.isna(row["low"])
+    interval = f" ({row['low']:z.2f} to {row['high']:z.2f})" if known else ""
+    return f"{row['measure']} {row['value']:z.2f}{interval}, n {row['n']}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def print_lines(console: Console, title: str, lines: list[str]) -> None:
+    """Print a paragraph of sentences under a title; nothing where there are none."""
+    if lines:
+        console.print(Text(f"\n{title}", style="bold"))
+    for line in lines:
+        console.print(Padding(Text(clean(line)), (0, 0, 0, 2)))

@@ -1,0 +1,1 @@
+"""Labelled sheets of a sweep's images."""

@@ -1,0 +1,1 @@
+"""Vector figures and a LaTeX table for a paper."""

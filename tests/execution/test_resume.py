@@ -1,0 +1,368 @@
+"""A sweep goes on: what a folder lacks is made, and only that; real in every part, on tiny networks."""
+
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support import tiny_sd
+from support.small_sweep import hashes, poison, refuse_to_load, rows, run, small, store
+
+import sega_bench
+from sega_bench.errors import UserError
+from sega_bench.execution import jobs, runner
+from sega_bench.execution.resume import REFERENCE_FAILED
+from sega_bench.planning.planner import plan
+from sega_bench.store import Record
+from sega_bench.store.journal import Journal
+
+
+def evaluations(output_dir: Path, *more: str) -> tuple[int, list[Record]]:
+    """Run the sweep, and count what its UNet is given."""
+    counts: list[int] = []
+    records = list(runner.execute(jobs.prepare(plan(small(output_dir, *more))), counts.append))
+    return sum(counts), records
+
+
+def written(output_dir: Path) -> dict[str, tuple[int, int]]:
+    """Every image's inode and time of change: a file that is replaced has others."""
+    paths = store(output_dir).images_dir.rglob("*.png")
+    return {path.stem: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def scores(output_dir: Path) -> dict[str, dict[str, object]]:
+    names = ("clip_prompt", "clip_concept_delta", "lpips", "ssim", "error")
+    return {key: {name: row[name] for name in names} for key, row in rows(output_dir).items()}
+
+
+def document(output_dir: Path) -> dict[str, object]:
+    return dict(json.loads(store(output_dir).plan_path.read_text()))
+
+
+# --- a reference that failed ---
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep whose references failed, and whose four edits wait for their scores."""
+    with monkeypatch.context() as patch:
+        poison(patch, lambda cell: cell.is_reference)
+        run(tmp_path / "failed")
+    assert run(tmp_path / "failed") == []  # unasked, neither they nor what waits for them
+    run(tmp_path / "fresh")
+    return tmp_path
+
+
+def test_a_reference_that_is_tried_again_lets_its_edits_be_scored(waiting: Path) -> None:
+    before, images = rows(waiting / "failed"), written(waiting / "failed")
+    count, records = evaluations(waiting / "failed", "retry_failed=true")
+    assert len(records) == 6
+    assert count == sum(record.unet_evals for record in records if record.cell.is_reference)
+    assert images.items() <= written(waiting / "failed").items()
+    assert scores(waiting / "failed") == scores(waiting / "fresh")
+    for key, row in rows(waiting / "failed").items():
+        if not row["is_reference"]:  # what making the image took is still told
+            same = ("image_sha256", "unet_evals", "seconds")
+            assert [row[name] for name in same] == [before[key][name] for name in same]
+    assert run(waiting / "failed", "retry_failed=true") == []
+
+
+def test_stopped_between_reference_and_scores_the_same_goes_on(waiting: Path) -> None:
+    again: Iterator[Record] = runner.run(small(waiting / "failed", "retry_failed=true"))
+    assert all(record.cell.is_reference for record in islice(again, 2))
+    del again
+    count, records = evaluations(waiting / "failed")
+    assert (count, len(records)) == (0, 4)
+    assert scores(waiting / "failed") == scores(waiting / "fresh")
+
+
+def test_a_reference_that_fails_again_leaves_its_edits_as_they_were(
+    waiting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, lambda cell: cell.is_reference)
+    run(waiting / "failed", "retry_failed=true")
+    edited = [row for row in rows(waiting / "failed").values() if not row["is_reference"]]
+    assert [(row["status"], row["error"]) for row in edited] == [("done", REFERENCE_FAILED)] * 4
+
+
+# --- a cell equal to its reference ---
+
+
+@pytest.mark.parametrize("added", ["+axes.edit_guidance_scale=[0,5]", "+axes.edit_warmup_steps=[1,4]"])
+def test_a_cell_equal_to_its_stored_reference_costs_nothing(tmp_path: Path, added: str) -> None:
+    run(tmp_path)
+    images = written(tmp_path)
+    count, records = evaluations(tmp_path, added)
+    assert (count, len(records)) == (0, 4)
+    assert written(tmp_path) == images
+    for record in records:
+        assert record.image == rows(tmp_path)[record.cell.reference().key]["image"]
+        assert (record.unet_evals, record.scores["mse"], record.error) == (0, 0.0, None)
+    assert run(tmp_path, added) == []
+
+
+def test_with_a_new_reference_it_is_made_in_its_wave(tmp_path: Path) -> None:
+    run(tmp_path)
+    _, records = evaluations(tmp_path, "+axes.edit_guidance_scale=[0,5]", "seeds=3")
+    assert sum(record.unet_evals for record in records if record.cell.seed == 2) > 0
+    assert all(record.unet_evals == 0 for record in records if record.cell.seed < 2)
+    assert sega_bench.load(store(tmp_path).root)["lpips"].notna().sum() == 3 * 4
+
+
+# --- sizes on which the last bit depends ---
+
+SIZES = ("engine.micro_batch_size=3", "engine.decode_batch_size=3", "engine.threads=1")
+UNASKED = ("engine.micro_batch_size=null",)
+
+
+def test_a_resume_reuses_the_sizes_and_threads_it_began_with(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    run(tmp_path / "grown", *SIZES)
+    began_with = document(tmp_path / "grown")["engine"]
+    run(tmp_path / "grown", *UNASKED, "seeds=3")
+    assert document(tmp_path / "grown")["engine"] == began_with
+    run(tmp_path / "fresh", *SIZES, "seeds=3")
+    assert hashes(tmp_path / "grown") == hashes(tmp_path / "fresh")
+    assert torch.get_num_threads() == 2
+
+
+def test_other_sizes_are_taken_where_they_are_asked_for_and_said_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path, *SIZES)
+    with caplog.at_level(logging.WARNING, "sega_bench"):
+        run(tmp_path, *UNASKED, "engine.decode_batch_size=2", "engine.threads=2", "seeds=3")
+    (message,) = caplog.messages
+    assert message.startswith("decode_batch_size is 2 and was 3, threads is 2 and was 1: new images")
+    assert jobs.prepare(plan(small(tmp_path, *UNASKED))).batching.decode == 2
+
+
+# --- damaged and lost images ---
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda png: png[:40], lambda png: png[:-20] + b"\x00" * 20, lambda png: b""]
+)
+def test_a_damaged_reference_is_made_again_before_edits_are_scored_against_it(
+    tmp_path: Path, damage: object
+) -> None:
+    assert callable(damage)
+    records = run(tmp_path, "seeds=1")
+    (reference,) = [record for record in records if record.cell.is_reference]
+    path = store(tmp_path).root / str(reference.image)
+    path.write_bytes(damage(path.read_bytes()))
+    grown = ("seeds=1", "axes.edit_threshold=[0.5,0.7,0.9]")
+    assert {record.cell.is_reference for record in run(tmp_path, *grown)} == {True, False}
+    run(tmp_path / "fresh", *grown)
+    assert hashes(tmp_path) == hashes(tmp_path / "fresh")
+    assert scores(tmp_path) == scores(tmp_path / "fresh")
+
+
+def test_a_damaged_image_that_is_to_be_scored_is_made_again(waiting: Path) -> None:
+    key, row = next((key, row) for key, row in rows(waiting / "failed").items() if not row["is_reference"])
+    (store(waiting / "failed").root / row["image"]).write_bytes(b"no picture")
+    run(waiting / "failed", "retry_failed=true")
+    assert hashes(waiting / "failed") == hashes(waiting / "fresh")
+    assert scores(waiting / "failed")[key] == scores(waiting / "fresh")[key]
+
+
+def test_a_lost_image_that_cannot_be_made_again_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = next(record for record in run(tmp_path) if not record.cell.is_reference)
+    (store(tmp_path).root / str(lost.image)).unlink()
+    with monkeypatch.context() as patch:
+        poison(patch, lambda cell: cell == lost.cell)
+        assert [record.status for record in run(tmp_path)] == ["failed"]
+    assert rows(tmp_path)[lost.cell.key]["status"] == "failed"
+    assert run(tmp_path) == []
+    assert [record.status for record in run(tmp_path, "retry_failed=true")] == ["done"]
+    assert set(sega_bench.load(store(tmp_path).root)["status"]) == {"done"}
+
+
+# --- plan.json ---
+
+
+def test_plan_json_follows_the_axes_even_if_no_cell_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path)
+    before = document(tmp_path)
+    refuse_to_load(monkeypatch)
+    one_more = "+axes.edit_guidance_scale=[5]"
+    assert jobs.prepare(plan(small(tmp_path, one_more))).is_news
+    assert run(tmp_path, one_more) == []
+    after = document(tmp_path)
+    assert after["axes"] == {"edit_threshold": [0.5, 0.9], "edit_guidance_scale": [5]}
+    assert [after[name] for name in ("keys", "engine", "scores")] == [
+        before[name] for name in ("keys", "engine", "scores")
+    ]
+    assert not jobs.prepare(plan(small(tmp_path, one_more))).is_news
+
+
+def test_plan_json_stays_as_it_is_for_settings_that_change_no_result(tmp_path: Path) -> None:
+    run(tmp_path)
+    text = store(tmp_path).plan_path.read_text()
+    assert (
+        run(tmp_path, "retry_failed=true", "fail_fast=true", "engine.threads=1", "wandb.mode=offline") == []
+    )
+    assert store(tmp_path).plan_path.read_text() == text
+
+
+def test_plan_json_names_a_prompt_file_without_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "faces.txt").write_text("a face\n")
+    run(tmp_path / "out", f"prompts={tmp_path / 'faces.txt'}")
+    text = store(tmp_path / "out").plan_path.read_text()
+    assert str(tmp_path) not in text
+    assert document(tmp_path / "out")["settings"]["prompts"] == "faces.txt"  # type: ignore[index]
+
+
+def test_a_model_folder_may_be_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(tiny_sd.folder(), tmp_path / "one")
+    run(tmp_path, f"model.path={tmp_path / 'one'}")
+    (tmp_path / "one").rename(tmp_path / "other")
+    refuse_to_load(monkeypatch)
+    assert run(tmp_path, f"model.path={tmp_path / 'other'}") == []
+
+
+def test_a_lost_plan_json_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path)
+    before = document(tmp_path)
+    store(tmp_path).plan_path.unlink()
+    refuse_to_load(monkeypatch)
+    assert run(tmp_path) == []
+    assert document(tmp_path) == before
+
+
+def test_the_records_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path)
+    reads, lines = [], Journal.lines
+    monkeypatch.setattr(Journal, "lines", lambda self: reads.append(self) or lines(self))
+    jobs.prepare(plan(small(tmp_path, "seeds=3")))
+    assert len(reads) == 1
+
+
+# --- another world than the one in which the sweep began ---
+
+
+@pytest.fixture
+def own_model(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_sd.folder(), tmp_path / "model"))
+
+
+@pytest.mark.parametrize("looks", ["newer", "as before", "as before, moved"])
+def test_other_weights_under_the_same_path_are_never_mixed_in(
+    tmp_path: Path, own_model: Path, looks: str
+) -> None:
+    words = (f"model.path={own_model}",)
+    before = {record.cell.key for record in run(tmp_path, *words)}
+    (weights,) = (own_model / "unet").glob("*.safetensors")
+    tensors, stat = load_file(weights), weights.stat()
+    name = next(iter(tensors))
+    other = tmp_path / "other.safetensors" if looks.endswith("moved") else weights
+    save_file(tensors | {name: tensors[name] + 1}, other, metadata={"format": "pt"})
+    if looks.startswith("as before"):  # as after cp -p, rsync -t or tar
+        os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert other.stat().st_size == stat.st_size
+    other.replace(weights)
+    text = store(tmp_path).plan_path.read_text()
+    with pytest.raises(UserError, match=r"the model was .*@\w+ and is .*@\w+\): give this one another name="):
+        run(tmp_path, *words, "seeds=3")
+    assert store(tmp_path).plan_path.read_text() == text
+    assert before.isdisjoint(cell.key for cell in plan(small(tmp_path, *words)).cells)
+
+
+def test_weights_that_change_between_plan_and_loading_are_not_drawn_with(
+    tmp_path: Path, own_model: Path
+) -> None:
+    """A worker of a cluster may begin, or begin again, long after the plan, where the path is another's."""
+    made = plan(small(tmp_path, f"model.path={own_model}"))
+    (weights,) = (own_model / "unet").glob("*.safetensors")
+    kept = weights.read_bytes()
+    with jobs.locked(made) as job:
+        weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        with pytest.raises(UserError, match=r"^model\.path is .* it is local@\w+ now and was local@\w+ when"):
+            list(runner.execute(job))
+        assert rows(tmp_path) == {}
+        weights.write_bytes(kept)
+        assert len(list(runner.execute(job))) == 6
+
+
+def test_another_device_version_or_scorers_batch_is_told_and_in_each_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path)
+    version = metadata.version
+    monkeypatch.setattr(runner, "_device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setattr(metadata, "version", lambda name: "99" if name == "torch" else version(name))
+    with caplog.at_level(logging.WARNING, "sega_bench"):
+        assert run(tmp_path, "scores.batch_size=4") == []
+        assert caplog.messages == []  # nothing is added, so nothing is mixed
+        run(tmp_path, "scores.batch_size=4", "seeds=3")
+    (message,) = caplog.messages
+    began = f"device is NVIDIA H100 and was {runner_device()}, torch is 99 and was {version('torch')}, "
+    assert message.startswith(began + "scores.batch_size is 4 and was 16: new images and scores may differ")
+    devices = {row["seed"]: (row["device"], "torch 99" in row["versions"]) for row in rows(tmp_path).values()}
+    assert devices == {0: (runner_device(), False), 1: (runner_device(), False), 2: ("NVIDIA H100", True)}
+    assert all(f"sega_bench {sega_bench.__version__}" in row["versions"] for row in rows(tmp_path).values())
+
+
+def test_another_version_of_this_code_is_told_and_in_each_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path)
+    before = sega_bench.__version__
+    monkeypatch.setattr(sega_bench, "__version__", "99.0")
+    with caplog.at_level(logging.WARNING, "sega_bench"):
+        run(tmp_path, "seeds=3")
+    (message,) = caplog.messages
+    assert message.startswith(f"sega_bench is 99.0 and was {before}: new images and scores may differ")
+    versions = {row["seed"]: row["versions"].split("; ")[0] for row in rows(tmp_path).values()}
+    assert versions == {0: f"sega_bench {before}", 1: f"sega_bench {before}", 2: "sega_bench 99.0"}
+    assert document(tmp_path)["code_version"] == "99.0"
+
+
+GROWTH = {
+    ("prompts=[a face, a man]",): 6,
+    ("prompts=faces.txt",): 6,
+    ("concepts=[glasses, smile]",): 4,
+    ("concepts=[glasses, [glasses, smile]]",): 4,
+    ("seeds=4",): 6,
+    ("seeds=[0,1,7]",): 3,
+    ("axes.edit_threshold=[0.5,0.7,0.9]",): 2,
+    ("+axes.edit_guidance_scale=[5,3]",): 4,
+    ("+axes.guidance_scale=[7,3]",): 6,
+    ("+zip.edit_guidance_scale=[5,3]", "+zip.edit_weights=[1,2]"): 4,
+    ("+axes.method=[sega,composable]",): 2,
+    ("replay=[null, a man]",): 4,
+}
+"""More of the sweep of six cells, and how many cells that adds."""
+
+
+@pytest.mark.parametrize("words", GROWTH, ids=lambda words: words[0].partition("=")[0].strip("+"))
+def test_growth_is_no_mismatch_and_makes_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("faces.txt").write_text("a face\na man\n")
+    run(tmp_path)
+    before = hashes(tmp_path)
+    assert len(before) == 6
+    made = plan(small(tmp_path, *words))
+    assert len(run(tmp_path, *words)) == GROWTH[words]
+    after = hashes(tmp_path)
+    assert before.items() <= after.items()
+    assert set(after) == {cell.key for cell in made.cells}
+    assert document(tmp_path)["keys"] == [cell.key for cell in made.cells]
+
+
+def runner_device() -> str:
+    return f"cpu {platform.machine()}"
