@@ -12,8 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sega_bench.version import __version__
+
 if TYPE_CHECKING:
     from sega_bench.analysis.frames import load
+    from sega_bench.analysis.results import Results
     from sega_bench.cell import Cell, Edit
     from sega_bench.config import compose
     from sega_bench.errors import UserError
@@ -21,12 +24,12 @@ if TYPE_CHECKING:
     from sega_bench.planning.planner import plan
     from sega_bench.views.image_grid.write import grid
 
-__version__ = "0.1.0"
-__all__ = ["Cell", "Edit", "UserError", "compose", "grid", "load", "plan", "run"]
+__all__ = ["Cell", "Edit", "Results", "UserError", "__version__", "compose", "grid", "load", "plan", "run"]
 
 _HOME = {
     "Cell": "cell",
     "Edit": "cell",
+    "Results": "analysis.results",
     "UserError": "errors",
     "compose": "config",
     "grid": "views.image_grid.write",

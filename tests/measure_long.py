@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 from support.stub_sweep import planned, stand_ins, store
 
-from sega_bench.analysis import summary
+from sega_bench.analysis import frames, summary
 from sega_bench.execution import jobs, runner
 from sega_bench.planning.planner import plan
 from sega_bench.store import Record
@@ -178,9 +178,9 @@ def measure(folder: Path, cells: int) -> None:
     tenths = make_all(folder, words, short)
     job, scan = told("resume: what is there, what is left", lambda: jobs.prepare(made))
     assert (job.missing, job.done) == (0, len(made.cells))
-    frame, _ = told("sega_bench.load", lambda: summary.load(store(folder).root))
+    frame, _ = told("sega_bench.load", lambda: frames.load(store(folder).root))
     told("summary", lambda: summary.summarise(frame, list(made.axes)))
-    told("digest of what the views show", lambda: summary.digest(store(folder)))
+    told("digest of what the views show", lambda: frames.digest(store(folder)))
     print(f"{len(made.cells):,} cells; seconds are the processor's")
     is_small = planning.cpu < MOST_SECONDS and planning.memory < MOST_MEGABYTES
     verdict("plan under 5 s and 500 MB", f"{planning.cpu:.1f} s, {planning.memory:.0f} MB", is_small)

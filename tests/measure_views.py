@@ -9,7 +9,6 @@ and pictures are made up. The paint wants Chromium, and is left out where there 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -32,22 +31,16 @@ def resident(field: str) -> float:
 
 def build(folder: Path, stage: str) -> None:
     """In a process of its own: build, then print how far memory rose and the seconds that it took."""
-    from sega_bench.analysis import summary
-    from sega_bench.analysis.claims import claims
-    from sega_bench.store import Store
-    from sega_bench.views import write_all
-    from sega_bench.views.report.__main__ import main
+    from sega_bench.analysis.results import Results
+    from sega_bench.views.report.building import write_report
+    from sega_bench.views.write_all import write_views
 
     before, begun = resident("VmRSS"), time.process_time()
+    results = Results.read(folder)
     if stage == "report":
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        main([str(folder)])
-        sys.stdout = sys.__stdout__
-    else:  # as a sweep's end does
-        store = Store(folder)
-        frame, digest = summary.load_with_digest(store)
-        axes = list((store.read_plan() or {})["axes"])
-        write_all.write_views(store, frame, summary.summarise(frame, axes), claims(frame, axes), digest)
+        write_report(results)
+    else:  # as at a sweep's end
+        write_views(results)
     print(resident("VmHWM") - before, time.process_time() - begun)
 
 

@@ -1,6 +1,9 @@
-"""The layers of the house: what may import what, read from the source itself."""
+"""The layers of the package: what may import what, read from the source itself."""
+
+from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -8,50 +11,42 @@ import pytest
 import sega_bench
 
 PACKAGE = Path(sega_bench.__file__).parent
-FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Each may import those before it, and nothing after it.
 ORDER = (
+    "version",
     "errors",
-    "threads",
-    "garbage",
-    "proportion",
+    "system",
+    "stats",
     "cell",
     "faces",
     "config",
-    "prompts",
     "sega",
     "scores",
-    "processes",
-    "atomic",
     "store",
-    "resolver",
-    "planner",
-    "manifest",
-    "resume",
-    "grader",
-    "rescoring",
-    "maker",
-    "jobs",
-    "runner",
+    "planning",
+    "execution",
+    "analysis",
     "views",
+    "tracking",
+    "rescoring",
     "study",
-    "progress",
-    "signals",
     "launch",
     "benchmark",
-    "scaling",
-    "command",
+    "cli",
     "__main__",
 )
-ONLY = {
-    "wandb": {"views.wandb", "views.wandb_run"},
-    "matplotlib": {"views.figures"},
-    "hydra": {"config", "command.composing"},
-    "optuna": {"study.asking"},
+"""Each room may import those before it, and none after it."""
+
+HOMES = {
+    "wandb": {"tracking.reporter", "tracking.wandb_run"},
+    "matplotlib": {"views.paper.figures"},
+    "hydra": {"config", "cli.compose"},
+    "optuna": {"study.optuna_study"},
     "sklearn": {"study.importance"},
     "submitit": {"launch.local", "launch.slurm", "launch.worker"},
 }
+"""Libraries that only these modules may import."""
 
 
 def module(path: Path) -> str:
@@ -61,20 +56,48 @@ def module(path: Path) -> str:
 def imports(path: Path) -> set[str]:
     """Absolute names of everything a file imports, wherever in it."""
     parts = ("sega_bench", *path.relative_to(PACKAGE).with_suffix("").parts)
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(parts[: len(parts) - node.level]) if node.level else ""
             source = ".".join(part for part in (base, node.module) if part)
-            found |= {source} | {f"{source}.{alias.name}" for alias in node.names}
-    return found
+            names |= {source} | {f"{source}.{alias.name}" for alias in node.names}
+    return names
 
 
-def layer(name: str) -> str:
-    """A package's own command line is a composition root like the first: it may import all, and none it."""
-    return "__main__" if name.endswith("__main__") else name.split(".")[0]
+def room(name: str) -> str:
+    return name.split(".")[0]
+
+
+def own_imports(path: Path) -> Iterator[str]:
+    """The modules of this package that a file imports; the package itself (``__version__``) is none."""
+    names = {module(file) for file in FILES}
+    for imported in imports(path):
+        name = imported.removeprefix("sega_bench.")
+        if imported.startswith("sega_bench.") and name in names and name != module(path):
+            yield name
+
+
+def cycle(graph: Mapping[str, set[str]]) -> list[str] | None:
+    """A cycle of the graph, if there is one."""
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> list[str] | None:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return None
+        done.add(name)
+        return next(filter(None, (visit(target, (*path, name)) for target in graph.get(name, ()))), None)
+
+    return next(filter(None, (visit(name, ()) for name in graph)), None)
+
+
+def test_every_room_has_its_place() -> None:
+    rooms = {room(module(path)) for path in FILES} - {"", "__init__"}
+    assert rooms == set(ORDER)
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)
@@ -82,38 +105,40 @@ def test_imports_point_one_way(path: Path) -> None:
     name = module(path)
     if name in ("", "__init__"):  # the public API names everything, lazily
         return
-    rank = ORDER.index(layer(name))
-    for imported in imports(path):
-        if imported.startswith("sega_bench.") and layer(imported[11:]) in ORDER:
-            target = layer(imported[11:])
-            assert ORDER.index(target) <= rank, f"{name} imports {imported}, which comes after it"
+    for target in own_imports(path):
+        assert ORDER.index(room(target)) <= ORDER.index(room(name)), f"{name} imports {target}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_each_outside_engine_has_one_home(path: Path) -> None:
     for imported in imports(path):
-        home = ONLY.get(imported.split(".")[0])
+        home = HOMES.get(imported.split(".")[0])
         assert home is None or module(path) in home, f"{module(path)} imports {imported}"
 
 
-def test_there_is_no_cycle() -> None:
-    names = {module(path): path for path in FILES}
-    graph = {
-        name: {i[11:] for i in imports(path) if i.startswith("sega_bench.") and i[11:] in names} - {name}
-        for name, path in names.items()
-        if name not in ("", "sega", "scores", "faces", "views")
-    }
-    done: set[str] = set()
+def test_no_modules_import_each_other() -> None:
+    # A room's face hands names on lazily, as the package's does.
+    faces = {module(path) for path in FILES if path.name == "__init__.py"} | {"__init__"}
+    graph = {module(path): set(own_imports(path)) - faces for path in FILES if module(path) not in faces}
+    assert cycle(graph) is None
 
-    def visit(name: str, above: tuple[str, ...]) -> None:
-        assert name not in above, " -> ".join((*above, name))
-        if name not in done:
-            for target in graph.get(name, ()):
-                visit(target, (*above, name))
-            done.add(name)
 
-    for name in graph:
-        visit(name, ())
+def test_no_packages_import_each_other() -> None:
+    """Of the rooms, and of the folders inside each of them."""
+    for depth in (1, 2):
+        graph: dict[str, set[str]] = {}
+        for path in FILES:
+            folder = path.relative_to(PACKAGE).parent.parts[:depth]
+            if not folder:
+                continue
+            here = graph.setdefault(".".join(folder), set())
+            for target in own_imports(path):
+                parts = target.split(".")
+                is_package = (PACKAGE / Path(*parts)).is_dir()
+                package = ".".join((parts if is_package else parts[:-1])[:depth])
+                if package and not ".".join(folder).startswith(package):
+                    here.add(package)
+        assert cycle(graph) is None
 
 
 def test_no_module_bears_a_public_functions_name() -> None:

@@ -62,7 +62,7 @@ def test_the_top_level_is_what_was_agreed() -> None:
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     folders = {name.split("/")[0] for name in tracked if "/" in name}
-    assert folders <= {"sega_bench", "conf", "tests", "outputs", ".ci"}
+    assert folders <= {"sega_bench", "conf", "docs", "tests", "tools", "outputs", ".ci"}
 
 
 def test_every_dependency_of_ci_is_locked_and_comes_from_no_particular_index() -> None:
@@ -105,13 +105,13 @@ def test_importing_asks_no_network() -> None:
 
 
 COMMANDS = """
-from sega_bench import __main__
+from sega_bench.cli.main import main
 
 PLAN = "dry_run=true"
 for words in ([], ["--help"], ["+sweep=thresholds", PLAN], ["+sweep=faces_example", PLAN]):
     sys.argv = ["sega_bench", *words]
     try:
-        __main__.main()
+        main()
     except SystemExit as ended:
         assert not ended.code, (words, ended)
 """

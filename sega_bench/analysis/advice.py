@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
 from sega_bench.analysis.groups import ALL
-from sega_bench.analysis.labels import concept_labels, short
+from sega_bench.analysis.labels import concept_labels, format_value
 from sega_bench.analysis.summary import COST, GAIN
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -25,14 +25,14 @@ RANGES: dict[str, tuple[float, float]] = {
 """The axes one can go further along, and how far."""
 
 
-def next_steps(summary: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
+def next_steps(summary: pd.DataFrame, trends: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     """Plain sentences, most important first; empty where the sweep gives no reason for any.
 
     Args:
         summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
-        trends: as :func:`sega_bench.analysis.summary.trends` gives it, for the same axes.
+        trends: as :func:`sega_bench.analysis.summary.trends` returns it, for the same axes.
+        axes: the sweep's.
     """
-    axes = list(summary.columns[: summary.columns.get_loc("concepts")])
     pooled = summary[summary["concepts"] == ALL]
     steps = list(_failures(pooled))
     best = pooled[pooled["best"]]
@@ -74,12 +74,12 @@ def _apart(others: pd.DataFrame, score: str) -> pd.Series[bool]:
     return (others[f"{score}_gap_low"] > 0) | (others[f"{score}_gap_high"] < 0)
 
 
-def _cheaper(pooled: pd.DataFrame, axes: list[str]) -> Iterator[str]:
+def _cheaper(pooled: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
     """What may do as well."""
     cheaper = pooled[(pooled[f"{COST}_gap_high"] < 0) & ~_apart(pooled, GAIN) & ~pooled["best"]]
     if len(cheaper):
         least = cheaper.sort_values(f"{COST}_mean", kind="stable").iloc[0]
-        place = ", ".join(f"{axis} {short(least[axis])}" for axis in axes)
+        place = ", ".join(f"{axis} {format_value(least[axis])}" for axis in axes)
         yield (
             f"{place} costs less than the best trade-off and can't be told from it in CLIP gain: "
             "more seeds or prompts would tell whether it does as well."
@@ -102,18 +102,18 @@ def _along(trend: pd.Series[Any], pooled: pd.DataFrame, best: pd.Series[Any], cr
         return
     place = values.index(float(best[axis]))
     edge = {0: "smallest", len(values) - 1: "largest"}.get(place)
-    found = f"The best {axis} ({short(values[place])})"
+    found = f"The best {axis} ({format_value(values[place])})"
     if edge is None and not axis.endswith("_steps"):
         below, above = values[place - 1], values[place + 1]
         finer = [(below + values[place]) / 2, (values[place] + above) / 2]
-        between = f"lies between {short(below)} and {short(above)}"
+        between = f"lies between {format_value(below)} and {format_value(above)}"
         yield f"{found} {between}: {_proposal(axis, values, finer, crossed)}."
     elif edge is not None and values[place] not in RANGES[axis]:
         further = _beyond(axis, values, edge)
         yield f"{found} is the {edge} tried: {_proposal(axis, values, further, crossed)}."
     if edge != "largest" and trend["peak"] == values[-1] and trend[GAIN] > 0:
         price = f", and so does {COST}" if trend[COST] > 0 else ""
-        yield f"CLIP gain still grows at the largest {axis} tried ({short(values[-1])}){price}."
+        yield f"CLIP gain still grows at the largest {axis} tried ({format_value(values[-1])}){price}."
 
 
 def _beyond(axis: str, values: list[float], edge: str) -> list[float]:
@@ -136,13 +136,13 @@ def _proposal(axis: str, values: list[float], more: list[float], crossed: bool) 
     if not more:
         return "try a larger one"
     if not crossed:  # the axis advances with another one, and can't be given alone
-        return f"try {' and '.join(map(short, more))} too"
-    return f"try axes.{axis}=[{','.join(short(value) for value in sorted(values + more))}]"
+        return f"try {' and '.join(map(format_value, more))} too"
+    return f"try axes.{axis}=[{','.join(format_value(value) for value in sorted(values + more))}]"
 
 
-def _disagreement(summary: pd.DataFrame, axes: list[str]) -> Iterator[str]:
+def _disagreement(summary: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
     best = summary[summary["best"] & (summary["concepts"] != ALL)]
-    places = [", ".join(f"{axis} {short(row[axis])}" for axis in axes) for _, row in best.iterrows()]
+    places = [", ".join(f"{axis} {format_value(row[axis])}" for axis in axes) for _, row in best.iterrows()]
     if len(set(places)) > 1 and _is_worse_for_one(summary, axes):
         labels = concept_labels(best["concepts"])
         each = [f"{labels[c]} at {place}" for c, place in zip(best["concepts"], places, strict=True)]
@@ -150,7 +150,7 @@ def _disagreement(summary: pd.DataFrame, axes: list[str]) -> Iterator[str]:
         yield f"The concepts' best trade-offs differ: {'; '.join(each[:4])}{more}."
 
 
-def _is_worse_for_one(summary: pd.DataFrame, axes: list[str]) -> bool:
+def _is_worse_for_one(summary: pd.DataFrame, axes: Sequence[str]) -> bool:
     """Whether the best trade-off over all can be told from a concept's own best one."""
     over_all = summary.loc[summary["best"] & (summary["concepts"] == ALL), axes]
     there = summary[summary["concepts"] != ALL].merge(over_all, on=axes)

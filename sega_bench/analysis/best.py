@@ -7,36 +7,36 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from sega_bench.analysis.groups import ALL
-from sega_bench.analysis.values import point, point_of
+from sega_bench.analysis.values import row_value, setting_value
 
-Found = Mapping[str, Any] | None
-"""What a study found (:meth:`sega_bench.store.Store.answers`): empty while it has not, None of a sweep."""
+StudyAnswers = Mapping[str, Any] | None
+"""A study's answers (:meth:`sega_bench.store.Store.answers`): empty until it finishes, None for a sweep."""
 
-Place = Mapping[str, Hashable]
-"""The values of some settings, as :func:`sega_bench.analysis.values.point` has them."""
+SettingValues = Mapping[str, Hashable]
+"""Values by setting, made comparable by :func:`sega_bench.analysis.values.setting_value`."""
 
 
-def place(answers: Mapping[str, Any], concepts: str) -> Place | None:
-    """The setting that a study found best for a concept set, or for all; None if there is none.
+def recommended_setting(answers: Mapping[str, Any], concepts: str) -> SettingValues | None:
+    """The setting that a study recommends for a concept set, or for all; None if it recommends none.
 
     Args:
-        answers: what it found.
-        concepts: the set as JSON, or "all"; where a study has one set, these are the same.
+        answers: the study's answers.
+        concepts: the set as JSON, or "all"; a study of a single set has one answer for both.
     """
     is_only = len(answers.get("concepts", ())) == 1
     texts = None if concepts == ALL or is_only else json.loads(concepts)
     for one in answers.get("best", ()):
         if one["concepts"] == texts:
-            return {name: point(value) for name, value in one["settings"].items()}
+            return {name: setting_value(value) for name, value in one["settings"].items()}
     return None
 
 
-def at(rows: Iterable[Mapping[Any, Any]], wanted: Place | None) -> int | None:
-    """The number of the first row that has these values, of the settings that it has; None if none has."""
+def find_row(rows: Iterable[Mapping[Any, Any]], wanted: SettingValues | None) -> int | None:
+    """The index of the first row with these values, compared over the settings that the row has."""
     if wanted is None:
         return None
     return next((i for i, row in enumerate(rows) if _agrees(row, wanted)), None)
 
 
-def _agrees(row: Mapping[Any, Any], wanted: Place) -> bool:
-    return all(point_of(row, name) == value for name, value in wanted.items() if name in row)
+def _agrees(row: Mapping[Any, Any], wanted: SettingValues) -> bool:
+    return all(row_value(row, name) == value for name, value in wanted.items() if name in row)

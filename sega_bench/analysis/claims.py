@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from sega_bench.analysis.best import Found
+from sega_bench.analysis.best import StudyAnswers
 from sega_bench.analysis.estimates import at_best, correlations, mean_of, ratio_of, share_of
 from sega_bench.analysis.groups import ALL, UNITS
-from sega_bench.analysis.labels import short
+from sega_bench.analysis.labels import format_value
 from sega_bench.analysis.summary import COST, GAIN
 from sega_bench.stats.intervals import Estimate
 from sega_bench.store import SETTING_COLUMNS
@@ -37,7 +37,7 @@ _NO_SETTING = ("method", "replay", "reverse_editing_direction")
 _Row = dict[str, Any]
 
 
-def claims(frame: pd.DataFrame, axes: Sequence[str], answers: Found = None) -> pd.DataFrame:
+def claims(frame: pd.DataFrame, axes: Sequence[str], answers: StudyAnswers = None) -> pd.DataFrame:
     """What the sweep says of the paper's claims about SEGA, and how it does against other methods.
 
     * ``monotonicity``: mean Spearman correlation of gain with ``edit_guidance_scale``, each image a curve;
@@ -82,12 +82,12 @@ def _direction(edited: pd.DataFrame) -> pd.Series[Any]:
     return said.map({"false": "added", "true": "removed"}).fillna("mixed")
 
 
-def _of_direction(of_all: pd.DataFrame, settings: Sequence[str], answers: Found) -> Iterator[_Row]:
+def _of_direction(of_all: pd.DataFrame, settings: Sequence[str], answers: StudyAnswers) -> Iterator[_Row]:
     edited = of_all[of_all["method"] == "sega"]
     own = edited[edited["replay"].isna()]
     best, curves, pairs = at_best(own, settings, answers), _curves(own, settings), _pairs(edited)
     against = {method: _against(of_all, method, settings) for method in of_all["method"].unique()}
-    place = ", ".join(f"{name} {short(best[name].iloc[0])}" for name in settings) if len(best) else ""
+    place = ", ".join(f"{name} {format_value(best[name].iloc[0])}" for name in settings) if len(best) else ""
     sets = [ALL, *of_all["concepts"].unique()]
     for concepts in sets:
 

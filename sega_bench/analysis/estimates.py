@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sega_bench.analysis.best import Found, at, place
-from sega_bench.analysis.groups import ALL, Groups, anchored, units
+from sega_bench.analysis.best import StudyAnswers, find_row, recommended_setting
+from sega_bench.analysis.groups import ALL, Groups, anchored_means, sampling_units
 from sega_bench.analysis.summary import COST, GAIN
 from sega_bench.stats.correlation import spearman
 from sega_bench.stats.intervals import Estimate, estimate, ratio, wilson
@@ -19,13 +19,13 @@ from sega_bench.stats.pareto import knee
 
 def mean_of(frame: pd.DataFrame, score: str) -> Estimate:
     """The mean of a score over any rows of :func:`load`'s table, its interval over prompts and seeds."""
-    drawn = units(frame)
+    drawn = sampling_units(frame)
     return estimate(_floats(frame[score]), drawn["_draw"], drawn["_prompt"])
 
 
 def ratio_of(frame: pd.DataFrame, over: str, under: str) -> Estimate:
     """One score in terms of another of the same rows, the interval over prompts and seeds."""
-    drawn = units(frame)
+    drawn = sampling_units(frame)
     return ratio(_floats(frame[over]), _floats(frame[under]), drawn["_draw"], drawn["_prompt"])
 
 
@@ -35,7 +35,7 @@ def share_of(frame: pd.DataFrame, score: str) -> Estimate:
     Rows of one prompt and seed are not independent of each other, so there are as many trials as of those.
     """
     taken = frame[frame[score].notna()]
-    mean, trials = float(taken[score].mean()), len(np.unique(units(taken)["_draw"]))
+    mean, trials = float(taken[score].mean()), len(np.unique(sampling_units(taken)["_draw"]))
     return Estimate(mean, float("nan"), *wilson(mean * trials, trials), len(taken))
 
 
@@ -53,7 +53,7 @@ def correlations(frame: pd.DataFrame, axis: str, score: str, by: Sequence[str]) 
     return pd.DataFrame(rows, columns=[*by, "correlation"])
 
 
-def at_best(edited: pd.DataFrame, axes: Sequence[str], answers: Found) -> pd.DataFrame:
+def at_best(edited: pd.DataFrame, axes: Sequence[str], answers: StudyAnswers) -> pd.DataFrame:
     """The rows of the setting that is best over all concept sets; none if there is none.
 
     It is the knee of the front, or what a study found.
@@ -62,12 +62,12 @@ def at_best(edited: pd.DataFrame, axes: Sequence[str], answers: Found) -> pd.Dat
         return edited
     numbers = edited.groupby(list(axes), sort=False, dropna=False).ngroup()
     groups = Groups(edited.assign(status="done"), axes, [GAIN, COST])
-    gain, cost = anchored(groups, GAIN), anchored(groups, COST)
+    gain, cost = anchored_means(groups, GAIN), anchored_means(groups, COST)
     if answers is None:
         best = knee(np.column_stack([-gain, cost]))
     else:
         firsts = edited[list(axes)].groupby(numbers).head(1)
-        best = at(firsts.to_dict("records"), place(answers, ALL))
+        best = find_row(firsts.to_dict("records"), recommended_setting(answers, ALL))
     return edited.iloc[:0] if best is None else edited[numbers == best]
 
 

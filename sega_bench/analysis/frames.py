@@ -1,4 +1,4 @@
-"""The sweep's folder as a data frame, one row for each cell, and what tells one state of it from another."""
+"""The sweep's folder as a data frame, one row per cell, and the digest that identifies its state."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from sega_bench.analysis.best import StudyAnswers
 from sega_bench.analysis.columns import to_frame
 from sega_bench.errors import UserError
 from sega_bench.store import Store
@@ -20,62 +21,69 @@ _Row = dict[str, Any]
 
 @gc_control.kept()
 def load(folder: str | Path) -> pd.DataFrame:
-    """The rows of the present plan's cells, in the plan's order; cells that were never run are absent.
+    """One row for each cell of the present plan, in the plan's order; cells that never ran are absent.
 
-    A setting that each concept has for itself is a plain value where every row's concepts agree. If any row
-    needs a list, the whole column is JSON text; ``concepts`` is JSON text always. ``attrs`` holds the sweep's
-    ``name``, where its ``scores`` come from, and its ``folder``.
+    A per-concept setting is a plain value where the concepts of every row agree. If any row needs a list, the
+    whole column is JSON text; ``concepts`` always is. ``attrs`` holds the sweep's ``name``, the provenance of
+    its ``scores``, and its ``folder``.
 
     Raises:
-        UserError: the folder holds no sweep, or one of another version.
+        UserError: the folder holds no sweep, or one written by another version.
     """
-    plan, rows = _read(Store(Path(folder)))
-    return _frame(plan, rows, folder)
+    store = Store(Path(folder))
+    plan = _plan(store)
+    return _to_frame(plan, store.present(plan["keys"]), folder)
+
+
+@gc_control.kept()
+def read(store: Store) -> tuple[dict[str, Any], pd.DataFrame, str, StudyAnswers]:
+    """A folder's plan, its rows (:func:`load`), the :func:`digest` of both, and a study's answers.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    plan = _plan(store)
+    answers = store.answers()
+    rows = _HashedRows(plan, store.present(plan["keys"]), answers)
+    frame = _to_frame(plan, rows, store.root)  # reads all rows: only then is their digest known
+    return plan, frame, rows.digest, answers
 
 
 @gc_control.kept()
 def digest(store: Store) -> str:
-    """What a folder's views are made of, the plan, its cells' rows and a study's answers, as 64 hex digits.
+    """Identifies what a folder's views show: the plan, its cells' rows and a study's answers; 64 hex digits.
 
-    A view that carries the digest of its folder, shows it as it is.
+    A view that carries the digest of its folder is up to date.
 
     Raises:
-        UserError: the folder holds no sweep, or one of another version.
+        UserError: as :func:`load`.
     """
-    seen = _Seen(*_read(store), store.answers())
-    for _ in seen:
+    plan = _plan(store)
+    rows = _HashedRows(plan, store.present(plan["keys"]), store.answers())
+    for _ in rows:
         pass
-    return seen.digest
+    return rows.digest
 
 
-@gc_control.kept()
-def load_with_digest(store: Store) -> tuple[pd.DataFrame, str]:
-    """:func:`load` and :func:`digest` in one reading."""
-    plan, rows = _read(store)
-    seen = _Seen(plan, rows, store.answers())
-    return _frame(plan, seen, store.root), seen.digest
-
-
-def _read(store: Store) -> tuple[dict[str, Any], Iterator[_Row]]:
-    """The plan, and the present rows of its cells."""
+def _plan(store: Store) -> dict[str, Any]:
     plan = store.read_plan()
     if plan is None:
         raise UserError(
             f"{store.root} holds no sweep (no plan.json): name a folder such as outputs/thresholds"
         )
-    return plan, store.present(plan["keys"])
+    return plan
 
 
-def _frame(plan: dict[str, Any], rows: Iterable[_Row], folder: str | Path) -> pd.DataFrame:
+def _to_frame(plan: dict[str, Any], rows: Iterable[_Row], folder: str | Path) -> pd.DataFrame:
     frame = to_frame(rows)
     frame.attrs = {"name": plan["name"], "scores": plan["scores"], "folder": str(folder)}
     return frame
 
 
-class _Seen:
-    """Passes rows on, and has their digest once all of them went through."""
+class _HashedRows:
+    """Passes rows on; ``digest`` is valid once all of them went through."""
 
-    def __init__(self, plan: dict[str, Any], rows: Iterator[_Row], answers: dict[str, Any] | None) -> None:
+    def __init__(self, plan: dict[str, Any], rows: Iterator[_Row], answers: StudyAnswers) -> None:
         self._rows, self._hash = rows, hashlib.sha256(json.dumps(plan).encode())
         self._hash.update(json.dumps(answers).encode() if answers else b"")
 

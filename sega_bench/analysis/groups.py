@@ -27,7 +27,7 @@ UNITS = ("prompt", "seed", "concepts")
 """Of a table, the columns that :func:`units` needs."""
 
 
-def sets(edited: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def concept_sets(edited: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """All edited rows, then those of each concept set."""
     yield ALL, edited
     numbers, names = pd.factorize(edited["concepts"])
@@ -48,7 +48,9 @@ class Groups:
     """
 
     def __init__(self, part: pd.DataFrame, axes: Sequence[str], scores: Sequence[str]) -> None:
-        self.whole: Columns = {name: part[name].to_numpy() for name in ("status", *scores)} | units(part)
+        self.whole: Columns = {name: part[name].to_numpy() for name in ("status", *scores)} | sampling_units(
+            part
+        )
         self._values: list[dict[str, Any]] = []
         self._places: list[NDArray[np.intp]] = []
         if part.empty:
@@ -74,7 +76,7 @@ class Groups:
         return {name: self.whole[name][self._places[i]] for name in names or self.whole}
 
 
-def units(rows: pd.DataFrame) -> Columns:
+def sampling_units(rows: pd.DataFrame) -> Columns:
     """What is drawn at random in a bootstrap: the prompt of each row, and its seed of that prompt.
 
     And what makes a pair of rows of two settings: that, with the concepts.
@@ -83,7 +85,7 @@ def units(rows: pd.DataFrame) -> Columns:
     return {name: rows.groupby(list(by), sort=False).ngroup().to_numpy() for name, by in alike.items()}
 
 
-def of_pairs(rows: Columns, name: str) -> NDArray[np.float64]:
+def pair_means(rows: Columns, name: str) -> NDArray[np.float64]:
     """The mean score of each pair's rows; NaN where there is none."""
     taken = ~np.isnan(rows[name])
     pairs = rows["_pair"][taken]
@@ -93,7 +95,7 @@ def of_pairs(rows: Columns, name: str) -> NDArray[np.float64]:
     return means
 
 
-def anchored(groups: Groups, name: str) -> NDArray[np.float64]:
+def anchored_means(groups: Groups, name: str) -> NDArray[np.float64]:
     """Each group's mean score, as it would be on the pairs of the group that has most.
 
     A group that lacks some, because cells failed or are still to come, must not be praised for those that it
@@ -104,7 +106,7 @@ def anchored(groups: Groups, name: str) -> NDArray[np.float64]:
     of_each: list[NDArray[np.float64]] = []
     for i in range(len(groups)):
         rows = groups.rows(i, (name, "_pair"))
-        of_each.append(of_pairs(rows, name))
+        of_each.append(pair_means(rows, name))
         if (taken := rows[name][~np.isnan(rows[name])]).size:
             estimates[i] = taken.mean()
     counts = [int(np.isfinite(means).sum()) for means in of_each]
@@ -119,18 +121,20 @@ def anchored(groups: Groups, name: str) -> NDArray[np.float64]:
     return estimates
 
 
-def apart(rows: Columns, centre: Mapping[str, NDArray[np.float64]], label: str) -> dict[str, Any]:
-    """How far a group's scores lie above their pairs' centres, with the interval."""
-    found: dict[str, Any] = {}
-    for name, means in centre.items():
-        of_pair = np.append(means, np.full(max(0, rows["_pair"].max() + 1 - len(means)), np.nan))
-        told = estimate(rows[name] - of_pair[rows["_pair"]], rows["_draw"], rows["_prompt"])
-        ends = (told.mean, told.low, told.high)
-        found |= {f"{name}_{label}{end}": value for end, value in zip(ENDS, ends, strict=True)}
-    return found
+def paired_differences(
+    rows: Columns, reference: Mapping[str, NDArray[np.float64]], label: str
+) -> dict[str, Any]:
+    """How far a group's scores lie above the reference value of their pair, with the interval."""
+    columns: dict[str, Any] = {}
+    for name, means in reference.items():
+        per_pair = np.append(means, np.full(max(0, rows["_pair"].max() + 1 - len(means)), np.nan))
+        difference = estimate(rows[name] - per_pair[rows["_pair"]], rows["_draw"], rows["_prompt"])
+        values = (difference.mean, difference.low, difference.high)
+        columns |= {f"{name}_{label}{end}": value for end, value in zip(ENDS, values, strict=True)}
+    return columns
 
 
-def described(rows: Columns, concepts: str, scored: Sequence[str]) -> dict[str, Any]:
+def describe_group(rows: Columns, concepts: str, scored: Sequence[str]) -> dict[str, Any]:
     """A group's :data:`COUNTS`, and of each of its scores the :data:`STATISTICS`.
 
     Args:

@@ -12,7 +12,7 @@ import pandas as pd
 from sega_bench.errors import clean
 
 
-def short(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A setting's value as one would say it: 0.5, not 0.500000."""
     if value is None or pd.isna(value):
         return "none"

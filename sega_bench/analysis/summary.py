@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sega_bench.analysis.best import Found, at, place
+from sega_bench.analysis.best import StudyAnswers, find_row, recommended_setting
 from sega_bench.analysis.comparable import comparable
 from sega_bench.analysis.groups import (
     COUNTS,
@@ -21,11 +21,11 @@ from sega_bench.analysis.groups import (
     STATISTICS,
     UNITS,
     Groups,
-    anchored,
-    apart,
-    described,
-    of_pairs,
-    sets,
+    anchored_means,
+    concept_sets,
+    describe_group,
+    pair_means,
+    paired_differences,
 )
 from sega_bench.stats.correlation import spearman
 from sega_bench.stats.pareto import area_under_front, front, knee
@@ -44,7 +44,7 @@ PAIRED = TRENDS
 """The scores in which settings are compared with the best one in pairs."""
 
 
-def reduced(frame: pd.DataFrame) -> list[str]:
+def summarised_scores(frame: pd.DataFrame) -> list[str]:
     """The scores that a summary of this table reduces: :data:`SUMMARISED`, then all others that were taken.
 
     One of each concept (``clip_concept_1``) is left out, the concepts of other rows are others; and so is one
@@ -62,7 +62,7 @@ def _may_be_reduced(frame: pd.DataFrame, name: str) -> bool:
 _NO_OTHER_SCORE = frozenset((*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS, *SUMMARISED))
 
 
-def summarise(frame: pd.DataFrame, axes: Sequence[str], answers: Found = None) -> pd.DataFrame:
+def summarise(frame: pd.DataFrame, axes: Sequence[str], answers: StudyAnswers = None) -> pd.DataFrame:
     """One row for each setting over all concept sets (``concepts`` is "all"), then for each concept set.
 
     Args:
@@ -91,19 +91,22 @@ def summarise(frame: pd.DataFrame, axes: Sequence[str], answers: Found = None) -
         come, is judged by its pairs with one that has them (:func:`sega_bench.analysis.groups.anchored`).
     """
     edited = _with_unedited(frame, axes)
-    names = reduced(edited)
+    names = summarised_scores(edited)
     scored = [name for name in SUMMARISED if edited[name].notna().any()] or list(SUMMARISED)
     rows: list[dict[str, Any]] = []
-    for concepts, part in sets(edited):
+    for concepts, part in concept_sets(edited):
         groups = Groups(part, axes, names)
-        described_ones = [values | described(group, concepts, scored) for values, group in groups]
-        settings = _front(described_ones, anchored(groups, GAIN), anchored(groups, COST))
+        described_ones = [values | describe_group(group, concepts, scored) for values, group in groups]
+        settings = _front(described_ones, anchored_means(groups, GAIN), anchored_means(groups, COST))
         if answers is not None:
-            found = at(settings, place(answers, concepts))
+            found = find_row(settings, recommended_setting(answers, concepts))
             settings = [row | {"best": i == found} for i, row in enumerate(settings)]
         best = next((groups.rows(i) for i, row in enumerate(settings) if row["best"]), None)
-        centre = {} if best is None else {name: of_pairs(best, name) for name in PAIRED}
-        rows += [row | apart(group, centre, "gap") for row, (_, group) in zip(settings, groups, strict=True)]
+        centre = {} if best is None else {name: pair_means(best, name) for name in PAIRED}
+        rows += [
+            row | paired_differences(group, centre, "gap")
+            for row, (_, group) in zip(settings, groups, strict=True)
+        ]
     statistics = [f"{name}_{statistic}" for name in names for statistic in STATISTICS]
     gaps = [f"{name}_gap{end}" for name in PAIRED for end in ENDS]
     columns = [*axes, "concepts", *COUNTS, *statistics, *gaps, "area", "front_area", "pareto", "best"]
@@ -128,13 +131,15 @@ def curve(frame: pd.DataFrame, axis: str, axes: Sequence[str]) -> pd.DataFrame:
         prompt, seed and concepts; ``_within_low`` and ``_within_high``, the interval of that.
     """
     edited = comparable(_with_unedited(frame, axes), axis, axes)
-    names = reduced(edited)
+    names = summarised_scores(edited)
     rows: list[dict[str, Any]] = []
-    for concepts, part in sets(edited):
+    for concepts, part in concept_sets(edited):
         groups = Groups(part, [axis], names)
-        centre = {name: of_pairs(groups.whole, name) for name in names}
+        centre = {name: pair_means(groups.whole, name) for name in names}
         for values, group in groups:
-            rows.append(values | described(group, concepts, names) | apart(group, centre, "within"))
+            rows.append(
+                values | describe_group(group, concepts, names) | paired_differences(group, centre, "within")
+            )
     statistics = [f"{name}_{statistic}" for name in names for statistic in STATISTICS]
     within = [f"{name}_within{end}" for name in names for end in ENDS]
     table = pd.DataFrame(rows, columns=[axis, "concepts", *COUNTS, *statistics, *within])
@@ -143,7 +148,7 @@ def curve(frame: pd.DataFrame, axis: str, axes: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def around(table: pd.DataFrame, score: str, compared: str) -> tuple[pd.Series[Any], pd.Series[Any]]:
+def interval_around(table: pd.DataFrame, score: str, compared: str) -> tuple[pd.Series[Any], pd.Series[Any]]:
     """The ends of a comparison's interval about the mean of the score: what a plot draws.
 
     Args:
@@ -165,7 +170,7 @@ def _with_unedited(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     references = needed[~edited].set_index(frame["key"][~edited])
     unedited = {
         f"{name}_unedited": of.map(references[name]).astype("float64")
-        for name in reduced(references)
+        for name in summarised_scores(references)
         if name not in SUMMARISED
     }
     return needed[edited].assign(**unedited)
@@ -227,7 +232,7 @@ def trends(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
             like = comparable(edited, axis, axes)
             groups = Groups(like[like[axis].notna()], [axis], TRENDS)
             values = [point[axis] for point, _ in groups]
-            means = pd.DataFrame({name: anchored(groups, name) for name in TRENDS}, values).sort_index()
+            means = pd.DataFrame({name: anchored_means(groups, name) for name in TRENDS}, values).sort_index()
             ranked = means[GAIN].dropna().sort_values(kind="stable")
             peak = ranked.index[-1] if len(ranked) else float("nan")
             places = means.index.to_numpy(dtype=np.float64)

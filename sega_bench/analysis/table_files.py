@@ -1,6 +1,6 @@
-"""The tables' files: results, summary and claims, and whether they are as they were written.
+"""The table files of a folder: results, summary and claims, written and checked for damage.
 
-Written and checked in parts, so that a long table is not there a second time as text.
+Both work in parts, so that a long table is never held a second time as text.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sega_bench.analysis.results import Results
 from sega_bench.store import Store
 
 _ROWS_OF_TEXT = 1_000
@@ -27,30 +28,30 @@ _ATTRIBUTES = b"PANDAS_ATTRS"
 """Where pandas keeps a frame's ``attrs`` in a schema's metadata."""
 
 
-def shown(store: Store) -> str | None:
-    """The digest that the folder's tables carry; None if one of them is not as it was written."""
+def read_digest(store: Store) -> str | None:
+    """The digest that the folder's tables carry; None if any of them is missing or was changed."""
     try:
         with pq.ParquetFile(store.results_parquet) as file:
             carried = json.loads((file.schema_arrow.metadata or {}).get(_ATTRIBUTES, b"{}"))
-            for group in range(file.num_row_groups):  # or it does not tell that it is damaged
+            for group in range(file.num_row_groups):  # the only way to notice a damaged group
                 file.read_row_group(group)
         is_whole = carried.get("csv") == _digest_of_csv(store)
-    except (OSError, ValueError):  # it is not there, or is no table
+    except (OSError, ValueError):  # missing, or not a Parquet file
         return None
     return str(carried["digest"]) if is_whole and "digest" in carried else None
 
 
 def _digest_of_csv(store: Store) -> str:
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for path in (store.results_csv, store.summary_csv, store.claims_csv):
         with open(path, "rb") as file:
             while data := file.read(_BYTES_AT_ONCE):
-                found.update(data)
-    return found.hexdigest()
+                hashed.update(data)
+    return hashed.hexdigest()
 
 
 def inert(table: pd.DataFrame) -> pd.DataFrame:
-    """Without anything that a spreadsheet executes; Excel and its like do so in quotes too."""
+    """The table without texts that a spreadsheet would execute; Excel executes quoted ones too."""
     texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     return table.assign(**{str(name): table[name].map(_inert_text, na_action="ignore") for name in texts})
 
@@ -62,31 +63,23 @@ def _inert_text(value: Any) -> Any:
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def write_results(
-    store: Store,
-    frame: pd.DataFrame,
-    summary: pd.DataFrame,
-    claims: pd.DataFrame,
-    digest: str | None = None,
-) -> None:
-    """Write results.csv, summary.csv, claims.csv and results.parquet (``attrs`` in its schema's metadata).
+def write_tables(results: Results) -> None:
+    """Write results.csv, summary.csv, claims.csv and results.parquet.
 
-    In the CSV files a text that a spreadsheet would take for a formula, such as ``=1+1``, has an apostrophe
-    before it.
-
-    Args:
-        store: the folder.
-        frame: as :func:`sega_bench.analysis.summary.load` gives it.
-        summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
-        claims: as :func:`sega_bench.analysis.claims.claims` gives it.
-        digest: of what they show, for :func:`shown`; the last file that is written carries it.
+    results.parquet is written last: its schema's metadata carries the digest (:func:`read_digest`) and the
+    hash of the CSV files. In the CSV files an apostrophe precedes a text that a spreadsheet would take for a
+    formula, such as ``=1+1``.
     """
-    files = ((store.results_csv, frame), (store.summary_csv, summary), (store.claims_csv, claims))
-    for path, table in files:
+    store, frame = results.store, results.frame
+    files = {
+        store.results_csv: frame,
+        store.summary_csv: results.summary,
+        store.claims_csv: results.claims,
+    }
+    for path, table in files.items():
         _write_csv(store, path, table)
-    tables = {"digest": digest, "csv": _digest_of_csv(store)}
-    told = {name: value for name, value in frame.attrs.items() if name != "folder"}  # it may be moved
-    _write_parquet(store, frame, told | (tables if digest else {}))
+    attrs = {name: value for name, value in frame.attrs.items() if name != "folder"}  # folders are moved
+    _write_parquet(store, frame, attrs | {"digest": results.digest, "csv": _digest_of_csv(store)})
 
 
 def _write_csv(store: Store, path: Path, table: pd.DataFrame) -> None:
@@ -110,6 +103,6 @@ def _write_parquet(store: Store, frame: pd.DataFrame, attrs: dict[Hashable, Any]
 
 
 def _parts(table: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
-    """So many rows at a time; of no rows one part, for the names of its columns."""
+    """Slices of ``size`` rows; an empty table is one slice, for its header."""
     for start in range(0, max(1, len(table)), size):
         yield table.iloc[start : start + size]

@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from sega_bench.analysis.labels import concept_labels, short
+from sega_bench.analysis.labels import concept_labels, format_value
 from sega_bench.cell import EDIT_SETTINGS, READS
 
 _Item = TypeVar("_Item")
 
 
-def declared(given: Sequence[Any], points: Iterable[Hashable]) -> list[Hashable]:
+def ordered_values(given: Sequence[Any], points: Iterable[Hashable]) -> list[Hashable]:
     """An axis' values in the order in which they were given, those without any row included, then others."""
-    return list(dict.fromkeys(map(point, given)) | dict.fromkeys(points))
+    return list(dict.fromkeys(map(setting_value, given)) | dict.fromkeys(points))
 
 
-def point(value: Any) -> Hashable:
+def setting_value(value: Any) -> Hashable:
     """A value as it is compared."""
     if isinstance(value, list):
-        points = tuple(map(point, value))
+        points = tuple(map(setting_value, value))
         return points[0] if len(set(points)) == 1 else points
     if isinstance(value, bool | np.bool_):
         return bool(value)
@@ -32,10 +32,10 @@ def point(value: Any) -> Hashable:
     return None if pd.isna(value) else float(value)
 
 
-def point_of(row: Mapping[Any, Any], name: str) -> Hashable:
+def row_value(row: Mapping[Any, Any], name: str) -> Hashable:
     """That of a row's setting, which is JSON text where concepts have their own."""
     value = row[name]
-    return point(json.loads(value) if name in EDIT_SETTINGS and isinstance(value, str) else value)
+    return setting_value(json.loads(value) if name in EDIT_SETTINGS and isinstance(value, str) else value)
 
 
 def label_concepts(edited: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> list[str]:
@@ -47,17 +47,17 @@ def label_concepts(edited: Sequence[Mapping[str, Any]], settings: Sequence[str])
     read = [[name for name in settings if name in READS[row["method"]]] for row in edited]
     for row, names in zip(edited, read, strict=True):
         for name in names:
-            values.setdefault((row["concepts"], name), set()).add(point_of(row, name))
+            values.setdefault((row["concepts"], name), set()).add(row_value(row, name))
     texts = concept_labels({row["concepts"] for row in edited})
     labels = []
     for row, names in zip(edited, read, strict=True):
         own = [name for name in names if len(values[row["concepts"], name]) > 1]
-        named = "".join(f", {name} {said(point_of(row, name))}" for name in own)
+        named = "".join(f", {name} {format_values(row_value(row, name))}" for name in own)
         labels.append(texts[row["concepts"]] + named)
     return labels
 
 
-def concept_names(frame: pd.DataFrame, axes: Collection[str]) -> pd.Series[Any]:
+def concept_label_column(frame: pd.DataFrame, axes: Collection[str]) -> pd.Series[Any]:
     """What each row's concepts are called (:func:`label_concepts`); null of a reference."""
     own = [name for name in EDIT_SETTINGS if name not in axes]
     numbers = frame.groupby(["concepts", *own], sort=False, dropna=False).ngroup().to_numpy()
@@ -69,12 +69,12 @@ def concept_names(frame: pd.DataFrame, axes: Collection[str]) -> pd.Series[Any]:
     return pd.Series([each[number] for number in numbers], index=frame.index, dtype="object")
 
 
-def said(value: Hashable) -> str:
+def format_values(value: Hashable) -> str:
     """A compared value as one would say it."""
-    return ", ".join(map(short, value)) if isinstance(value, tuple) else short(value)
+    return ", ".join(map(format_value, value)) if isinstance(value, tuple) else format_value(value)
 
 
-def spaced(items: Sequence[_Item], most: int) -> Sequence[_Item]:
+def evenly_spaced(items: Sequence[_Item], most: int) -> Sequence[_Item]:
     """All items, or ``most`` of them taken evenly, the first and the last among them."""
     if len(items) <= most:
         return items

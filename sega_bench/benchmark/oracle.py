@@ -11,28 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sega_bench.cell import EDIT_SETTINGS, Cell
+from sega_bench.cell import Cell
 from sega_bench.sega import schedulers
 from sega_bench.sega.models import StableDiffusion
-
-
-def diffusers_arguments(cell: Cell) -> dict[str, Any]:
-    """The keyword arguments with which ``SemanticStableDiffusionPipeline`` makes this cell, noise apart."""
-    arguments: dict[str, Any] = {
-        name: getattr(cell, name)
-        for name in ("prompt", "negative_prompt", "height", "width", "num_inference_steps")
-    }
-    arguments |= {"guidance_scale": cell.guidance_scale, "eta": cell.eta}
-    if not cell.edits:
-        return arguments
-    arguments["editing_prompt"] = [edit.concept for edit in cell.edits]
-    arguments |= {name: [getattr(edit, name) for edit in cell.edits] for name in EDIT_SETTINGS}
-    # Diffusers compares with None only where it is not in a list: a step that never comes says the same.
-    never = 10**9
-    arguments["edit_cooldown_steps"] = [never if x is None else x for x in arguments["edit_cooldown_steps"]]
-    arguments["edit_momentum_scale"] = cell.edit_momentum_scale
-    arguments["edit_mom_beta"] = cell.edit_mom_beta
-    return arguments
+from sega_bench.sega.pipeline_arguments import diffusers_arguments
 
 
 def make_pipeline(model: StableDiffusion) -> Any:

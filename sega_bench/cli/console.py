@@ -1,4 +1,4 @@
-"""Where is said what is said: the terminal, and the log in a sweep's folder."""
+"""The terminal, and the log file in a sweep's folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ errors = Console(stderr=True, width=None if sys.stderr.isatty() else 10_000)
 
 
 def quieten_libraries() -> None:
-    """Keep the libraries' progress bars and deprecation notes out of ours."""
+    """Silence the libraries' progress bars and deprecation warnings."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
@@ -30,12 +30,12 @@ def quieten_libraries() -> None:
 
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """Nothing: a full disk is told once, by what was to be written there."""
+        """Ignore it: a full disk is reported once, by the code that writes results."""
 
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """The package's log in the sweep's folder, warnings on the terminal too."""
+    """Write the package's log to a file; warnings also go to the terminal."""
     handlers = (
         _LogFile(path, encoding="utf-8"),
         RichHandler(logging.WARNING, errors, show_path=False),
@@ -51,5 +51,5 @@ def logging_to(path: Path) -> Iterator[None]:
     finally:
         for handler in handlers:
             package.removeHandler(handler)
-            with suppress(OSError):  # what did not fit on the disk
+            with suppress(OSError):  # the disk is full
                 handler.close()

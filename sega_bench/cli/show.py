@@ -1,4 +1,4 @@
-"""The views of what was made, brought up to date and said; W&B among them."""
+"""Bring a sweep's views up to date, print its summary and finish its W&B run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from sega_bench.cli.console import console
 from sega_bench.tracking.login import resolve_mode
 
 if TYPE_CHECKING:
+    from sega_bench.analysis.results import Results
     from sega_bench.execution.jobs import Job
     from sega_bench.tracking.reporter import Reporter
 
-    Say = Callable[[dict[str, object]], None]
+    Print = Callable[[dict[str, object]], None]
 
 
 def reporter_of(job: Job) -> Callable[[], Reporter | None]:
-    """Starts the W&B run of a sweep, or does nothing; a mode that does not exist is told at once."""
+    """A function that starts the sweep's W&B run, or returns None where W&B is disabled.
+
+    Raises:
+        UserError: ``wandb.mode`` is unknown; at once, before the function is called.
+    """
     settings = job.plan.config.wandb
     if (mode := resolve_mode(settings.mode)) == "disabled":
         return lambda: None
@@ -32,54 +37,62 @@ def reporter_of(job: Job) -> Callable[[], Reporter | None]:
     )
 
 
-def show(job: Job, reporter: Reporter | None, say: Say | None = None) -> tuple[int, int]:
-    """Bring the views up to date, print the summary; returns the numbers of failed and of unscored cells.
+def show(job: Job, reporter: Reporter | None, print_instead: Print | None = None) -> tuple[int, int]:
+    """Bring the views up to date and print the summary.
 
-    A study says something else in the summary's place.
+    Args:
+        job: what was run.
+        reporter: the sweep's W&B run, if it was started. If not, a run is made if W&B lacks these results.
+        print_instead: prints a study's answers in the summary's place, given where everything is.
 
-    What a view shows is read from the view itself: whoever made the records may have died before their views.
+    Returns:
+        The numbers of failed and of unscored cells.
     """
-    from sega_bench.analysis import table_files
-    from sega_bench.analysis.claims import claims
-    from sega_bench.analysis.frames import load_with_digest
-    from sega_bench.analysis.summary import summarise, trends
-    from sega_bench.execution.resume import NOT_SCORED
-    from sega_bench.store import is_whole_png
-    from sega_bench.tracking import run_ids
-    from sega_bench.views import write_all
+    from sega_bench.analysis.results import Results
     from sega_bench.views.console.summary import print_summary
-    from sega_bench.views.report import building as report
+    from sega_bench.views.write_all import are_current, locations, write_views
 
-    store, axes = job.store, list(job.plan.axes)
-    frame, digest = load_with_digest(store)
-    summary, claimed = (of(frame, axes, store.answers()) for of in (summarise, claims))
-    sheets = list(store.grids_dir.glob("*.png"))
-    has_sheets = all(map(is_whole_png, sheets)) and (bool(sheets) or bool(frame["is_reference"].all()))
-    is_behind = table_files.shown(store) != digest or report.shown(store) != digest or not has_sheets
-    reporter = reporter or _late_reporter(job, digest)
+    results = Results.read(job.store)
+    are_stale = not are_current(results)
+    reporter = reporter or _late_reporter(job, results.digest)
     if not job.missing:
-        said = f"{job.done} of {len(job.plan.cells)} cells are done"
-        is_late = is_behind or reporter is not None
-        said = f"{said}; now the views that show them" if is_late else f"nothing to do: {said}"
-        console.print(said, highlight=False)
-    if is_behind:
-        write_all.write_views(store, frame, summary, claimed, digest)
-    shown: dict[str, object] = {**write_all.places(store)}
-    sheets = sorted(store.grids_dir.glob("*.png"))
+        _print_nothing_to_do(job, are_stale or reporter is not None)
+    if are_stale:
+        write_views(results)
+    places: dict[str, object] = {**locations(job.store)}
     if reporter:
-        shown |= run_ids.places(store, reporter.finish(frame, summary, claimed, sheets))
-    if say is None:
-        print_summary(console, summary, trends(frame, axes), claimed, shown)
+        places |= _finish(reporter, results)
+    if print_instead is None:
+        print_summary(console, results, places)
     else:
-        say(shown)
-    lacks = frame["error"].str.startswith(NOT_SCORED, na=False)
-    return int((frame["status"] == "failed").sum()), int(lacks.sum())
+        print_instead(places)
+    return _count_failures(results)
+
+
+def _print_nothing_to_do(job: Job, are_views_stale: bool) -> None:
+    done = f"{job.done} of {len(job.plan.cells)} cells are done"
+    message = f"{done}; updating the views" if are_views_stale else f"nothing to do: {done}"
+    console.print(message, highlight=False)
 
 
 def _late_reporter(job: Job, digest: str) -> Reporter | None:
-    """The W&B run of a sweep to which nothing is added, if the run does not show it yet."""
+    """The W&B run of a sweep to which nothing was added, unless the run shows these results already."""
     if job.plan.config.wandb.mode == "disabled":
         return None
-    from sega_bench.tracking import reporter as reporters
+    from sega_bench.tracking import reporter
 
-    return None if reporters.shown(job.store) == digest else reporter_of(job)()
+    return None if reporter.read_digest(job.store) == digest else reporter_of(job)()
+
+
+def _finish(reporter: Reporter, results: Results) -> dict[str, str]:
+    from sega_bench.tracking import run_ids
+
+    return run_ids.places(results.store, reporter.finish(results))
+
+
+def _count_failures(results: Results) -> tuple[int, int]:
+    from sega_bench.execution.resume import NOT_SCORED
+
+    frame = results.frame
+    lacking = frame["error"].str.startswith(NOT_SCORED, na=False)
+    return int((frame["status"] == "failed").sum()), int(lacking.sum())

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from sega_bench.config import Config
+from sega_bench.errors import UserError
 from sega_bench.execution import resume
 from sega_bench.planning import manifest
 from sega_bench.planning.launch_options import device_of
 from sega_bench.planning.planner import Plan
-from sega_bench.rescoring import rescore
 from sega_bench.sega import compiling, memory
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.schedule import AT_ONCE, Wave, form_waves
@@ -125,7 +125,7 @@ def prepare(made: Plan, processes: Processes = THIS_ONE) -> Job:
         UserError: the folder holds another sweep.
     """
     config, store = made.config, _store(made)
-    rescore.refuse_half_scored(store)
+    _refuse_half_scored(store)
     stored = _stored_plan(store)
     if stored is not None:
         manifest.check_same_sweep(made, stored)
@@ -190,3 +190,11 @@ def batching_for(
         )
         micro, decode = micro or fitting.micro, decode or fitting.decode
     return Batching(micro, decode, config.engine.wave_rows)
+
+
+def _refuse_half_scored(store: Store) -> None:
+    if store.rescoring_path.exists():
+        raise UserError(
+            f"name: scoring {store.root} again was interrupted, so its scores are of two kinds: "
+            f"first continue with python -m sega_bench score {store.root}, with the scores.... it was given"
+        )

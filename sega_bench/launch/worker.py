@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 import sega_bench
+from sega_bench import version
 from sega_bench.cell import Cell
 from sega_bench.errors import UserError, named
 from sega_bench.execution import jobs, runner
@@ -192,7 +193,7 @@ def code() -> dict[str, str]:
     """What is the same in all processes that share a sweep: every line of this package, the libraries."""
     folder = Path(sega_bench.__file__).parent
     lines = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))
-    source = f"{sega_bench.__version__} ({hashlib.sha256(lines).hexdigest()[:8]})"
+    source = f"{version.__version__} ({hashlib.sha256(lines).hexdigest()[:8]})"
     return {"Python": platform.python_version(), **manifest.versions(), "sega_bench": source}
 
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import sega_bench
+from sega_bench import version
 from sega_bench.cell import shown
 from sega_bench.config import Config, plain
 from sega_bench.errors import UserError
@@ -53,7 +53,7 @@ def document(made: Plan, engine: Mapping[str, Any], scores: Mapping[str, Any]) -
         "engine": dict(engine),
         "scores": dict(scores),
         "versions": versions(),
-        "code_version": sega_bench.__version__,
+        "code_version": version.__version__,
     }
 
 
@@ -105,7 +105,7 @@ def _asked(made: Plan) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of this code and of the libraries that a number may depend on."""
-    return {"sega_bench": sega_bench.__version__} | {name: metadata.version(name) for name in _PACKAGES}
+    return {"sega_bench": version.__version__} | {name: metadata.version(name) for name in _PACKAGES}
 
 
 def changes(stored: Mapping[str, Any], engine: Mapping[str, Any], config: Config) -> list[str]:

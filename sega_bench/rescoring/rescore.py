@@ -204,16 +204,3 @@ def _renewed(record: Record, row: Row) -> Row:
 def _counts(rows: Sequence[Row], cells: int) -> Counter[str]:
     lacking = sum(str(row["error"] or "").startswith(NOT_SCORED) for row in rows)
     return +Counter({"scored": len(rows) - lacking, "not scored": lacking, "failed": cells - len(rows)})
-
-
-def refuse_half_scored(store: Store) -> None:
-    """A folder whose pictures are being scored again is not to be added to.
-
-    Raises:
-        UserError: that was interrupted in this one.
-    """
-    if store.rescoring_path.exists():
-        raise UserError(
-            f"name: scoring {store.root} again was interrupted, and its scores are of two kinds: "
-            f"first go on with python -m sega_bench.scores {store.root}, and the scores.... words it had"
-        )

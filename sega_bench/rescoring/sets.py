@@ -1,14 +1,13 @@
 """KID and CMMD: how far a sweep's edited pictures are, as a set, from unedited ones or from a folder's.
 
-    python -m sega_bench.rescoring.sets outputs/thresholds
-    python -m sega_bench.rescoring.sets outputs/thresholds --reference photographs/
+    python -m sega_bench sets outputs/thresholds
+    python -m sega_bench sets outputs/thresholds --reference photographs/
 
 writes sets.csv beside the other tables.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,15 +22,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sega_bench.analysis.frames import load
 from sega_bench.analysis.groups import ALL
-from sega_bench.errors import UserError, mistakes_in_one_line
+from sega_bench.analysis.results import Results
+from sega_bench.errors import UserError
 from sega_bench.rescoring.rescore import read_words, settings_of
 from sega_bench.scores.clip import ClipScorer
 from sega_bench.scores.loading import load_clip
 from sega_bench.scores.sets import Sources, cmmd, embed, kid
 from sega_bench.sega.models import resolve_device
-from sega_bench.store import UNREADABLE, Store
+from sega_bench.store import UNREADABLE
 
 UNEDITED = "unedited"
 """``reference`` of a table whose edited pictures are compared with their own unedited ones."""
@@ -40,19 +39,12 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def compare_sets(
-    store: Store,
-    frame: pd.DataFrame,
-    axes: Sequence[str],
-    scorer: ClipScorer,
-    batch_size: int,
-    reference: Path | None = None,
+    results: Results, scorer: ClipScorer, batch_size: int, reference: Path | None = None
 ) -> pd.DataFrame:
     """One row for each setting over all concept sets, then for each concept set.
 
     Args:
-        store: the folder.
-        frame: its rows, as :func:`sega_bench.analysis.summary.load` gives them.
-        axes: the columns that vary; each combination of their values is a setting.
+        results: of the sweep; each combination of its axes' values is a setting.
         scorer: whose embeddings are compared.
         batch_size: of the scorer.
         reference: a folder of pictures to compare with; None: each setting's own unedited pictures.
@@ -66,7 +58,8 @@ def compare_sets(
     Raises:
         UserError: the folder has fewer than two pictures that can be read.
     """
-    done = frame[frame["status"] == "done"]
+    store, axes = results.store, results.axes
+    done = results.frame[results.frame["status"] == "done"]
     files = zip(done["key"].astype(str), map(store.image_file, done["image"].astype(str)), strict=True)
     feature_ND, place = _embedded(scorer, files, batch_size)
     given_MD = None if reference is None else _folder(scorer, reference, batch_size)
@@ -141,27 +134,11 @@ def _folder(scorer: ClipScorer, folder: Path, batch_size: int) -> Tensor:
     return feature_MD
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare a sweep's edited pictures, as sets, with unedited ones or with those of a folder."""
-    parser = argparse.ArgumentParser(prog="python -m sega_bench.rescoring.sets", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="a sweep's folder, such as outputs/thresholds")
-    parser.add_argument("settings", nargs="*", help="scores.clip_model=... and the like; engine.device=cpu")
-    parser.add_argument("--reference", type=Path, help="a folder of pictures (default: the unedited ones)")
-    asked = parser.parse_args(arguments)
-    with mistakes_in_one_line():
-        print(_run(Store(asked.folder), asked.settings, asked.reference).to_string(index=False))
-
-
-def _run(store: Store, words: Sequence[str], reference: Path | None) -> pd.DataFrame:
+def write_sets(results: Results, words: Sequence[str], reference: Path | None) -> pd.DataFrame:
+    """Compare a folder's sets of images and write sets.csv; ``words`` choose scorer and device."""
     others, device = read_words(words)
-    settings = replace(settings_of(store, others), perceptual="none")
-    frame = load(store.root)
+    settings = replace(settings_of(results.store, others), perceptual="none")
     scorer = load_clip(settings, resolve_device(device))
-    axes = list((store.read_plan() or {})["axes"])
-    table = compare_sets(store, frame, axes, scorer, settings.batch_size, reference)
-    store.write_text(store.sets_csv, table.to_csv(index=False, lineterminator="\n"))
+    table = compare_sets(results, scorer, settings.batch_size, reference)
+    results.store.write_text(results.store.sets_csv, table.to_csv(index=False, lineterminator="\n"))
     return table
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sega_bench.analysis.advice import RANGES
-from sega_bench.analysis.labels import short
+from sega_bench.analysis.labels import format_value
 from sega_bench.errors import UserError
 from sega_bench.study import space
 from sega_bench.study.answers import Answers, Failure
@@ -63,8 +63,8 @@ def _edges(found: Answers, best: Trial) -> Iterator[str]:
             for word, end, sign in (("low", setting.low, -1), ("high", setting.high, 1)):
                 if _is_near(setting, value, end) and matters and _goes_on(found.study, setting, end, sign):
                     yield (
-                        f"The best {name}, {short(value)}, is at the edge of its space: move "
-                        f"study.space.{setting.name}.{word} beyond {short(end)}, under another name=."
+                        f"The best {name}, {format_value(value)}, is at the edge of its space: move "
+                        f"study.space.{setting.name}.{word} beyond {format_value(end)}, under another name=."
                     )
 
 

@@ -13,8 +13,8 @@ import pandas as pd
 import yaml
 
 from sega_bench.analysis.table_files import inert
-from sega_bench.benchmark.oracle import diffusers_arguments
 from sega_bench.errors import clean
+from sega_bench.sega.pipeline_arguments import diffusers_arguments
 from sega_bench.stats.intervals import Estimate
 from sega_bench.store import Store
 from sega_bench.study.advice import advice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import isfinite
 
-from sega_bench.analysis.labels import short
+from sega_bench.analysis.labels import format_value
 from sega_bench.stats.intervals import Estimate
 from sega_bench.study.answers import Answers, Best, better_and_worse
 from sega_bench.study.trials import Study
@@ -67,4 +67,4 @@ def rounded(value: object) -> str:
     """A setting's value with as many digits as matter; of a list, which concepts have, those of each."""
     if isinstance(value, list):
         return ", ".join(map(rounded, value))
-    return short(float(f"{value:.4g}") if isinstance(value, float) else value)
+    return format_value(float(f"{value:.4g}") if isinstance(value, float) else value)

@@ -1,4 +1,4 @@
-"""What a sweep is and what it comes to, as a few named values that may leave this machine."""
+"""A sweep's configuration and results as a few named values that may leave this machine."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from typing import Any
 
 import pandas as pd
 
-from sega_bench.analysis.best import Found
+from sega_bench.analysis.best import StudyAnswers
 from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.labels import concept_labels
+from sega_bench.analysis.results import Results
 from sega_bench.analysis.summary import COST, GAIN
 from sega_bench.store import Record
 
 _LIVE = (GAIN, COST, "clip_directional", "changed_fraction")
-"""The scores whose means are told while the sweep runs."""
+"""The scores whose means are logged while the sweep runs."""
 
 _MOST_ITEMS = 100
-"""Longer lists of the configuration, such as prompts from a file, are cut."""
+"""Longer lists in the configuration, such as prompts from a file, are truncated."""
 
 
 class Live:
-    """A sweep that runs: counts, and the mean of each score over what was made so far.
+    """Counts, and running means of the scores, of a sweep in progress.
 
     Args:
         already: how many cells earlier runs have done.
 
     Attributes:
-        new: how many cells this run has made or failed to make.
+        new: how many cells this run has done or failed.
     """
 
     def __init__(self, already: int) -> None:
@@ -40,7 +41,7 @@ class Live:
         self.new = 0
 
     def add(self, records: Sequence[Record]) -> None:
-        """Count these too."""
+        """Include these records."""
         done = [record for record in records if record.status == "done"]
         self.new += len(records)
         self._done += len(done)
@@ -51,16 +52,16 @@ class Live:
             self._taken[name] = count + len(taken), total + sum(taken)
 
     def point(self) -> dict[str, float]:
-        """``cells_done``, ``cells_failed``, and ``<score>_so_far`` of each score that was taken."""
+        """``cells_done``, ``cells_failed``, and ``<score>_so_far`` of each score present."""
         means = {f"{name}_so_far": total / count for name, (count, total) in self._taken.items() if count}
         return {"cells_done": self._done, "cells_failed": self._failed, **means}
 
 
 def configuration(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan as a run's configuration: no path of this machine, no credentials, long lists cut."""
-    shown = {name: value for name, value in plan.items() if name not in ("keys", "model")}
+    """The plan as a run's configuration, without local paths and credentials, long lists truncated."""
+    public = {name: value for name, value in plan.items() if name not in ("keys", "model")}
     model = {name: value for name, value in plan["model"].items() if name != "path"}
-    cleaned = _portable(shown | {"model": model})
+    cleaned = _portable(public | {"model": model})
     assert isinstance(cleaned, dict)
     return cleaned
 
@@ -78,54 +79,49 @@ def _portable(value: Any) -> Any:
 _PRIVATE = re.compile(r"(^|_)(path|dir|folder|token|password|secret|api_key)$")
 
 
-def headline(summary: pd.DataFrame, claimed: pd.DataFrame) -> dict[str, Any]:
-    """The best trade-off over all and of each concept, and the paper's claims.
-
-    Args:
-        summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
-        claimed: as :func:`sega_bench.analysis.claims.claims` gives it.
+def headline(results: Results) -> dict[str, Any]:
+    """The best setting over all concepts and of each, and the paper's claims, as W&B summary values.
 
     Returns:
         ``best/<axis>`` and ``best/<score>`` over all concepts, ``best/<concept>/...`` of each where there are
         several; ``claims/<direction>/<claim>/<measure>`` over all concepts, with ``/low`` and ``/high``. None
         where there is no number.
     """
-    told = dict(_best(summary)) | dict(_claims(claimed[claimed["concepts"] == ALL]))
-    return {name: None if value is None or pd.isna(value) else value for name, value in told.items()}
+    values = dict(_best(results)) | dict(_claims(results.claims))
+    return {name: None if value is None or pd.isna(value) else value for name, value in values.items()}
 
 
-def found(answers: Found) -> dict[str, Any]:
-    """What a study found (:meth:`sega_bench.store.Store.answers`), as far as it did; nothing of a sweep.
+def study_headline(answers: StudyAnswers) -> dict[str, Any]:
+    """A study's answers as W&B summary values; empty for a sweep or an unfinished study.
 
     Returns:
         ``study/<setting>``, ``study/<objective>`` and ``study/held_out/<objective>`` of the best setting, and
         ``study/<concepts>/...`` of each concept set's.
     """
-    told: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for best in (answers or {}).get("best", []):
         concepts = best["concepts"]
         place = "study" if concepts is None else f"study/{' + '.join(concepts).replace('/', ' ')}"
-        told |= {f"{place}/{name}": value for name, value in best["settings"].items()}
+        values |= {f"{place}/{name}": value for name, value in best["settings"].items()}
         for where, prefix in (("searched", ""), ("held_out", "held_out/")):
             for name, scores in best.get(where, {}).items():
-                told[f"{place}/{prefix}{name}"] = scores["score"]["mean"]
-    return told
+                values[f"{place}/{prefix}{name}"] = scores["score"]["mean"]
+    return values
 
 
-def _best(summary: pd.DataFrame) -> Iterator[tuple[str, Any]]:
-    axes = list(summary.columns[: summary.columns.get_loc("concepts")])
-    best = summary[summary["best"]]
+def _best(results: Results) -> Iterator[tuple[str, Any]]:
+    best = results.summary[results.summary["best"]]
     each = best.loc[best["concepts"] != ALL, "concepts"]
     labels = concept_labels(each) if len(each) > 1 else {}
     for row in best.to_dict("records"):
         if row["concepts"] == ALL or row["concepts"] in labels:
             place = "best" if row["concepts"] == ALL else f"best/{labels[row['concepts']].replace('/', ' ')}"
-            yield from ((f"{place}/{axis}", row[axis]) for axis in axes)
+            yield from ((f"{place}/{axis}", row[axis]) for axis in results.axes)
             yield from ((f"{place}/{name}", row[f"{name}_mean"]) for name in (GAIN, COST))
 
 
-def _claims(claimed: pd.DataFrame) -> Iterator[tuple[str, Any]]:
-    for row in claimed.to_dict("records"):
+def _claims(claims: pd.DataFrame) -> Iterator[tuple[str, Any]]:
+    for row in claims[claims["concepts"] == ALL].to_dict("records"):
         name = f"claims/{row['direction']}/{row['claim']}/{row['measure'].replace(' / ', ' over ')}"
         yield name, row["value"]
         yield f"{name}/low", row["low"]

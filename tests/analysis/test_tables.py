@@ -12,12 +12,20 @@ from support import sweeps
 
 from sega_bench.analysis import advice as advice_of
 from sega_bench.analysis.advice import next_steps
-from sega_bench.analysis.claims import claims
 from sega_bench.analysis.columns import to_frame
 from sega_bench.analysis.frames import load
 from sega_bench.analysis.groups import ALL
-from sega_bench.analysis.summary import GAIN, areas, around, curve, reduced, summarise, trends
-from sega_bench.analysis.table_files import write_results
+from sega_bench.analysis.results import Results
+from sega_bench.analysis.summary import (
+    GAIN,
+    areas,
+    curve,
+    interval_around,
+    summarise,
+    summarised_scores,
+    trends,
+)
+from sega_bench.analysis.table_files import write_tables
 from sega_bench.cell import Cell, Edit
 from sega_bench.errors import UserError
 from sega_bench.stats.intervals import interval
@@ -101,11 +109,14 @@ def test_parquet_and_csv_come_back(tmp_path: Path) -> None:
     prompts = ["a\rb", 'say "x", please\nnow', "=1+1", "日本", "\ud800"]
     store = sweeps.finished(tmp_path, axes={"edit_threshold": [0.5, 0.9]}, prompts=prompts, seeds=[0])
     frame = load(tmp_path)
-    summary = summarise(frame, ["edit_threshold"])
-    write_results(store, frame, summary, claims(frame, ["edit_threshold"]))
+    results = Results.read(store)
+    summary = results.summary
+    write_tables(results)
     parquet = pd.read_parquet(store.results_parquet)
     pd.testing.assert_frame_equal(parquet, frame)
-    assert parquet.attrs | {"folder": frame.attrs["folder"]} == frame.attrs
+    described = {name: value for name, value in parquet.attrs.items() if name not in ("csv", "digest")}
+    assert described | {"folder": frame.attrs["folder"]} == frame.attrs
+    assert parquet.attrs["digest"] == results.digest
     assert "folder" not in parquet.attrs  # it may be moved
     csv = pd.read_csv(store.results_csv)
     assert list(csv.columns) == list(frame.columns)
@@ -252,7 +263,7 @@ def test_other_scores_are_reduced_where_they_were_taken() -> None:
         for seed in range(3)
     ]
     frame = to_frame([Record(cell, "done", scores=one).row() for cell, one in zip(cells, taken, strict=True)])
-    assert set(reduced(frame)) - set(reduced(frame.iloc[:0])) == {"success", "nsfw"}
+    assert set(summarised_scores(frame)) - set(summarised_scores(frame.iloc[:0])) == {"success", "nsfw"}
     summary = summarise(frame, [])
     assert summary["success_mean"].tolist() == pytest.approx([2 / 3, 2 / 3])
     assert summary["success_n"].tolist() == [3, 3]
@@ -346,7 +357,9 @@ def test_a_curve_compares_like_with_like() -> None:
     assert own[f"{GAIN}_mean"].to_dict() == pytest.approx({5: 0.6, 2: 0.2, 8: 0.7})
     assert own["n"].tolist() == [2, 2, 2]
     assert own[f"{GAIN}_within"].to_dict() == pytest.approx({5: 0.1, 2: -0.3, 8: 0.2})
-    low, high = around(own, GAIN, "within")  # both seeds' curves are alike, whatever they have in common
+    low, high = interval_around(
+        own, GAIN, "within"
+    )  # both seeds have the same curve
     assert low.tolist() == pytest.approx(own[f"{GAIN}_mean"].tolist())
     assert high.tolist() == pytest.approx(own[f"{GAIN}_mean"].tolist())
     assert own[f"{GAIN}_high"].iloc[0] - own[f"{GAIN}_low"].iloc[0] == pytest.approx(0.2)
@@ -389,7 +402,7 @@ def advice(gains: dict[float, float], costs: dict[float, float], seeds: int = 4,
     ]
     frame = frame_of(rows)
     axes = ["edit_threshold"]
-    return " ".join(next_steps(summarise(frame, axes), trends(frame, axes)))
+    return " ".join(next_steps(summarise(frame, axes), trends(frame, axes), axes))
 
 
 COSTS = {0.5: 1.0, 0.8: 0.5, 0.9: 0.1}
@@ -416,7 +429,7 @@ def test_advice_where_noise_hides_the_differences() -> None:
         for seed, (noise, cost) in enumerate(zip(noises, (0, 0.02, 0, 0.01), strict=True))
     ]
     frame, axes = frame_of(rows), ["edit_threshold"]
-    (told,) = next_steps(summarise(frame, axes), trends(frame, axes))
+    (told,) = next_steps(summarise(frame, axes), trends(frame, axes), axes)
     assert "add seeds or prompts before choosing" in told
 
 
@@ -473,7 +486,7 @@ def test_advice_names_what_is_cheaper_and_may_do_as_well(gains: tuple[float, ...
         for seed, gain in enumerate(of_seeds)
     ]
     frame, axes = frame_of(rows), ["edit_threshold"]
-    told = " ".join(next_steps(summarise(frame, axes), trends(frame, axes)))
+    told = " ".join(next_steps(summarise(frame, axes), trends(frame, axes), axes))
     assert ("edit_threshold 0.9 costs less than the best trade-off" in told) == is_told
 
 
@@ -487,7 +500,9 @@ def test_advice_where_nothing_was_gained() -> None:
 
 def test_advice_without_scores_names_what_is_missing() -> None:
     frame = frame_of([{"threshold": 0.5}, {"threshold": 0.9, "status": "failed"}])
-    told = next_steps(summarise(frame, ["edit_threshold"]), trends(frame, ["edit_threshold"]))
+    told = next_steps(
+        summarise(frame, ["edit_threshold"]), trends(frame, ["edit_threshold"]), ["edit_threshold"]
+    )
     assert told == [
         "1 cell failed: retry_failed=true tries it again.",
         "No setting has both clip_concept_delta and lpips, so none is marked best.",
@@ -502,7 +517,7 @@ def test_axes_that_advance_together_are_not_proposed_alone() -> None:
             taken = {"clip_concept_delta": 1 - threshold, "lpips": 0.1}
             rows.append(Record(Cell("p", seed, (edit,)), "done", scores=taken).row())
     frame, axes = to_frame(rows), ["edit_threshold", "edit_guidance_scale"]
-    told = " ".join(next_steps(summarise(frame, axes), trends(frame, axes)))
+    told = " ".join(next_steps(summarise(frame, axes), trends(frame, axes), axes))
     assert "edit_threshold (0.5) is the smallest tried: try 0.2 too." in told
     assert "axes." not in told
 
@@ -519,7 +534,7 @@ def test_concepts_that_want_different_settings_are_told() -> None:
         for seed in range(3)
     ]
     frame, axes = frame_of(rows), ["edit_threshold"]
-    told = next_steps(summarise(frame, axes), trends(frame, axes))
+    told = next_steps(summarise(frame, axes), trends(frame, axes), axes)
     assert told[-1].endswith("differ: smile at edit_threshold 0.5; curls at edit_threshold 0.9.")
 
 

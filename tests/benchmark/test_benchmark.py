@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from support import tiny_sd
+from support.command_line import subcommand
 from support.tiny_clip import clip_folder
 
 from sega_bench.benchmark import against_diffusers, floor, forwards, study_cost
-from sega_bench.benchmark.__main__ import main
 from sega_bench.benchmark.clock import Timing, interleave, ratio
 from sega_bench.benchmark.peak import peak_bytes
 
@@ -111,7 +111,8 @@ def test_every_way_of_an_evaluation_is_measured_at_every_size() -> None:
 
 def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "deep" / "benchmark.json"
-    main(["--parts", "counts", "--out", str(out), "model=local", f"model.path={tiny_sd.folder()}"])
+    words = ("--parts", "counts", "--out", str(out), "model=local", f"model.path={tiny_sd.folder()}")
+    assert subcommand("benchmark", *words) == 0
     written = json.loads(out.read_text())
     assert {"machine", "counts", "load_average_after"} <= set(written)
     printed = capsys.readouterr().out

@@ -68,7 +68,7 @@ def test_termination_keeps_what_is_done_and_exits_130(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate()
     assert process.returncode == 130, stderr
-    assert "the same command goes on" in stderr
+    assert "the same command continues it" in stderr
     assert "Traceback" not in stderr
     lines = records.read_text().splitlines()
     assert all(json.loads(line)["status"] == "done" for line in lines)

@@ -16,7 +16,7 @@ import pytest
 from support.command_line import call
 from support.small_sweep import overrides, refuse_to_load
 
-from sega_bench.analysis import summary
+from sega_bench.analysis import table_files
 from sega_bench.execution import runner
 from sega_bench.store import Store
 from sega_bench.system.signals import held
@@ -26,11 +26,11 @@ from sega_bench.views.report import building as report
 
 KILLED_BEFORE_ITS_VIEWS = """
 import os, signal, sys
-from sega_bench import __main__
-from sega_bench.views import grids
-grids.write_grids = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+from sega_bench.cli.main import main
+from sega_bench.views import write_all
+write_all.write_grids = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 sys.argv = ["sega_bench", *sys.argv[1:]]
-__main__.main()
+main()
 """
 
 
@@ -75,7 +75,7 @@ def test_killed_between_records_and_views_the_same_command_makes_the_views(
     refuse_to_load(monkeypatch)
     assert call(monkeypatch, *words) == 0
     shown = capsys.readouterr().out
-    assert "6 of 6 cells are done; now the views that show them" in shown
+    assert "6 of 6 cells are done; updating the views" in shown
     assert "wandb sync" in shown
     assert len(pd.read_parquet(folder / "results.parquet")) == 6
     made = views(folder)
@@ -98,7 +98,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(write, "draw"), (report, "write_report"), (summary, "write_results"), (Reporter, "finish")],
+    [(write, "draw"), (report, "write_report"), (table_files, "write_tables"), (Reporter, "finish")],
 )
 def test_interrupted_in_its_views_the_same_command_makes_them(
     owner: object,
@@ -115,7 +115,7 @@ def test_interrupted_in_its_views_the_same_command_makes_them(
         patch.setattr(owner, name, interrupt)
         assert sweep("wandb.mode=offline") == 130
     assert sweep("wandb.mode=offline") == 0
-    assert "now the views that show them" in capsys.readouterr().out
+    assert "updating the views" in capsys.readouterr().out
     assert sweep("wandb.mode=offline") == 0
     assert "nothing to do: 6 of 6 cells are done" in capsys.readouterr().out
     assert {"results.csv", "grids/overview.png"} <= set(views(tmp_path / "small-local"))
@@ -129,8 +129,8 @@ def test_views_that_are_behind_are_brought_up_to_date(
     def is_made_by(*more: str) -> bool:
         assert sweep(*more) == 0
         said = capsys.readouterr().out
-        assert ("nothing to do" in said) != ("now the views" in said)
-        return "now the views" in said
+        assert ("nothing to do" in said) != ("updating the views" in said)
+        return "updating the views" in said
 
     assert sweep() == 0
     capsys.readouterr()
@@ -162,7 +162,7 @@ def test_terminated_again_and_again_it_still_exits_130(tmp_path: Path) -> None:
         time.sleep(0.001)
     _, stderr = process.communicate()
     assert process.returncode == 130, stderr
-    assert stderr.endswith("interrupted: what was done is kept, and the same command goes on\n")
+    assert stderr.endswith("interrupted: finished work is kept, and the same command continues it\n")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -320,7 +320,7 @@ def test_another_version_of_this_code_is_told_and_in_each_record(
 ) -> None:
     run(tmp_path)
     before = sega_bench.__version__
-    monkeypatch.setattr(sega_bench, "__version__", "99.0")
+    monkeypatch.setattr("sega_bench.version.__version__", "99.0")
     with caplog.at_level(logging.WARNING, "sega_bench"):
         run(tmp_path, "seeds=3")
     (message,) = caplog.messages

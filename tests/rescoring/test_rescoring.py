@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from support import study_runs, sweeps
+from support.command_line import subcommand
 from support.small_sweep import rows, run, small, store
 from support.strategies import with_method
 from support.tiny_clip import clip_folder, write_clip
@@ -25,7 +26,6 @@ from sega_bench.execution import jobs
 from sega_bench.execution.resume import REFERENCE_FAILED
 from sega_bench.planning.planner import plan
 from sega_bench.rescoring import rescore
-from sega_bench.scores import __main__ as command
 from sega_bench.store import SETTING_COLUMNS, Record, Store, cell_of
 from sega_bench.study import answer_files
 from sega_bench.study.study_run import Conduct
@@ -252,7 +252,7 @@ def test_rows_of_several_workers_stay_in_their_files(made: Store) -> None:
 
 def say(made: Store, *words: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "sega_bench.scores", str(made.root), *words], capture_output=True, text=True
+        [sys.executable, "-m", "sega_bench", "score", str(made.root), *words], capture_output=True, text=True
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -289,9 +289,7 @@ def test_mistakes_are_one_line(
     plan_json = document(folder)
     plan_json["settings"]["scores"] = OWN if len(words) > 1 else {"clip_model": "local-dir:vit"}
     folder.write_plan(plan_json)
-    with pytest.raises(SystemExit) as end:
-        command.main([word.format(folder.root) for word in words])
-    assert end.value.code == 2
+    assert subcommand("score", *(word.format(folder.root) for word in words)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 
@@ -338,7 +336,8 @@ def test_a_studys_answers_are_forgotten_and_found_anew(tmp_path: Path) -> None:
     made = study_runs.study(tmp_path, "study.held_out.seeds=[7]")
     folder, before = study_runs.store(tmp_path), study_runs.conduct(made)
     answer_files.write(folder, before)
-    command.main([str(folder.root), f"scores.clip_model={OWN['clip_model']}", "engine.device=cpu"])
+    words = (str(folder.root), f"scores.clip_model={OWN['clip_model']}", "engine.device=cpu")
+    assert subcommand("score", *words) == 0
     assert folder.answers() == {}
     (apart,) = folder.held_out()
     provenances = [document(one)["scores"] for one in (folder, apart)]

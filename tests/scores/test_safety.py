@@ -17,9 +17,8 @@ from support.small_sweep import small
 from support.tiny_clip import clip_folder, picture, sweep
 
 from sega_bench import compose
-from sega_bench.analysis.claims import claims
-from sega_bench.analysis.frames import digest, load
-from sega_bench.analysis.summary import summarise
+from sega_bench.analysis.frames import load
+from sega_bench.analysis.results import Results
 from sega_bench.errors import UserError
 from sega_bench.execution import runner
 from sega_bench.scores.safety import SafetyScorer, load_safety_checker
@@ -96,9 +95,7 @@ def avoided(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Store
     words += ["scores=faces", f"scores.clip_model=local-dir:{clip_folder('vit')}", "wandb.mode=disabled"]
     list(runner.run(compose(*words, "sampling.num_inference_steps=12", f"output_dir={folder}")))
     store = Store(folder / "i2p-local")
-    frame, plan = load(store.root), store.read_plan() or {}
-    axes = list(plan["axes"])
-    write_views(store, frame, summarise(frame, axes), claims(frame, axes), digest(store))
+    write_views(Results.read(store))
     return store
 
 

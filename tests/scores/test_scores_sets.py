@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.command_line import subcommand
 from support.small_sweep import run, store
 from support.tiny_clip import clip_folder, picture
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
 from sega_bench.analysis.groups import ALL
-from sega_bench.rescoring import sets as view
 from sega_bench.scores import ScoreSettings, sets
 from sega_bench.scores.loading import load_clip
 from sega_bench.scores.sets import cmmd, embed, kid, unbiased_mmd2
@@ -122,7 +122,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def table(sweep: Path, *words: str) -> pd.DataFrame:
-    view.main([str(store(sweep).root), OWN, *words])
+    assert subcommand("sets", store(sweep).root, OWN, *words) == 0
     return pd.read_csv(store(sweep).root / "sets.csv")
 
 
@@ -172,9 +172,7 @@ def test_against_a_folder_and_its_own_pictures(
 def test_mistakes_are_one_line(
     sweep: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        table(sweep, *words)
-    assert end.value.code == 2
+    assert subcommand("sets", store(sweep).root, OWN, *words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 

@@ -12,14 +12,13 @@ from random import Random
 import pandas as pd
 import pytest
 from support import stub_sweep
+from support.command_line import subcommand
 from support.stub_sweep import NAME, results, store, work
 
 from sega_bench.errors import UserError
 from sega_bench.store import Store, lock
-from sega_bench.store.__main__ import main
 from sega_bench.store.records import from_line
 from sega_bench.store.verification import verify
-from sega_bench.views.image_grid import write
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +118,12 @@ def test_nor_do_many_more(finished: Path, tmp_path: Path, seed: int) -> None:
     mend(finished, tmp_path / "copy", change, seed, ["*.jsonl", "plan.json"][seed % 2])
 
 
-# --- python -m sega_bench.store verify ---
+# --- python -m sega_bench verify ---
 
 
 def verified(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[str]]:
-    with pytest.raises(SystemExit) as ended:
-        main(["verify", *map(str, words)])
-    return int(ended.value.code or 0), capsys.readouterr().out.splitlines()
+    code = subcommand("verify", *words)
+    return code, capsys.readouterr().out.splitlines()
 
 
 def test_verify_names_what_is_damaged_and_repair_lets_it_be_made_again(
@@ -134,7 +132,7 @@ def test_verify_names_what_is_damaged_and_repair_lets_it_be_made_again(
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder)
     root = folder / NAME
-    assert verified(capsys, root) == (0, ["6 images are as they were written, 0 parts are damaged"])
+    assert verified(capsys, root) == (0, ["6 images are intact, 0 parts are damaged"])
 
     changed, lost, *_ = store(folder).images_dir.rglob("*.png")
     data = changed.read_bytes()
@@ -156,7 +154,7 @@ def test_verify_names_what_is_damaged_and_repair_lets_it_be_made_again(
     before = {path: path.read_bytes() for path in files(folder)}
     code, said = verified(capsys, root)
     assert (code, set(said[:-1])) == (1, damaged)
-    assert said[-1].startswith("3 images are as they were written, 4 parts are damaged: --repair drops them")
+    assert said[-1].startswith("3 images are intact, 4 parts are damaged: --repair drops them")
     assert {path: path.read_bytes() for path in files(folder)} == before
 
     code, said = verified(capsys, root, "--repair")
@@ -168,7 +166,7 @@ def test_verify_names_what_is_damaged_and_repair_lets_it_be_made_again(
     assert work(folder) == 0
     assert results(folder) == results(finished)
     capsys.readouterr()
-    assert verified(capsys, root) == (0, ["6 images are as they were written, 0 parts are damaged"])
+    assert verified(capsys, root) == (0, ["6 images are intact, 0 parts are damaged"])
 
 
 def test_verify_refuses_what_holds_no_sweep_and_repair_what_is_in_use(
@@ -176,24 +174,20 @@ def test_verify_refuses_what_holds_no_sweep_and_repair_what_is_in_use(
 ) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         for words in ((folder,), (folder, "--repair")):
-            with pytest.raises(SystemExit) as ended:
-                main(["verify", *map(str, words)])
-            assert ended.value.code == 2
+            assert subcommand("verify", *words) == 2
             assert "holds no sweep" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     with lock.held(store(finished)):
         assert verified(capsys, finished / NAME)[0] == 0
-        with pytest.raises(SystemExit) as ended:
-            main(["verify", str(finished / NAME), "--repair"])
-        assert ended.value.code == 2
+        assert subcommand("verify", finished / NAME, "--repair") == 2
         assert "in use by process" in capsys.readouterr().err
 
 
 def test_verify_is_a_command(finished: Path) -> None:
-    command = [sys.executable, "-m", "sega_bench.store", "verify", str(finished / NAME)]
+    command = [sys.executable, "-m", "sega_bench", "verify", str(finished / NAME)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "6 images are as they were written, 0 parts are damaged\n"
+    assert done.stdout == "6 images are intact, 0 parts are damaged\n"
 
 
 def test_a_view_of_a_damaged_plan_says_what_mends_it(
@@ -201,9 +195,7 @@ def test_a_view_of_a_damaged_plan_says_what_mends_it(
 ) -> None:
     shutil.copytree(finished / NAME, tmp_path / NAME)
     (tmp_path / NAME / "plan.json").write_text("{")
-    with pytest.raises(SystemExit) as ended:
-        write.main([str(tmp_path / NAME)])
-    assert ended.value.code == 2
+    assert subcommand("grids", tmp_path / NAME) == 2
     assert "the command that made it writes it again" in capsys.readouterr().err
     with pytest.raises(UserError):
         Store(tmp_path / NAME).read_plan()

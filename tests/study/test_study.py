@@ -19,7 +19,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-from support.command_line import call
+from support.command_line import call, subcommand
 from support.doom import Doom
 from support.small_sweep import overrides, poison, refuse_to_load
 from support.stub_sweep import stand_ins
@@ -37,7 +37,6 @@ from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.schedule import Wave
 from sega_bench.sega.wave import Outcome, run_waves
 from sega_bench.stats.intervals import Estimate
-from sega_bench.study import __main__ as study_main
 from sega_bench.study import answer_files, halving
 from sega_bench.study.advice import advice
 from sega_bench.study.answers import Answers, Best
@@ -482,15 +481,14 @@ def test_a_study_is_set_against_the_sweep_that_it_replaces(
     conduct(study(tmp_path, *words, "study.trials=2", "study.min_resource=1", "name=part"))
     conduct(study(tmp_path, *words, "study.trials=2", "seeds=1", "name=other"))
     whole, part, other = (tmp_path / f"{name}-local" for name in ("whole", "part", "other"))
-    study_main.main([str(whole), str(whole)])
+    assert subcommand("compare", whole, whole) == 0
     assert capsys.readouterr().out.count("100.0%") == 2
-    study_main.main([str(part), str(whole)])
+    assert subcommand("compare", part, whole) == 0
     shares = [float(share) for share in re.findall(r"([\d.]+)%", capsys.readouterr().out)]
     assert 0 < shares[0] <= 100
     assert 0 < shares[1] < 60
-    with pytest.raises(SystemExit):
-        study_main.main([str(other), str(whole)])
-    assert "its seed is not that of" in capsys.readouterr().err
+    assert subcommand("compare", other, whole) == 2
+    assert "its seed differs from that of" in capsys.readouterr().err
 
 
 MISTAKES = {

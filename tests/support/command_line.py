@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from sega_bench import __main__
-from sega_bench.cli import sweep
+from sega_bench.cli import subcommands, sweep
+from sega_bench.cli.main import main
+from sega_bench.errors import mistakes_in_one_line
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -13,7 +14,16 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["sega_bench", *words])
     monkeypatch.setattr(sweep, "quieten_libraries", lambda: None)
     try:
-        __main__.main()
+        main()
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
+
+
+def subcommand(*words: object) -> int:
+    """A sub-command, run in this process; returns its exit code."""
+    try:
+        with mistakes_in_one_line():
+            return subcommands.run([str(word) for word in words])
+    except SystemExit as ended:
+        return int(ended.code or 0)

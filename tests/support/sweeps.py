@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw
 
+from sega_bench.analysis.results import Results
 from sega_bench.cell import Cell, Edit
 from sega_bench.store import PLAN_VERSION, Record, Store
 
@@ -205,3 +207,13 @@ def _scored(store: Store, cell: Cell) -> Record:
         device="cpu",
         versions='{"diffusers": "0.36.0", "sega_bench": "0.1.0", "torch": "2.14.0", "transformers": "4.57"}',
     )
+
+
+def results_of(frame: pd.DataFrame, axes: Sequence[str], store: Store | None = None) -> Results:
+    """Results for a frame that no folder need hold."""
+    plan = {
+        "name": frame.attrs.get("name", "synthetic"),
+        "axes": {axis: [] for axis in axes},
+        "scores": frame.attrs.get("scores", PROVENANCE),
+    }
+    return Results(store or Store(Path("nowhere")), plan, frame, "0" * 64)

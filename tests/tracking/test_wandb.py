@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import wandb
 from support import stub_sweep, sweeps
+from support.command_line import subcommand
 from support.wandb_runs import read, updates, without_account
 from support.wandb_server import FAULTS, Backend, faulty, serving
 
@@ -26,8 +27,8 @@ from sega_bench.analysis.claims import claims
 from sega_bench.analysis.columns import to_frame
 from sega_bench.analysis.frames import load
 from sega_bench.analysis.groups import ALL
+from sega_bench.analysis.results import Results
 from sega_bench.analysis.summary import summarise
-from sega_bench.analysis.table_files import write_results
 from sega_bench.errors import UserError
 from sega_bench.store import Record, Store
 from sega_bench.tracking import reporter as view
@@ -35,8 +36,7 @@ from sega_bench.tracking import wandb_run
 from sega_bench.tracking.headline import configuration, headline
 from sega_bench.tracking.login import resolve_mode
 from sega_bench.tracking.reporter import Reporter
-from sega_bench.views.image_grid.write import write_grids
-from sega_bench.views.report.building import write_report
+from sega_bench.views.write_all import write_views
 
 
 @pytest.fixture(autouse=True)
@@ -50,13 +50,9 @@ def finished(root: Path) -> Store:
 
 
 def report(store: Store, mode: view.Mode = "offline") -> str | None:
-    frame, plan = load(store.root), store.read_plan()
-    assert plan is not None
-    summary = summarise(frame, list(plan["axes"]))
-    claimed = claims(frame, list(plan["axes"]))
-    write_results(store, frame, summary, claimed)
-    write_report(store, frame, summary, plan)
-    return Reporter(store, plan, mode).finish(frame, summary, claimed, write_grids(store, frame, plan))
+    results = Results.read(store)
+    write_views(results)
+    return Reporter(store, results.plan, mode).finish(results)
 
 
 # --- modes ---
@@ -196,8 +192,9 @@ def test_the_summary_has_every_claim_with_its_interval() -> None:
         for i, claim in enumerate(measures)
         for concepts, gap in ((ALL, 0.0), ('["a"]', 0.25))
     ]
-    told = headline(summarise(to_frame([]), []), pd.DataFrame(rows, columns=columns))
-    assert told == {
+    results = sweeps.results_of(to_frame([]), [])
+    results.__dict__["claims"] = pd.DataFrame(rows, columns=columns)
+    assert headline(results) == {
         f"claims/added/{claim}/gain replayed over own{end}": value
         for i, claim in enumerate(measures)
         for end, value in (("", i), ("/low", i - 0.5), ("/high", None))
@@ -216,16 +213,14 @@ def test_of_many_cells_the_table_has_some_and_says_how_many(
 
 def test_live_curves_go_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
     store = finished(tmp_path / "sweep")
-    plan = store.read_plan()
-    assert plan is not None
+    results = Results.read(store)
     cells = sweeps.cells({"edit_threshold": [0.5]}, ["p"], [["a"]], [0])
-    frame = load(store.root)
     ids = []
     for already in (0, 14):
-        reporter = Reporter(store, plan, "offline", already=already)
+        reporter = Reporter(store, results.plan, "offline", already=already)
         reporter.log([Record(cells[0], "done", scores={"clip_prompt": 0.3}), Record(cells[1], "failed")])
         reporter.log([Record(cells[1], "done", scores={"clip_concept_delta": 0.25, "lpips": 0.5})])
-        command = reporter.finish(frame, summarise(frame, []), claims(frame, []), [])
+        command = reporter.finish(results)
         assert command is not None
         records = read(Path(command.removeprefix("wandb sync ")))
         points = [record["history"]["item"] for record in records if record["type"] == "history"][:2]
@@ -303,7 +298,7 @@ def test_a_dead_server_changes_nothing_of_a_sweep_and_is_told(
         assert stub_sweep.work(tmp_path, "wandb.mode=online") == 0
     assert stub_sweep.results(tmp_path) == undisturbed
     out, err = capfd.readouterr()
-    again = r"python -m sega_bench.tracking.reporter \S+ --mode online"
+    again = r"python -m sega_bench wandb \S+ --mode online"
     if "W&B: no online run" in err:
         assert re.search(r"W&B +wandb sync \S+offline-run-\S+", out)
     else:  # it had not given up when the sweep was done, or had begun
@@ -326,17 +321,16 @@ def test_a_sender_that_is_stuck_is_never_waited_for(
     monkeypatch.setattr(wandb_run, "_start", start)
     monkeypatch.setattr(wandb_run, "PATIENCE_SECONDS", 0.1)
     store = finished(tmp_path / "sweep")
-    frame, plan = load(store.root), store.read_plan()
-    assert plan is not None
+    results = Results.read(store)
     record = Record(sweeps.cells({}, ["p"], [["a"]], [0])[0], "done")
-    reporter = Reporter(store, plan, "online")
+    reporter = Reporter(store, results.plan, "online")
     stuck.wait()
     for _ in range(wandb_run.MOST_BEHIND + 500):  # returns, though nothing is ever sent
         reporter.log([record])
     assert reporter.behind == wandb_run.MOST_BEHIND
-    command = reporter.finish(frame, summarise(frame, []), claims(frame, []), [])
-    assert command == f"python -m sega_bench.tracking.reporter {store.root} --mode online"
-    assert view.shown(store) is None  # so the same command tries again
+    command = reporter.finish(results)
+    assert command == f"python -m sega_bench wandb {store.root} --mode online"
+    assert view.read_digest(store) is None  # so the same command tries again
     release.set()
 
 
@@ -379,19 +373,17 @@ def test_the_command_logs_where_the_sweep_did(
             asked.append((options["project"], options["entity"]))
             super().__init__(*arguments, **options)
 
-    monkeypatch.setattr(view, "Reporter", Asked)
-    view.main([str(tmp_path), "--mode", "offline", *words])
+    monkeypatch.setattr("sega_bench.cli.wandb.Reporter", Asked)
+    assert subcommand("wandb", tmp_path, "--mode", "offline", *words) == 0
     assert asked == [(project, entity)]
 
 
 def test_the_command_makes_the_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished(tmp_path / "sweep")
-    view.main([str(tmp_path / "sweep"), "--mode", "offline"])
+    assert subcommand("wandb", tmp_path / "sweep", "--mode", "offline") == 0
     command = capsys.readouterr().out.strip()
     assert updates(read(Path(command.removeprefix("wandb sync "))))["cells.nrows"] == 14
-    with pytest.raises(SystemExit) as left:
-        view.main([str(tmp_path)])
-    assert left.value.code == 2
+    assert subcommand("wandb", tmp_path) == 2
 
 
 WITHOUT_ITS_PROCESS = """

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 from support import small_sweep, sweeps
+from support.command_line import subcommand
 
 import sega_bench
 from sega_bench import compose
-from sega_bench.analysis.claims import claims
 from sega_bench.analysis.frames import load
-from sega_bench.analysis.summary import summarise
-from sega_bench.analysis.table_files import write_results
+from sega_bench.analysis.results import Results
+from sega_bench.analysis.table_files import write_tables
 from sega_bench.errors import UserError
 from sega_bench.planning import manifest
 from sega_bench.planning.planner import plan
@@ -32,14 +33,13 @@ class Drawn:
     """Sheets as they were asked for, with the files they became."""
 
     def __init__(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch, frame: pd.DataFrame | None = None, **asked: Any
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, frame: pd.DataFrame | None = None, **options: Any
     ):
         sheets: list[Sheet] = []
         draw = write.draw
         monkeypatch.setattr(write, "draw", lambda sheet: sheets.append(sheet) or draw(sheet))
-        plan = store.read_plan()
-        assert plan is not None
-        self.paths = write_grids(store, load(store.root) if frame is None else frame, plan, **asked)
+        results = Results.read(store)
+        self.paths = write_grids(results if frame is None else replace(results, frame=frame), **options)
         self.sheets = dict(zip((path.stem for path in self.paths), sheets, strict=True))
 
     def first(self) -> Sheet:
@@ -364,24 +364,20 @@ def test_text_is_broken_to_fit() -> None:
 
 def test_the_command_draws_from_the_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = small(tmp_path)
-    write.main([str(tmp_path), "--x", "seed"])
+    assert subcommand("grids", tmp_path, "--x", "seed") == 0
     assert capsys.readouterr().out.split() == [
         str(path) for path in sorted(store.grids_dir.iterdir(), reverse=True)
     ]
-    with pytest.raises(SystemExit) as left:
-        write.main([str(tmp_path / "none")])
-    assert left.value.code == 2
+    assert subcommand("grids", tmp_path / "none") == 2
     assert "holds no sweep" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as left:
-        write.main([str(tmp_path), "--limit", "-1"])
-    assert left.value.code == 2
+    assert subcommand("grids", tmp_path, "--limit", "-1") == 2
     assert capsys.readouterr().err == "error: limit is -1, but it must be at least 1\n"
 
 
 def test_a_sheets_file_says_what_it_shows(tmp_path: Path) -> None:
     prompt = "a \N{SNOWMAN} in <b>snow</b>"
     store = small(tmp_path, axes=TWO, prompts=[prompt])
-    paths = write_grids(store, load(tmp_path), store.read_plan() or {})
+    paths = write_grids(Results.read(store))
     assert write.caption(paths[-1]) == (
         f'edit_threshold across, edit_guidance_scale down; "{prompt}"; smile \N{MIDDLE DOT} seed 0; '
         "Outlined: the best trade-off over all prompts, concepts and seeds"
@@ -424,8 +420,6 @@ def test_a_frame_that_shows_nothing_is_the_users_mistake(tmp_path: Path) -> None
 
 def test_no_table_file_says_where_it_was_made(tmp_path: Path) -> None:
     small(tmp_path)
-    frame = load(tmp_path)
-    axes = ["edit_threshold"]
-    write_results(Store(tmp_path), frame, summarise(frame, axes), claims(frame, axes))
+    write_tables(Results.read(tmp_path))
     for name in ("results.parquet", "results.csv", "summary.csv"):
         assert str(tmp_path).encode() not in (tmp_path / name).read_bytes()

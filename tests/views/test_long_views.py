@@ -11,8 +11,8 @@ import pyarrow as pa
 from PIL import Image
 from support import sweeps
 
-from sega_bench.analysis import summary
-from sega_bench.analysis.claims import claims
+from sega_bench.analysis import frames, table_files
+from sega_bench.analysis.results import Results
 from sega_bench.store import Store
 from sega_bench.views import write_all
 from sega_bench.views.image_grid import write
@@ -24,9 +24,7 @@ BYTES_A_CELL = 1_800
 
 
 def write_views(store: Store) -> None:
-    frame, digest = summary.load_with_digest(store)
-    axes = list((store.read_plan() or {})["axes"])
-    write_all.write_views(store, frame, summary.summarise(frame, axes), claims(frame, axes), digest)
+    write_all.write_views(Results.read(store))
 
 
 def peak(store: Store) -> int:
@@ -50,5 +48,5 @@ def test_memory_grows_by_the_table_alone(tmp_path: Path) -> None:
         peaks = [peak(store) for store in (small, large)]
     cells = [len((store.read_plan() or {})["keys"]) for store in (small, large)]
     assert (peaks[1] - peaks[0]) / (cells[1] - cells[0]) < BYTES_A_CELL
-    assert summary.shown(large) == summary.digest(large)
-    pd.testing.assert_frame_equal(pd.read_parquet(large.results_parquet), summary.load(large.root))
+    assert table_files.read_digest(large) == frames.digest(large)
+    pd.testing.assert_frame_equal(pd.read_parquet(large.results_parquet), frames.load(large.root))

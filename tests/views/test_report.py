@@ -11,25 +11,24 @@ import pandas as pd
 import pytest
 from PIL import Image
 from support import sweeps
+from support.command_line import subcommand
 
 from sega_bench.analysis.claims import claims
 from sega_bench.analysis.frames import digest, load
 from sega_bench.analysis.groups import ALL
-from sega_bench.analysis.summary import GAIN, areas, around, curve, summarise
-from sega_bench.analysis.values import point_of
+from sega_bench.analysis.results import Results
+from sega_bench.analysis.summary import GAIN, areas, curve, interval_around, summarise
+from sega_bench.analysis.values import row_value
 from sega_bench.store import SETTING_COLUMNS, Store
-from sega_bench.views.report import __main__ as command
 from sega_bench.views.report import building
-from sega_bench.views.report.building import ASSETS, shown, write_report
+from sega_bench.views.report.building import ASSETS, read_digest, write_report
 
 LISTS = {"edit_threshold": [[0.5, 0.8], 0.9, [0.9, 0.95]], "edit_guidance_scale": [2.0, 5.0]}
 
 
 def built(store: Store) -> dict[str, Any]:
     """What the page of a store is handed: its first script, with the rows of all others under ``cells``."""
-    plan = store.read_plan() or {}
-    frame = load(store.root)
-    write_report(store, frame, summarise(frame, list(plan["axes"])), plan)
+    write_report(Results.read(store))
     return handed(store)
 
 
@@ -78,7 +77,7 @@ def test_the_page_is_handed_every_setting_and_score(tmp_path: Path, monkeypatch:
             elif name == "seed":
                 wanted = expected[name] if expected[name] < 2**53 else str(expected[name])
             else:
-                wanted = point_of(expected, str(name))
+                wanted = row_value(expected, str(name))
             if wanted is not None or name in sweep["values"]:
                 assert value(sweep, row, name) == wanted, name
         for name in sweep["scores"]:
@@ -88,9 +87,10 @@ def test_the_page_is_handed_every_setting_and_score(tmp_path: Path, monkeypatch:
 
 def test_a_score_that_is_a_text_is_none_of_the_numbers(tmp_path: Path) -> None:
     store = sweeps.finished(tmp_path, seeds=[0])
-    frame, plan = load(store.root), store.read_plan() or {}
+    results = Results.read(store)
+    frame = results.frame
     frame["attribute_flipped"] = pd.Series([None, '["hair"]', *["[]"] * (len(frame) - 2)], dtype="str")
-    write_report(store, frame, summarise(frame, list(plan["axes"])), plan)
+    write_report(results)
     sweep = handed(store)
     assert [value(sweep, row, "attribute_flipped") for row in range(3)] == [None, '["hair"]', "[]"]
     assert "attribute_flipped" not in sweep["scores"]
@@ -116,7 +116,7 @@ def test_settings_and_curves_are_the_tables(tmp_path: Path) -> None:
     sets = list(frame.loc[~frame["is_reference"], "concepts"].unique())
 
     def compare(rows: list[dict[str, Any]], table: pd.DataFrame, axes: list[str], compared: str) -> None:
-        ends = zip(*around(table, GAIN, compared), strict=True)
+        ends = zip(*interval_around(table, GAIN, compared), strict=True)
         assert len(rows) == len(table)
         for row, expected, between in zip(rows, table.to_dict("records"), ends, strict=True):
             assert [sweep["values"][a][i] for a, i in zip(axes, row["at"], strict=True)] == [
@@ -239,22 +239,22 @@ def test_a_half_written_sweep_is_counted(tmp_path: Path) -> None:
 
 def test_it_carries_the_digest_of_what_it_shows(tmp_path: Path) -> None:
     store = sweeps.finished(tmp_path, seeds=[0])
-    assert shown(store) is None
+    assert read_digest(store) is None
     built(store)
-    assert shown(store) == digest(store)
+    assert read_digest(store) == digest(store)
     store.append("w0", [sweeps.record(store, sweeps.cells(sweeps.AXES, sweeps.PROMPTS, [["x"]], [9])[0])])
-    assert shown(store) == digest(store)  # a row of no cell of the plan
+    assert read_digest(store) == digest(store)  # a row of no cell of the plan
     store.write_text(store.study_path, "{}")
     for advice in ("", "more"):
         store.write_answers({"best": [], "importance": [], "cost": {}, "advice": [advice]})
-        assert shown(store) != digest(store)
+        assert read_digest(store) != digest(store)
         built(store)
-        assert shown(store) == digest(store)
+        assert read_digest(store) == digest(store)
 
 
 def test_the_command_builds_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = sweeps.finished(tmp_path, seeds=[0])
-    command.main([str(tmp_path)])
+    assert subcommand("report", str(tmp_path)) == 0
     assert capsys.readouterr().out.strip() == str(store.report_dir / "index.html")
 
 
@@ -267,9 +267,7 @@ def test_a_folder_that_is_no_sweep_is_one_line(
 ) -> None:
     if plan is not None:
         (tmp_path / "plan.json").write_text(plan)
-    with pytest.raises(SystemExit) as ended:
-        command.main([str(tmp_path)])
-    assert ended.value.code == 2
+    assert subcommand("report", str(tmp_path)) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1

@@ -21,6 +21,7 @@ from support.browser import Opened, chromium, open_report
 from sega_bench.analysis.claims import claims
 from sega_bench.analysis.frames import load
 from sega_bench.analysis.groups import ALL
+from sega_bench.analysis.results import Results
 from sega_bench.analysis.summary import summarise
 from sega_bench.cell import Cell
 from sega_bench.config import compose
@@ -38,9 +39,7 @@ AXES = "+axes.edit_threshold=[0.5,0.9,0.95]", "+axes.edit_guidance_scale=[3,6]"
 
 
 def build(store: Store) -> None:
-    plan = store.read_plan() or {}
-    frame = load(store.root)
-    write_report(store, frame, summarise(frame, list(plan["axes"]), store.answers()), plan)
+    write_report(Results.read(store))
 
 
 def quoted(text: str) -> str:

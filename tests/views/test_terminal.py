@@ -12,12 +12,11 @@ import pytest
 from rich.console import Console
 from support import shipped, sweeps
 
-from sega_bench.analysis.claims import claims
 from sega_bench.analysis.columns import to_frame
 from sega_bench.analysis.frames import load
 from sega_bench.analysis.groups import ALL
-from sega_bench.analysis.labels import clean, concept_labels, short
-from sega_bench.analysis.summary import areas, summarise, trends
+from sega_bench.analysis.labels import clean, concept_labels, format_value
+from sega_bench.analysis.summary import areas, summarise
 from sega_bench.store import Record
 from sega_bench.views.console.summary import MOST_ROWS, _claims, print_summary
 
@@ -27,7 +26,7 @@ HOSTILE = "smile\x1b[31m\x07[bold red]\u202egnp\n:smile: [/]" + "x" * 200
 def printed(root: Path, axes: list[str], **options: Any) -> str:
     console = Console(file=io.StringIO(), width=100, force_terminal=False)
     frame = load(root)
-    print_summary(console, summarise(frame, axes), trends(frame, axes), claims(frame, axes), **options)
+    print_summary(console, sweeps.results_of(frame, axes), **options)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -137,7 +136,7 @@ def test_every_shipped_sweeps_table_fits(sweep: str) -> None:
     pooled = summary[summary["concepts"] == ALL]
     for width in (60, 80, 100) if len(axes) > 2 else (60,):
         console = Console(file=io.StringIO(), width=width, force_terminal=False)
-        print_summary(console, summary, trends(frame, axes), claims(frame, axes))
+        print_summary(console, sweeps.results_of(frame, axes))
         assert isinstance(console.file, io.StringIO)
         text = console.file.getvalue()
         assert max(map(len, text.splitlines())) <= width
@@ -212,7 +211,7 @@ def test_what_was_not_scored_or_failed_shows(tmp_path: Path) -> None:
     ],
 )
 def test_values_are_said_shortly(value: Any, said: str) -> None:
-    assert short(value) == said
+    assert format_value(value) == said
 
 
 def test_clean_keeps_letters_of_every_script() -> None:

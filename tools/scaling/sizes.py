@@ -14,7 +14,7 @@ from time import process_time
 from typing import Any
 
 from sega_bench.analysis import frames
-from sega_bench.analysis.summary import summarise
+from sega_bench.analysis.results import Results
 from sega_bench.config import compose
 from sega_bench.errors import UserError
 from sega_bench.execution import resume
@@ -124,7 +124,7 @@ class _Measured:
             _fill(store, made, finished, rows)
             frame, table = frames.load(store.root), io.BytesIO()
             frame.to_parquet(table, index=False)
-            write_report(store, frame, summarise(frame, list(made.axes)), store.read_plan() or {})
+            write_report(Results.read(store))
             costs = {
                 "plan": _cost(lambda: [cell.key for cell in plan(config).cells]),
                 "shards": _cost(lambda: shards(made.cells, _DEALT_TO, limit, count_timesteps)),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sega_bench.analysis.labels import concept_labels, short
+from sega_bench.analysis.labels import concept_labels, format_value
 from sega_bench.analysis.summary import COST, GAIN
 from sega_bench.errors import clean
 
@@ -127,7 +127,7 @@ def _labels(sets: Iterable[str], form: Form) -> dict[str, str]:
 
 def value_of(name: str, value: Any) -> str:
     """A setting's value; of a scheduler's class name what the others do not end in too."""
-    return short(value).removesuffix("Scheduler" if name == "scheduler" else "")
+    return format_value(value).removesuffix("Scheduler" if name == "scheduler" else "")
 
 
 def cost_name(summary: pd.DataFrame) -> str:

@@ -12,9 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sega_bench.analysis.advice import next_steps
 from sega_bench.analysis.groups import ALL
-from sega_bench.analysis.summary import GAIN, TRENDS, areas
+from sega_bench.analysis.results import Results
+from sega_bench.analysis.summary import GAIN, TRENDS
 from sega_bench.errors import clean
 from sega_bench.views.console.setting_table import Form, constant, cost_name, fitting, value_of
 
@@ -55,50 +55,39 @@ def print_plan(console: Console, made: Plan, more: Mapping[str, str]) -> None:
     console.print(table)
 
 
-def print_summary(
-    console: Console,
-    summary: pd.DataFrame,
-    trends: pd.DataFrame,
-    claims: pd.DataFrame,
-    paths: Mapping[str, object] | None = None,
-) -> None:
-    """Print the settings with the best trade-off marked, trends, claims, what to try, where things are.
+def print_summary(console: Console, results: Results, paths: Mapping[str, object] | None = None) -> None:
+    """Print the settings with the best one marked, trends, claims, advice, and where the files are.
 
     Args:
-        console: where to; 100 columns are enough.
-        summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
-        trends: as :func:`sega_bench.analysis.summary.trends` gives it, for the same axes.
-        claims: as :func:`sega_bench.analysis.claims.claims` gives it, for the same axes.
-        paths: where things are, or how to go on: a word for each, and a path or a command.
+        console: 100 columns are enough.
+        results: the sweep's.
+        paths: where the files are, or how to go on: a label for each path or command.
     """
-    axes = list(summary.columns[: summary.columns.get_loc("concepts")])
-    pooled = summary[summary["concepts"] == ALL]
+    axes, summary, pooled = results.axes, results.summary, results.pooled
     shown = _best_lines(pooled)
     held = constant(pooled, axes)
     varying = [name for name in axes if name not in held]
-    title = f"{clean(summary.attrs['name'])}: {_count(len(pooled), 'setting')}"
+    title = f"{clean(results.name)}: {_count(len(pooled), 'setting')}"
     _print_title(console, title, held)
     table, form = fitting(console, shown, varying, marks=len(pooled) > 1, spread=True)
     console.print(table)
     _print_legend(console, pooled, shown, form)
-    each = summary[(summary["concepts"] != ALL) & summary["best"]]
+    each = results.per_concept[results.per_concept["best"]]
     if len(each) > 1:
         held = {name: value for name, value in constant(each, axes).items() if name in varying}
         title = "Best trade-off of each concept" if len(pooled) > 1 else "Each concept"
         _print_title(console, f"\n{title}", held)
         named = ["concepts", *(name for name in varying if name not in held)]
         console.print(fitting(console, each.head(MOST_ROWS), named)[0])
-    print_lines(
-        console, "Area under the front of CLIP gain against preservation", list(_areas(summary, axes))
-    )
+    print_lines(console, "Area under the front of CLIP gain against preservation", list(_areas(results)))
     print_lines(console, "Inappropriate, by the checkpoint's safety checker", list(_nsfw(pooled, axes)))
     print_lines(
         console,
         "Trends (Spearman correlation of the mean with the value)",
-        [_trend(row, cost_name(summary)) for row in _records(trends[trends["values"] > 1])],
+        [_trend(row, cost_name(summary)) for row in _records(results.trends[results.trends["values"] > 1])],
     )
-    print_lines(console, "The paper's claims, in brackets 95 %", list(_claims(claims)))
-    print_lines(console, "Where to look next", next_steps(summary, trends))
+    print_lines(console, "The paper's claims, in brackets 95 %", list(_claims(results.claims)))
+    print_lines(console, "Where to look next", results.advice)
     console.print()
     for what, path in (paths or {}).items():
         console.print(Text(f"{what:<12} {path}"), soft_wrap=True)
@@ -142,17 +131,16 @@ def _print_legend(console: Console, pooled: pd.DataFrame, shown: pd.DataFrame, f
         console.print(Text(line, style="dim"))
 
 
-def _areas(summary: pd.DataFrame, axes: list[str]) -> Iterator[str]:
+def _areas(results: Results) -> Iterator[str]:
     """Which values of a named axis, such as the method, trade better over all else that varies."""
-    pooled = summary[summary["concepts"] == ALL]
-    for axis in axes if len(axes) > 1 else ():
-        if not pd.api.types.is_numeric_dtype(pooled[axis]):
-            found = (
-                areas(pooled, axis).dropna(subset="area").sort_values("area", ascending=False, kind="stable")
-            )
-            said = [f"{value_of(axis, row[axis])} {row['area']:.3f}" for row in _records(found)]
-            if said:
-                yield f"{axis}: {', '.join(said)}"
+    for axis in results.axes if len(results.axes) > 1 else ():
+        if not pd.api.types.is_numeric_dtype(results.pooled[axis]):
+            table = results.areas(axis)
+            pooled = table[table["concepts"] == ALL].dropna(subset="area")
+            ranked = pooled.sort_values("area", ascending=False, kind="stable")
+            areas = [f"{value_of(axis, row[axis])} {row['area']:.3f}" for row in _records(ranked)]
+            if areas:
+                yield f"{axis}: {', '.join(areas)}"
 
 
 def _nsfw(pooled: pd.DataFrame, axes: list[str]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import logging
 import re
@@ -14,12 +13,20 @@ import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sega_bench.analysis.frames import load
-from sega_bench.analysis.values import said, spaced
-from sega_bench.errors import UserError, check_count, clean, mistakes_in_one_line
-from sega_bench.store import Store
+from sega_bench.analysis.results import Results
+from sega_bench.analysis.values import evenly_spaced, format_values
+from sega_bench.errors import UserError, check_count, clean
 from sega_bench.views.image_grid.draw import Row, Sheet, Tile, draw
-from sega_bench.views.image_grid.select import Cell, Plane, Rows, Sweep, overview, plane, read, subjects
+from sega_bench.views.image_grid.select import (
+    AxisSelection,
+    ImageRow,
+    ImageTable,
+    Rows,
+    image_table,
+    overview,
+    select_axes,
+    subjects,
+)
 
 MOST_VALUES = 16
 """A sheet has no more columns or rows than this, taken evenly from a longer axis."""
@@ -35,15 +42,9 @@ _log = logging.getLogger(__name__)
 
 
 def write_grids(
-    store: Store,
-    frame: pd.DataFrame,
-    plan: Mapping[str, Any],
-    *,
-    x: str | None = None,
-    y: str | None = None,
-    limit: int = 24,
+    results: Results, *, x: str | None = None, y: str | None = None, limit: int = 24
 ) -> list[Path]:
-    """Draw the sweep as sheets, grids/*.png, in place of those that were there.
+    """Draw the sweep as sheets, grids/*.png, replacing those that were there.
 
     Columns and rows are the two axes with the most values, unless ``x`` and ``y`` name others; ``concept``,
     ``seed`` and ``prompt`` can be named too, and are the rows where there is no second axis. Every other axis
@@ -58,7 +59,7 @@ def write_grids(
         UserError: the sweep has no axis ``x`` or ``y``, or ``limit`` is no number of sheets.
     """
     check_count("limit", limit, _MOST_SHEETS)
-    sweep = read(store, frame, plan)
+    store, sweep = results.store, image_table(results)
     paths = []
     for name, sheet in _sheets(sweep, x, y, limit) if len(sweep.edited) else ():
         buffer, chunks = io.BytesIO(), PngInfo()
@@ -86,12 +87,11 @@ def grid(frame: pd.DataFrame, x: str | None = None, y: str | None = None) -> Ima
     folder = frame.attrs.get("folder")
     if folder is None:
         raise UserError("frame: it does not say which sweep it is of: give rows of what sega_bench.load gave")
-    store = Store(Path(folder))
-    sweep = read(store, load(folder), store.read_plan() or {}).only(set(frame["key"]))
+    sweep = image_table(Results.read(folder)).only(set(frame["key"]))
     if sweep.edited.empty:
         raise UserError("frame: no edited cell is left in it, so there is nothing to show")
-    shown = plane(sweep, x, y)
-    return draw(_sheet(sweep, shown, next(subjects(sweep, shown))))
+    axes = select_axes(sweep, x, y)
+    return draw(_sheet(sweep, axes, next(subjects(sweep, axes))))
 
 
 def caption(path: Path) -> str:
@@ -106,10 +106,10 @@ def _caption_of(sheet: Sheet) -> str:
     return "; ".join(lines).encode("utf-8", "replace").decode()
 
 
-def _sheets(sweep: Sweep, x: str | None, y: str | None, limit: int) -> Iterator[tuple[str, Sheet]]:
-    main = plane(sweep, x, y)
+def _sheets(sweep: ImageTable, x: str | None, y: str | None, limit: int) -> Iterator[tuple[str, Sheet]]:
+    main = select_axes(sweep, x, y)
     every = list(subjects(sweep, main))
-    shown = spaced(list(enumerate(every, 1)), limit)
+    shown = evenly_spaced(list(enumerate(every, 1)), limit)
     if len(shown) < len(every):
         _log.warning("grids: %d of %d sheets drawn, taken evenly (limit=%d)", len(shown), len(every), limit)
     across = overview(sweep, main)
@@ -127,13 +127,13 @@ def _images(sheet: Sheet) -> set[Path]:
     return {tile.path for row in sheet.rows for tile in row.tiles if tile and tile.path}
 
 
-def _sheet(sweep: Sweep, main: Plane, rows_shown: Rows) -> Sheet:
+def _sheet(sweep: ImageTable, main: AxisSelection, rows_shown: Rows) -> Sheet:
     cells = sweep.cells(rows_shown)
     at = {(row[main.x], row[main.y] if main.y else None): row for row in reversed(cells)}
     xs, ys = _values(sweep, main.x, cells), _values(sweep, main.y, cells)
-    columns, lines = spaced(xs, MOST_VALUES), spaced(ys, MOST_VALUES)
+    columns, lines = evenly_spaced(xs, MOST_VALUES), evenly_spaced(ys, MOST_VALUES)
     table = [[at.get((x, y)) for x in columns] for y in lines]
-    labels = [said(y) if main.y else "" for y in lines]
+    labels = [format_values(y) if main.y else "" for y in lines]
     marks = set(main.held) < set(sweep.axes)  # with every axis held there, the best is all one sees
     rows = [
         Row(label, [_tile(sweep, row, marks) for row in line])
@@ -152,7 +152,7 @@ def _sheet(sweep: Sweep, main: Plane, rows_shown: Rows) -> Sheet:
         title=clean(sweep.name) if "prompt" in (main.x, main.y) else f'"{clean(first["prompt"])}"',
         notes=[note for note in notes if note],
         x_name=main.x,
-        columns=[said(x) for x in columns],
+        columns=[format_values(x) for x in columns],
         y_name=main.y or "",
         rows=rows,
         references=references,
@@ -161,7 +161,7 @@ def _sheet(sweep: Sweep, main: Plane, rows_shown: Rows) -> Sheet:
 
 
 def _with_references(
-    sweep: Sweep, table: Sequence[Sequence[Cell | None]], rows: list[Row]
+    sweep: ImageTable, table: Sequence[Sequence[ImageRow | None]], rows: list[Row]
 ) -> tuple[list[Tile | None], list[Row]]:
     """Unedited images to the left of the rows where a row has one, else above them; none is shown twice."""
     keys = [[row["reference_key"] if row else None for row in line] for line in table]
@@ -180,11 +180,11 @@ def _with_references(
     return [], both
 
 
-def _unedited(sweep: Sweep, key: str) -> Tile:
+def _unedited(sweep: ImageTable, key: str) -> Tile:
     return _tile(sweep, sweep.references.get(key), marks=False)
 
 
-def _tile(sweep: Sweep, row: Cell | None, marks: bool) -> Tile:
+def _tile(sweep: ImageTable, row: ImageRow | None, marks: bool) -> Tile:
     if row is None:
         return Tile(None, "not run")
     if row["status"] == "failed":
@@ -194,17 +194,17 @@ def _tile(sweep: Sweep, row: Cell | None, marks: bool) -> Tile:
     return Tile(path, marked=best) if path.exists() else Tile(None, "missing")
 
 
-def _values(sweep: Sweep, name: str | None, cells: Sequence[Cell]) -> Sequence[Hashable]:
+def _values(sweep: ImageTable, name: str | None, cells: Sequence[ImageRow]) -> Sequence[Hashable]:
     if name is None:
         return [None]
     return sweep.axes[name] if name in sweep.axes else list(dict.fromkeys(row[name] for row in cells))
 
 
 def _notes(
-    sweep: Sweep, main: Plane, cut: Mapping[str | None, tuple[Sequence[Any], Sequence[Any]]]
+    sweep: ImageTable, main: AxisSelection, cut: Mapping[str | None, tuple[Sequence[Any], Sequence[Any]]]
 ) -> list[str]:
     """What the sheet leaves out."""
-    held = ", ".join(f"{name} {said(value)}" for name, value in main.held.items())
+    held = ", ".join(f"{name} {format_values(value)}" for name, value in main.held.items())
     is_best = bool(sweep.best) and all(sweep.best[name] == value for name, value in main.held.items())
     why = "the best trade-off's" if is_best else "what most was tried at" if sweep.best else "the first tried"
     notes = [f"Held at {why}: {held}"] if held else []
@@ -216,25 +216,3 @@ def _notes(
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-") or "sheet"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw a sweep's sheets anew from its folder alone."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sega_bench.views.image_grid.write", description=main.__doc__
-    )
-    parser.add_argument("folder", type=Path, help="a sweep's folder, such as outputs/thresholds")
-    parser.add_argument("--x", help="what the columns are of: an axis, concept, seed or prompt")
-    parser.add_argument("--y", help="what the rows are of")
-    parser.add_argument("--limit", type=int, default=24, help="at most so many sheets (default: %(default)s)")
-    asked = parser.parse_args(arguments)
-    with mistakes_in_one_line():
-        store, frame = Store(asked.folder), load(asked.folder)
-        for path in write_grids(
-            store, frame, store.read_plan() or {}, x=asked.x, y=asked.y, limit=asked.limit
-        ):
-            print(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sega_bench.analysis.frames import load
 from sega_bench.analysis.groups import ALL
-from sega_bench.analysis.labels import concept_labels, short
-from sega_bench.analysis.summary import COST, GAIN, around, curve, summarise
-from sega_bench.errors import UserError, mistakes_in_one_line
-from sega_bench.store import Store
+from sega_bench.analysis.labels import concept_labels, format_value
+from sega_bench.analysis.results import Results
+from sega_bench.analysis.summary import COST, GAIN, interval_around
+from sega_bench.errors import UserError
 from sega_bench.views.paper.latex import latex_table
 
 if TYPE_CHECKING:
@@ -41,19 +39,11 @@ _STYLE: dict[Any, Any] = {
 _UNDATED: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
-def write_figures(
-    store: Store, frame: pd.DataFrame, summary: pd.DataFrame, plan: Mapping[str, Any]
-) -> list[Path]:
+def write_figures(results: Results) -> list[Path]:
     """Write figures/: ``tradeoff`` and a ``curve-<axis>`` of each axis, as SVG and PDF, and ``summary.tex``.
 
     Their intervals (95 %) are of differences in pairs: of a setting to the best one, of a value to the same
     images' mean over the axis. The same results give the same files, byte for byte.
-
-    Args:
-        store: the folder.
-        frame: as :func:`sega_bench.analysis.summary.load` gives it.
-        summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
-        plan: what plan.json says.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -62,10 +52,11 @@ def write_figures(
         import matplotlib as mpl
     except ImportError:
         raise UserError("figures are drawn with matplotlib: pip install 'sega-bench[figures]'") from None
+    store = results.store
     paths = [store.figures_dir / "summary.tex"]
-    store.write_text(paths[0], latex_table(summary))
+    store.write_text(paths[0], latex_table(results))
     with mpl.rc_context(_STYLE):
-        for name, figure in _figures(frame, summary, plan):
+        for name, figure in _figures(results):
             for kind, undated in _UNDATED.items():
                 buffer = io.BytesIO()
                 figure.savefig(buffer, format=kind, bbox_inches="tight", metadata=undated)
@@ -76,17 +67,12 @@ def write_figures(
     return paths
 
 
-def _figures(
-    frame: pd.DataFrame, summary: pd.DataFrame, plan: Mapping[str, Any]
-) -> Iterator[tuple[str, Figure]]:
-    if summary[f"{GAIN}_mean"].notna().any() and summary[f"{COST}_mean"].notna().any():
-        yield "tradeoff", _tradeoff(summary)
-    for axis in plan["axes"]:
-        if frame[axis].nunique() > 1:
-            yield (
-                f"curve-{re.sub(r'[^a-z_]', '-', axis)}",
-                _curve(curve(frame, axis, list(plan["axes"])), axis),
-            )
+def _figures(results: Results) -> Iterator[tuple[str, Figure]]:
+    if results.summary[f"{GAIN}_mean"].notna().any() and results.summary[f"{COST}_mean"].notna().any():
+        yield "tradeoff", _tradeoff(results)
+    for axis in results.axes:
+        if results.frame[axis].nunique() > 1:
+            yield f"curve-{re.sub(r'[^a-z_]', '-', axis)}", _curve(results.curve(axis), axis)
 
 
 def _empty() -> tuple[Figure, Axes]:
@@ -97,15 +83,14 @@ def _empty() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _tradeoff(summary: pd.DataFrame) -> Figure:
-    """One point a setting; of a sweep that has one alone, one point a concept set."""
+def _tradeoff(results: Results) -> Figure:
+    """One point per setting; one per concept set where the sweep has a single setting."""
     figure, axes = _empty()
-    pooled = summary[summary["concepts"] == ALL]
-    if len(pooled) > 1:
-        _settings(axes, pooled)
+    if len(results.pooled) > 1:
+        _settings(axes, results.pooled)
     else:
-        _concept_sets(axes, summary[summary["concepts"] != ALL])
-    axes.set(xlabel=f"{_cost_name(summary)} (less is better)", ylabel="CLIP gain (more is better)")
+        _concept_sets(axes, results.per_concept)
+    axes.set(xlabel=f"{results.cost_name} (less is better)", ylabel="CLIP gain (more is better)")
     _add_legend(axes)
     return figure
 
@@ -158,7 +143,7 @@ def _curve(table: pd.DataFrame, axis: str) -> Figure:
             aside = 0.1 * (i - (len(sets) - 1) / 2)  # else they would lie on each other
             places = [place + aside for place in range(len(rows))]
             axes.errorbar(places, rows[f"{GAIN}_mean"], _reach(rows, GAIN, "within"), ls="none", **look)
-            axes.set_xticks(range(len(rows)), [short(value) for value in rows[axis]])
+            axes.set_xticks(range(len(rows)), [format_value(value) for value in rows[axis]])
     axes.set(xlabel=axis, ylabel="CLIP gain")
     _add_legend(axes)
     return figure
@@ -177,28 +162,5 @@ def _add_legend(axes: Axes) -> None:
 
 def _reach(rows: pd.DataFrame, name: str, compared: str) -> list[list[float]]:
     """How far the interval reaches below and above each mean; nowhere where it is not known."""
-    mean, (low, high) = rows[f"{name}_mean"], around(rows, name, compared)
+    mean, (low, high) = rows[f"{name}_mean"], interval_around(rows, name, compared)
     return [(end.fillna(0.0).clip(lower=0.0)).tolist() for end in (mean - low, high - mean)]
-
-
-def _cost_name(summary: pd.DataFrame) -> str:
-    return str((summary.attrs["scores"].get(COST) or {}).get("name", "LPIPS"))
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw a sweep's figures from its folder alone."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sega_bench.views.paper.figures", description=main.__doc__
-    )
-    parser.add_argument("folder", type=Path, help="a sweep's folder, such as outputs/thresholds")
-    asked = parser.parse_args(arguments)
-    with mistakes_in_one_line():
-        store, frame = Store(asked.folder), load(asked.folder)
-        plan = store.read_plan() or {}
-        summary = summarise(frame, list(plan["axes"]), store.answers())
-        for path in write_figures(store, frame, summary, plan):
-            print(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from sega_bench.analysis.groups import ALL
-from sega_bench.analysis.labels import concept_labels, short
+from sega_bench.analysis.labels import concept_labels, format_value
+from sega_bench.analysis.results import Results
 from sega_bench.analysis.summary import COST, GAIN
 from sega_bench.errors import clean
 
@@ -27,27 +27,22 @@ _SPECIAL = {
 } | {char: "\\" + char for char in "&%$#_{}"}
 
 
-def latex_table(summary: pd.DataFrame) -> str:
+def latex_table(results: Results) -> str:
     """Each setting's mean scores with their 95 % intervals, then each concept's best.
-
-    Args:
-        summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
 
     Returns:
         A ``table`` environment that needs the package booktabs. The best setting is bold; of more than
         :data:`MOST_ROWS` settings the Pareto front is shown, and the best.
     """
-    axes = list(summary.columns[: summary.columns.get_loc("concepts")])
-    pooled = summary[summary["concepts"] == ALL]
+    axes, pooled = results.axes, results.pooled
     shown = pooled if len(pooled) <= MOST_ROWS else pooled[pooled["pareto"] | pooled["best"]]
-    each = summary[(summary["concepts"] != ALL) & summary["best"]]
+    each = results.per_concept[results.per_concept["best"]]
     labels = concept_labels(each["concepts"])
     lines = [_line(row, axes, "all") for row in shown.to_dict("records")]
     if len(each) > 1:
         lines.append(r"\midrule")
         lines += [_line(row, axes, labels[row["concepts"]], bold=False) for row in each.to_dict("records")]
-    cost = (summary.attrs["scores"].get(COST) or {}).get("name", _SCORES[COST])
-    heads = ["concept", *axes, *({**_SCORES, COST: str(cost)}).values(), "$n$"]
+    heads = ["concept", *axes, *({**_SCORES, COST: results.cost_name}).values(), "$n$"]
     left_out = (
         "" if len(shown) == len(pooled) else f" {len(shown)} of {len(pooled)} settings: the Pareto front."
     )
@@ -55,7 +50,7 @@ def latex_table(summary: pd.DataFrame) -> str:
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{escape(summary.attrs['name'])}: means and 95\,\% intervals.{left_out}}}",
+            rf"\caption{{{escape(results.name)}: means and 95\,\% intervals.{left_out}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
             r"\toprule",
             _joined([head if head == "$n$" else escape(head) for head in heads]),
@@ -75,7 +70,7 @@ def escape(text: str) -> str:
 
 
 def _line(row: dict[Any, Any], axes: Sequence[str], concept: str, *, bold: bool = True) -> str:
-    cells = [escape(concept), *(escape(short(row[axis])) for axis in axes)]
+    cells = [escape(concept), *(escape(format_value(row[axis])) for axis in axes)]
     cells += [_score(row, name) for name in _SCORES] + [str(row["n"])]
     return _joined([rf"\textbf{{{cell}}}" for cell in cells] if bold and row["best"] else cells)
 

@@ -12,9 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from sega_bench.analysis.frames import digest
+from sega_bench.analysis.results import Results
 from sega_bench.store import Store
 from sega_bench.views.report.cells import Cells
 from sega_bench.views.report.overview import overview
@@ -28,27 +26,22 @@ ROWS_PER_SCRIPT = 2000
 _MARK = '<meta name="sega-digest" content="{}">'
 
 
-def write_report(
-    store: Store, frame: pd.DataFrame, summary: pd.DataFrame, plan: Mapping[str, Any], mark: str | None = None
-) -> Path:
-    """Build report/index.html and what it loads, in place of what was there.
+def write_report(results: Results) -> Path:
+    """Build report/index.html and what it loads, replacing what was there.
 
-    Args:
-        store: the folder; its images are not copied, small ones of the large are made where there are none.
-        frame: as :func:`sega_bench.analysis.summary.load` gives it.
-        summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
-        plan: what plan.json says.
-        mark: the digest of what it shows (:func:`sega_bench.analysis.summary.digest`), if it is known.
+    Images are not copied; thumbnails are made of large ones where there are none. The page is written last,
+    so that its digest (:func:`read_digest`) vouches for everything that it loads.
 
     Returns:
         The page.
     """
-    there = {path.stem for path in store.images_dir.glob("*/*.png")}
-    unreadable = write_thumbnails(store, frame.loc[frame["image"].notna(), list(PICTURED)], there)
-    cells = Cells(frame, plan["axes"], there - unreadable)
-    told = overview(frame, summary, plan, cells, store.answers())
+    store, frame = results.store, results.frame
+    stored = {path.stem for path in store.images_dir.glob("*/*.png")}
+    unreadable = write_thumbnails(store, frame.loc[frame["image"].notna(), list(PICTURED)], stored)
+    cells = Cells(frame, results.plan["axes"], stored - unreadable)
+    data = overview(results, cells)
     folder, names = store.report_dir / "data", set()
-    for name, text in _scripts(cells, told):
+    for name, text in _scripts(cells, data):
         store.write_text(folder / name, text)
         names.add(name)
     for path in folder.glob("*.js"):
@@ -57,19 +50,19 @@ def write_report(
     for source in _assets():
         store.write_bytes(store.report_dir / "assets" / source.name, source.read_bytes())
     page = (ASSETS / "report" / "index.html").read_text(encoding="utf-8")
-    marked = page.replace("<head>", "<head>\n" + _MARK.format(mark or digest(store)), 1)
-    store.write_text(store.report_dir / "index.html", marked)  # last: it tells that all is there
+    marked = page.replace("<head>", "<head>\n" + _MARK.format(results.digest), 1)
+    store.write_text(store.report_dir / "index.html", marked)
     return store.report_dir / "index.html"
 
 
-def shown(store: Store) -> str | None:
-    """The digest that the folder's report carries; None where there is none."""
+def read_digest(store: Store) -> str | None:
+    """The digest that the folder's report carries; None without a report."""
     try:
         head = (store.report_dir / "index.html").read_text(encoding="utf-8")[:500]
     except (OSError, ValueError):
         return None
-    found = re.search(_MARK.format("([0-9a-f]{64})"), head)
-    return found[1] if found else None
+    match = re.search(_MARK.format("([0-9a-f]{64})"), head)
+    return match[1] if match else None
 
 
 def _assets() -> Iterator[Path]:
@@ -77,9 +70,9 @@ def _assets() -> Iterator[Path]:
         yield from (path for path in sorted((ASSETS / folder).iterdir()) if path.name != "index.html")
 
 
-def _scripts(cells: Cells, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _scripts(cells: Cells, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Name and text of each script that hands data over."""
-    yield "sweep.js", f"sega.open({_script(told)});\n"
+    yield "sweep.js", f"sega.open({_script(data)});\n"
     for number, part in enumerate(cells.parts(ROWS_PER_SCRIPT)):
         yield f"cells-{number:04d}.js", f"sega.add({_script(part)});\n"
 

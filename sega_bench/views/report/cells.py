@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sega_bench.analysis.values import concept_names, declared, point_of
+from sega_bench.analysis.values import concept_label_column, ordered_values, row_value
 from sega_bench.cell import EDIT_SETTINGS
 from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS
 
@@ -50,14 +50,14 @@ class Cells:
         for name in SETTING_COLUMNS[3:]:
             column = frame[name].where(edited) if name == "concepts" else frame[name]
             self._add(name, column, axes.get(name), edited if name in _OF_EDITS else slice(None))
-        self._add("concept", concept_names(frame, axes), None, slice(None))
+        self._add("concept", concept_label_column(frame, axes), None, slice(None))
         for name in ("status", "error", *told):
             self._add(name, frame[name], None, slice(None))
 
     def _add(self, name: str, column: pd.Series[Any], axis: Sequence[Any] | None, where: Any) -> None:
         numbers, found = pd.factorize(column, use_na_sentinel=True)
         points = [_parsed(name, value) for value in found]
-        values = declared(axis or (), points)
+        values = ordered_values(axis or (), points)
         at = {value: i for i, value in enumerate(values)}
         places = [at[value] for value in points] + [at.get(None, -1)]  # -1 is the last: null
         codes = np.array(places, dtype=np.min_scalar_type(-len(values) - 1))[numbers]
@@ -105,7 +105,7 @@ def _parsed(name: str, value: Any) -> Hashable:
         return tuple(json.loads(value))
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return int(value)
-    return point_of({name: value}, name)
+    return row_value({name: value}, name)
 
 
 def _is_known(value: Any) -> bool:

@@ -7,37 +7,22 @@ from typing import Any
 
 import pandas as pd
 
-from sega_bench import __version__
-from sega_bench.analysis.advice import next_steps
-from sega_bench.analysis.best import Found
-from sega_bench.analysis.claims import claims
 from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.labels import concept_labels
-from sega_bench.analysis.summary import COST, GAIN, areas, around, curve, reduced, trends
+from sega_bench.analysis.results import Results
+from sega_bench.analysis.summary import COST, GAIN, interval_around, summarised_scores
+from sega_bench.version import __version__
 from sega_bench.views.report.cells import Cells, rounded
 from sega_bench.views.report.thumbnails import SIDE
 
-_ASKED = ("name", "description", "model", "engine", "scores", "versions", "code_version")
+_PLAN_KEYS = ("name", "description", "model", "engine", "scores", "versions", "code_version")
 _AREAS = ("area", "front_area")
 _UNFINISHED = "The study is not finished, so it recommends nothing yet: the same command goes on."
 _STATISTICS = ("mean", "low", "high", "sd", "n")
 
 
-def overview(
-    frame: pd.DataFrame,
-    summary: pd.DataFrame,
-    plan: Mapping[str, Any],
-    cells: Cells,
-    answers: Found,
-) -> dict[str, Any]:
-    """The page's first script.
-
-    Args:
-        frame: as :func:`sega_bench.analysis.summary.load` gives it.
-        summary: as :func:`sega_bench.analysis.summary.summarise` gives it.
-        plan: what plan.json says.
-        cells: the page's.
-        answers: what a study found (:meth:`sega_bench.store.Store.answers`); None of a sweep.
+def overview(results: Results, cells: Cells) -> dict[str, Any]:
+    """The page's first script: everything but the cells.
 
     Returns:
         ``asked``: of plan.json. ``counts``: cells by their state. ``values``, ``constants``, ``scores``: see
@@ -51,49 +36,51 @@ def overview(
         ``is_study``, and ``study``: what it found, null while it is not finished. ``together``: the axes that
         advance together. ``advice``: where to look next.
     """
-    axes = [name for name in plan["axes"] if name in cells.values]
+    summary, answers = results.summary, results.answers
+    axes = [name for name in results.axes if name in cells.values]
     # A study's values are each of one setting, and say nothing alone.
     crossed = axes if answers is None else []
-    sets = [concepts for concepts in summary["concepts"].unique() if concepts != ALL]
+    sets = list(results.per_concept["concepts"].unique())
     labels = concept_labels(sets)
     number = {concepts: i for i, concepts in enumerate(sets)} | {ALL: -1}
-    names = [name for name in reduced(frame) if f"{name}_mean" in summary]
+    names = [name for name in summarised_scores(results.frame) if f"{name}_mean" in summary]
     return {
-        **_asked(frame, plan),
+        **_provenance(results),
         "axes": axes,
         "is_study": answers is not None,
         "study": answers or None,
-        "together": list(plan.get("settings", {}).get("zip") or {}),
+        "together": results.zipped_axes,
         "sets": [labels[concepts] for concepts in sets],
         "values": cells.values,
         "constants": cells.constants,
         "scores": cells.scores,
         "reduced": [name for name in names if summary[f"{name}_mean"].notna().any()],
-        "titles": _titles(plan),
+        "titles": _titles(results),
         "gain": GAIN,
         "cost": COST,
         "settings": _settings(summary, axes, number, names, cells),
         "curves": {
-            axis: _rows(curve(frame, axis, list(plan["axes"])), [axis], number, names, "within", cells)
+            axis: _rows(results.curve(axis), [axis], number, names, "within", cells)
             for axis in crossed
             if len(cells.values[axis]) > 1
         },
-        "claims": _claims(frame, list(plan["axes"]), answers, number),
-        "areas": {axis: _areas(summary, axis, number, cells) for axis in crossed if _is_named(summary, axis)},
-        "advice": _advice(frame, summary, plan) if answers is None else answers.get("advice", [_UNFINISHED]),
+        "claims": _claims(results, number),
+        "areas": {axis: _areas(results, axis, number, cells) for axis in crossed if _is_named(results, axis)},
+        "advice": results.advice if answers is None else answers.get("advice", [_UNFINISHED]),
         "thumbnail_side": SIDE,
         "version": __version__,
     }
 
 
-def _asked(frame: pd.DataFrame, plan: Mapping[str, Any]) -> dict[str, Any]:
-    """What the plan says, and how much of it is there."""
-    done, failed = (int((frame["status"] == state).sum()) for state in ("done", "failed"))
+def _provenance(results: Results) -> dict[str, Any]:
+    """What plan.json says, and how many of its cells there are."""
+    plan, status = results.plan, results.frame["status"]
+    done, failed = (int((status == state).sum()) for state in ("done", "failed"))
     counted = {name: plan["counts"].get(name) for name in ("edited", "references", "unet_evals")}
-    there = {"planned": len(plan["keys"]), "done": done, "failed": failed, "rows": len(frame)}
+    present = {"planned": len(plan["keys"]), "done": done, "failed": failed, "rows": len(results.frame)}
     return {
-        "asked": {name: plan.get(name) for name in _ASKED} | {"settings": _reproducible(plan)},
-        "counts": there | counted,
+        "asked": {name: plan.get(name) for name in _PLAN_KEYS} | {"settings": _reproducible(plan)},
+        "counts": present | counted,
     }
 
 
@@ -105,14 +92,10 @@ def _settings(
     cells: Cells,
 ) -> list[dict[str, Any]]:
     """The summary's rows with their marks and areas."""
-    told = summary[["pareto", "best", *_AREAS]].to_dict("records")
-    marks = [row | {name: rounded(row[name]) for name in _AREAS} for row in told]
+    marked = summary[["pareto", "best", *_AREAS]].to_dict("records")
+    marks = [row | {name: rounded(row[name]) for name in _AREAS} for row in marked]
     rows = _rows(summary, axes, number, names, "gap", cells)
     return [row | {str(name): mark[name] for name in mark} for row, mark in zip(rows, marks, strict=True)]
-
-
-def _advice(frame: pd.DataFrame, summary: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
-    return next_steps(summary, trends(frame, list(plan["axes"]))) if len(frame) else []
 
 
 def _rows(
@@ -124,7 +107,7 @@ def _rows(
     cells: Cells,
 ) -> list[dict[str, Any]]:
     places = [cells.places(axis, table[axis]) for axis in axes]
-    told = {name: _told(table, name, compared) for name in names if f"{name}_mean" in table}
+    scores = {name: _score_values(table, name, compared) for name in names if f"{name}_mean" in table}
     counts = zip(table["concepts"], table["n"], table["n_failed"], strict=True)
     return [
         {
@@ -132,48 +115,44 @@ def _rows(
             "set": number[concepts],
             "n": n,
             "failed": failed,
-            "scores": {name: values[i] for name, values in told.items()},
+            "scores": {name: values[i] for name, values in scores.items()},
         }
         for i, (concepts, n, failed) in enumerate(counts)
     ]
 
 
-def _told(table: pd.DataFrame, name: str, compared: str) -> list[list[float | None]]:
-    """Of each row: mean, low, high, deviation, n; then, where it is compared, the ends of that interval."""
+def _score_values(table: pd.DataFrame, name: str, compared: str) -> list[list[float | None]]:
+    """For each row: mean, low, high, deviation, n; where settings are compared, that interval's ends."""
     columns = [table[f"{name}_{part}"] for part in _STATISTICS]
     if f"{name}_{compared}" in table:
-        columns += around(table, name, compared)
+        columns += interval_around(table, name, compared)
     return [[rounded(value) for value in values] for values in zip(*columns, strict=True)]
 
 
-def _claims(
-    frame: pd.DataFrame, axes: Sequence[str], answers: Found, number: Mapping[str, int]
-) -> list[dict[str, Any]]:
+def _claims(results: Results, number: Mapping[str, int]) -> list[dict[str, Any]]:
     return [
         {name: row[name] for name in ("claim", "measure", "direction", "at", "n")}
         | {name: rounded(row[name]) for name in ("value", "low", "high")}
         | {"set": number[row["concepts"]]}
-        for row in claims(frame, axes, answers).to_dict("records")
+        for row in results.claims.to_dict("records")
     ]
 
 
-def _is_named(summary: pd.DataFrame, axis: str) -> bool:
-    """Whether an axis is of names, such as methods, which are compared over all else that varies."""
-    is_alone = summary.columns[1] == "concepts"
-    return not is_alone and not pd.api.types.is_numeric_dtype(summary[axis])
+def _is_named(results: Results, axis: str) -> bool:
+    """Whether the values of an axis are names, such as methods, to be compared over all else that varies."""
+    return len(results.axes) > 1 and not pd.api.types.is_numeric_dtype(results.summary[axis])
 
 
-def _areas(summary: pd.DataFrame, axis: str, number: Mapping[str, int], cells: Cells) -> list[list[Any]]:
-    found = areas(summary, axis)
-    sets_of_rows = [number[concepts] for concepts in found["concepts"]]
-    rows = zip(cells.places(axis, found[axis]), sets_of_rows, map(rounded, found["area"]), strict=True)
+def _areas(results: Results, axis: str, number: Mapping[str, int], cells: Cells) -> list[list[Any]]:
+    table = results.areas(axis)
+    sets_of_rows = [number[concepts] for concepts in table["concepts"]]
+    rows = zip(cells.places(axis, table[axis]), sets_of_rows, map(rounded, table["area"]), strict=True)
     return [list(row) for row in rows]
 
 
-def _titles(plan: Mapping[str, Any]) -> dict[str, str]:
-    """What the scores are called where their column's name says too little, or too much."""
-    perceptual = (plan["scores"].get(COST) or {}).get("name", "LPIPS")
-    return {GAIN: "CLIP gain", COST: str(perceptual), "changed_fraction": "changed fraction"}
+def _titles(results: Results) -> dict[str, str]:
+    """Scores whose column name says too little, or too much."""
+    return {GAIN: "CLIP gain", COST: results.cost_name, "changed_fraction": "changed fraction"}
 
 
 def _reproducible(plan: Mapping[str, Any]) -> dict[str, Any]:

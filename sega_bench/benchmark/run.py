@@ -1,4 +1,4 @@
-"""``python -m sega_bench.benchmark``: measure on this machine, print tables, write a JSON file."""
+"""The benchmark's parts in turn: measured on this machine, printed as tables, written to a JSON file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from rich.table import Table
 from sega_bench.benchmark import against_diffusers, floor, forwards, study_cost
 from sega_bench.benchmark.clock import machine
 from sega_bench.config import compose, options
-from sega_bench.errors import mistakes_in_one_line
 from sega_bench.planning.planner import plan
 from sega_bench.sega.models import resolve_device
 
@@ -26,16 +25,10 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 console = Console(width=None if Console().is_terminal else 110)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark's command line."""
-    asked = _parser().parse_args(arguments)
+def run(asked: argparse.Namespace) -> None:
+    """Measure the requested parts, print their tables and write the JSON file."""
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    with mistakes_in_one_line():
-        _run(asked)
-
-
-def _run(asked: argparse.Namespace) -> None:
     overrides = [f"engine.threads={torch.get_num_threads()}", *asked.overrides]
     device = resolve_device(compose("prompts=[x]", *overrides).engine.device)
     found: dict[str, Any] = {"machine": machine(device), "overrides": overrides}
@@ -48,11 +41,8 @@ def _run(asked: argparse.Namespace) -> None:
     console.print(f"written to {asked.out}", highlight=False)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m sega_bench.benchmark",
-        description="Measure this engine against diffusers' pipeline and against its own floor.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the benchmark's arguments."""
     parser.add_argument(
         "overrides", nargs="*", help="of the configuration, as in model=sd15 engine.device=cuda"
     )
@@ -65,7 +55,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="once, and less of everything: does it work?")
     parser.add_argument("--threads", type=int, help="torch's on the CPU, for all sides")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark.json"), help="the JSON file")
-    return parser
 
 
 _SWEEPS = [name for name in options("sweep") if name != "i2p"]
@@ -209,7 +198,3 @@ def _print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str
     for row in rows:
         table.add_row(*row)
     console.print(table, "")
-
-
-if __name__ == "__main__":
-    main()
