@@ -4,7 +4,7 @@ Both constants are peaks of the tensors that live at once while a network runs u
 by batch, pixels of the image and bytes an element. They were counted on tensors without data: for Stable
 Diffusion 1.5 and 2.1, in float16 and float32, for batches of 1 to 16 and images of 512 and 768 pixels. They
 are the same in all of these, for attention's matrices are never whole in memory. ``pytest
-tests/test_cuda.py`` counts again.
+tests/sega/test_cuda.py`` counts again.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def test_a_reference_is_compared_with_nothing() -> None:
 @given(st.integers(0, 5000), st.lists(st.sampled_from(BINARY), unique=True), st.sampled_from(sorted(PRESENT)))
 @settings(max_examples=40, deadline=None)
 def test_what_flipped_is_what_was_drawn_differently(seed: int, flipped: list[str], asked: str) -> None:
-    """From the labels themselves, which the classifier is known to see (tests/test_faces.py)."""
+    """From the labels themselves, which the classifier is known to see (tests/faces/test_faces.py)."""
     before = face_of_seed(5, seed)
     after = replace(before, **{name: not getattr(before, name) for name in flipped})
     values = judge(cell(PRESENT[asked][0]), after.labels(), before.labels())

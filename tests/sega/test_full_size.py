@@ -1,6 +1,6 @@
 """Stable Diffusion 1.5 in its full size with random weights: one file, found, checked, loaded and drawn with.
 
-``pytest -m slow tests/test_full_size.py -s`` prints seconds and peak memory. It writes 4.3 GB, needs 10 GB.
+``pytest -m slow tests/sega/test_full_size.py -s`` prints seconds and peak memory. It writes 4.3 GB, needs 10 GB.
 """
 
 import multiprocessing

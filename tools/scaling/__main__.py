@@ -173,7 +173,7 @@ def _benchmarked(path: Path) -> float:
         return float(median(floor["runs"]) / floor["unet_evals"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"--benchmark is {path}, which has no floor: python -m sega_bench.benchmark --parts floor"
+            f"--benchmark is {path}, which has no floor: python -m sega_bench benchmark --parts floor"
         ) from None
 
 
