@@ -24,7 +24,7 @@ from sega_bench.config import Config
 from sega_bench.errors import UserError
 from sega_bench.planning.planner import Plan
 from sega_bench.scores import ScoreSettings
-from sega_bench.scores.scoring import Scorer, score, taken
+from sega_bench.scores.scoring import Scorer, existing_scores, score
 from sega_bench.sega.models import resolve_device
 from sega_bench.store import Record, Store
 
@@ -77,7 +77,7 @@ def keep(
     records = []
     for cell, scored in zip(cells, values, strict=True):
         name, digest = store.write_image(cell, images[cell.key])
-        records.append(Record(cell, "done", image=name, image_sha256=digest, scores=taken(scored)))
+        records.append(Record(cell, "done", image=name, image_sha256=digest, scores=existing_scores(scored)))
     store.append("0", records)
 
 

@@ -1,7 +1,7 @@
-"""Scores: what an edit did to an image, as numbers that name their backbone, weights and preprocessing.
+"""Scorers measure what an edit did to an image, and name their backbone, weights and preprocessing.
 
-`check` and `build` are here, `score` is in :mod:`sega_bench.scores.scoring`. Nothing heavy is imported
-before `build`.
+`check` and `build` are here; `score` is in :mod:`sega_bench.scores.scoring`. `build` imports torch and the
+networks' libraries; nothing before it does.
 """
 
 from __future__ import annotations
@@ -24,17 +24,22 @@ __all__ = ["ScoreSettings", "build", "check", "provenance", "score_names"]
 def build(
     settings: ScoreSettings, device: torch.device, safety_checker: SafetyChecker | None = None
 ) -> tuple[Scorer, ...]:
-    """The scorers that checked settings name, and the checkpoint's safety checker if given, on the device.
+    """Load the scorers that the settings name.
+
+    Args:
+        settings: already checked by `check`.
+        device: of the scorers.
+        safety_checker: the checkpoint's, which adds the score `nsfw`; None: not scored.
 
     Raises:
-        UserError: weights cannot be had.
+        UserError: weights are not available.
     """
     from .loading import load_clip, load_lpips
     from .pixels import PixelScorer
     from .safety import load_safety_checker
 
     scorers: list[Scorer] = [PixelScorer(device), load_clip(settings, device)]
-    if settings.perceptual not in ("clip", "none"):  # the CLIP scorer has it from the same pass, or nobody
+    if settings.perceptual not in ("clip", "none"):  # for "clip", the CLIP scorer computes it in its own pass
         scorers.append(load_lpips(settings.perceptual, device))
     if settings.attributes is not None:
         from .attributes import load_attributes
@@ -50,8 +55,8 @@ def build(
 
 
 def provenance(scorers: Sequence[Scorer]) -> dict[str, dict[str, str]]:
-    """Where all scores of a sweep come from, by family: backbone, weights id, preprocessing."""
+    """The origin of all scores of a sweep, by family: backbone, weights id, preprocessing."""
     from .locality import PROVENANCE
 
     families = [scorer.provenance for scorer in scorers] + [PROVENANCE]
-    return {name: dict(about) for family in families for name, about in family.items()}
+    return {name: dict(source) for family in families for name, source in family.items()}

@@ -1,6 +1,6 @@
-"""Success and leakage, judged by a classifier of the face model's attributes.
+"""Success and leakage of an edit, by a classifier of the face model's attributes.
 
-Shape suffixes: B images of a batch, L attributes: the yes/no ones, then hair colour and background.
+Shape suffixes: B images of a batch, L attributes (the binary ones, then hair colour and background).
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ from .loading import weights_id
 from .scoring import Features, Score, Unscored
 from .success import success
 
-JUDGED = LABELS[:-1]
-"""The attributes that the classifier sees; a hat's colour it does not."""
+CLASSIFIED = LABELS[:-1]
+"""The attributes that the classifier predicts: all but the hat's colour."""
 PREPROCESSING = Preprocessing((SIZE, SIZE), (0.5,) * 3, (0.5,) * 3, "bicubic", "squash")
-"""To [-1, 1]; pictures of another size than the classifier's are brought to it."""
+"""Resizes to the classifier's size and scales to [-1, 1]."""
 
 
 @dataclass(frozen=True)
 class AttributeScorer:
-    """What an edit did to the attributes it was asked for, and to those it was not.
+    """Scores what an edit did to the attributes of its concepts, and to all others.
 
-    `attribute_success`: of the concepts that the reference did not show yet (a reversed one: still showed),
-    the share that the edited picture shows (no longer shows), `attribute_success_1..K` each; NaN if there was
-    nothing left to do. `attribute_leakage`: the share of the attributes that no concept of the cell speaks of
-    that are others than in the reference; `attribute_leaked` their names. A cell with a concept that means no
-    attribute has none of them: what it should have changed is not known.
+    - `attribute_success`: mean of `attribute_success_1..K`, each 1 if the edited image shows the concept (for
+      a reversed one: does not show it), else 0, and NaN if the reference did so already.
+    - `attribute_leakage`: share of the attributes of no concept that differ from the reference;
+      `attribute_leaked` names them.
+
+    A cell with a concept that is no known attribute gets none of these scores: it is unknown which attributes
+    the edit should change.
 
     Args:
         classifier: in float32, on `device`.
@@ -48,30 +50,40 @@ class AttributeScorer:
     provenance: Mapping[str, Mapping[str, str]]
 
     def features(self, image_BHWC: Tensor) -> Features:
-        """The attributes (B, L) as integers."""
+        """Predicted attributes (B, L) as integers."""
         return (predict(self.classifier, PREPROCESSING(image_BHWC.to(self.device))),)
 
     def compare(
         self, cells: Sequence[Cell], edited: Features, reference: Features
     ) -> list[Mapping[str, Score]]:
-        """The three scores of every edited cell."""
+        """Success and leakage of every edited cell."""
         rows = zip(cells, edited[0].tolist(), reference[0].tolist(), strict=False)
-        return [judge(cell, after_L, before_L) if cell.edits else {} for cell, after_L, before_L in rows]
+        return [
+            attribute_scores(cell, after_L, before_L) if cell.edits else {}
+            for cell, after_L, before_L in rows
+        ]
 
 
-def judge(cell: Cell, after_L: Sequence[int], before_L: Sequence[int]) -> Mapping[str, Score]:
-    """The scores of an edited cell from its picture's attributes and its reference's."""
+def attribute_scores(cell: Cell, after_L: Sequence[int], before_L: Sequence[int]) -> Mapping[str, Score]:
+    """Success and leakage of an edited cell.
+
+    Args:
+        cell: the edited cell.
+        after_L: attributes of its image.
+        before_L: attributes of its reference's image.
+    """
     claims = {edit.concept: claims_of(edit.concept) for edit in cell.edits}
-    unknown = [text for text, claimed in claims.items() if claimed is None or not {*claimed} <= {*JUDGED}]
+    unknown = [text for text, claimed in claims.items() if claimed is None or not {*claimed} <= {*CLASSIFIED}]
     if unknown:
         reason = f"{', '.join(map(shown, unknown))} is no attribute that the classifier knows"
         return {"attribute_success": Unscored(reason)}
-    asked = {name for claimed in claims.values() for name in claimed or ()}
-    others = [place for place, name in enumerate(JUDGED) if name not in asked]
-    leaked = tuple(JUDGED[place] for place in others if after_L[place] != before_L[place])
+    targets = {name for claimed in claims.values() for name in claimed or ()}
+    others = [index for index, name in enumerate(CLASSIFIED) if name not in targets]
+    leaked = tuple(CLASSIFIED[index] for index in others if after_L[index] != before_L[index])
     wanted = [not edit.reverse_editing_direction for edit in cell.edits]
     before, after = (
-        [_holds(claims[edit.concept] or {}, seen_L) for edit in cell.edits] for seen_L in (before_L, after_L)
+        [_agrees(claims[edit.concept] or {}, attribute_L) for edit in cell.edits]
+        for attribute_L in (before_L, after_L)
     )
     return {
         **success("attribute_success", wanted, before, after),
@@ -80,12 +92,13 @@ def judge(cell: Cell, after_L: Sequence[int], before_L: Sequence[int]) -> Mappin
     }
 
 
-def _holds(claims: Mapping[str, int], seen_L: Sequence[int]) -> bool:
-    return all(seen_L[JUDGED.index(name)] == value for name, value in claims.items())
+def _agrees(claims: Mapping[str, int], attribute_L: Sequence[int]) -> bool:
+    """Whether an image has all attributes that a concept claims."""
+    return all(attribute_L[CLASSIFIED.index(name)] == value for name, value in claims.items())
 
 
 def load_attributes(device: torch.device) -> AttributeScorer:
-    """The embedded classifier."""
+    """Load the face model's own classifier."""
     classifier = load_classifier(CLASSIFIER_PATH)
     source = {
         "name": "attribute classifier of drawn faces",

@@ -1,4 +1,4 @@
-"""Scores in CLIP's shared space of pictures and texts, through open_clip; all are raw cosines in [-1, 1].
+"""Scores in CLIP's joint space of images and texts, computed with open_clip; raw cosines in [-1, 1].
 
 Shape suffixes: B images of a batch, H height, W width, C channels, D embedding, K concepts of a cell.
 """
@@ -21,27 +21,27 @@ from .scoring import Features, edited_only
 from .success import success
 
 TEXT_BATCH = 8
-"""Texts a batch, padded like the images."""
-SHOWN = 'cos(image, "{concept}") > cos(image, "")'
-"""When a picture shows a concept, zero-shot: it is nearer to it than to the empty text, from which SEGA's own
-direction leads to the concept."""
+"""Texts in one batch; like image batches, smaller ones are padded."""
+CONCEPT_SHOWN = 'cos(image, "{concept}") > cos(image, "")'
+"""Zero-shot criterion for an image that shows a concept. It compares with the empty text because SEGA's
+editing direction starts there."""
 SHORTEST_DIFFERENCE = 1e-6
-"""Unit embeddings that are closer differ by rounding alone: there is no direction from one to the other."""
+"""Unit embeddings that are closer than this differ by rounding alone and define no direction."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """open_clip's evaluation transform, for a whole batch and on its device.
+    """open_clip's evaluation transform, for a whole batch on any device.
 
-    Within 1 of 255 of the PIL transform when it shrinks, within 2 when it enlarges: it resizes as PIL does,
-    first the width, then the height, each rounded to 8 bits.
+    Pixels differ from the PIL transform's by at most 1 of 255 when it shrinks and 2 when it enlarges: it
+    resizes in PIL's order, first the width, then the height, and rounds each to 8 bits.
 
     Args:
-        size: height and width of what the network sees, in pixels.
+        size: height and width of the network's input, in pixels.
         mean, std: per channel, of pixels in [0, 1].
         interpolation: `bicubic` or `bilinear`, antialiased.
-        resize_mode: `shortest` (the shorter side fits, then the centre is cut out) or `squash`.
-        shortest: what the shorter side is brought to before; None is `size` itself.
+        resize_mode: `shortest` (resize the shorter side, then crop the centre) or `squash`.
+        shortest: length of the shorter side before the crop, in pixels; None: that of `size`.
     """
 
     size: tuple[int, int]
@@ -52,19 +52,19 @@ class Preprocessing:
     shortest: int | None = None
 
     def __call__(self, image_BHWC: Tensor) -> Tensor:
-        """uint8 pictures (B, H, W, 3) to the network's float32 input (B, 3, *size)."""
+        """Turn uint8 images (B, H, W, 3) into the network's float32 input (B, 3, *size)."""
         x_BCHW = image_BHWC.movedim(-1, 1).float()
-        height, width = self._resized(*x_BCHW.shape[-2:])
+        height, width = self._resized_shape(*x_BCHW.shape[-2:])
         for size in ((x_BCHW.shape[-2], width), (height, width)):
             if size != x_BCHW.shape[-2:]:
                 resized_BCHW = F.interpolate(x_BCHW, size, mode=self.interpolation, antialias=True)
-                x_BCHW = resized_BCHW.round().clamp(0, 255)
+                x_BCHW = resized_BCHW.round().clamp(0, 255)  # bicubic overshoots; PIL stores 8 bits
         top, left = round((height - self.size[0]) / 2), round((width - self.size[1]) / 2)
         x_BCHW = x_BCHW[..., top : top + self.size[0], left : left + self.size[1]] / 255
         mean, std = (x_BCHW.new_tensor(value)[:, None, None] for value in (self.mean, self.std))
         return (x_BCHW - mean) / std
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
+    def _resized_shape(self, height: int, width: int) -> tuple[int, int]:
         if self.resize_mode == "squash":
             return self.size
         short, side = min(height, width), self.shortest or self.size[0]
@@ -79,42 +79,48 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Unit embeddings of one cell's texts, and whether each concept is sought (+1) or avoided (-1)."""
+    """Unit embeddings of one cell's texts, and the sign of each concept: -1 if reversed, else +1."""
 
     prompt_D: Tensor
     concept_KD: Tensor
-    target_KD: Tensor  # of "prompt, concept"
+    target_KD: Tensor  # the text "prompt, concept"
     sign_K: Tensor
 
 
 def concept_cosines(image_D: Tensor, text: TextFeatures) -> Tensor:
-    """Cosine (K,) of a picture with each concept alone, negated where reversed: more is always better."""
+    """Cosine (K,) of an image with each concept alone, negated where reversed: higher is always better."""
     return text.sign_K * (text.concept_KD @ image_D).clamp(-1, 1)
 
 
-def shows(image_D: Tensor, text: TextFeatures, empty_D: Tensor) -> list[bool]:
-    """Which of the K concepts a picture shows, each set against its absence as :data:`SHOWN` says."""
-    shown_K: list[bool] = (text.concept_KD @ image_D > torch.dot(empty_D, image_D)).tolist()
-    return shown_K
+def shows_concepts(image_D: Tensor, text: TextFeatures, empty_D: Tensor) -> list[bool]:
+    """Whether an image shows each of the K concepts, by :data:`CONCEPT_SHOWN`.
+
+    Args:
+        image_D: unit embedding of the image.
+        text: the cell's texts.
+        empty_D: unit embedding of the empty text.
+    """
+    is_shown_K: list[bool] = (text.concept_KD @ image_D > torch.dot(empty_D, image_D)).tolist()
+    return is_shown_K
 
 
 def zero_shot_success(
     edited_D: Tensor, reference_D: Tensor, text: TextFeatures, empty_D: Tensor
 ) -> dict[str, float]:
-    """`success` and `success_1..K` (:func:`success`) by what both pictures show (:func:`shows`)."""
+    """`success` and `success_1..K` (:func:`success`) from both images' concepts (:func:`shows_concepts`)."""
     if not len(text.sign_K):
         return {}
     wanted: list[bool] = (text.sign_K > 0).tolist()
-    before, after = (shows(image_D, text, empty_D) for image_D in (reference_D, edited_D))
+    before, after = (shows_concepts(image_D, text, empty_D) for image_D in (reference_D, edited_D))
     return success("success", wanted, before, after)
 
 
 def directional(edited_D: Tensor, reference_D: Tensor, text: TextFeatures) -> float:
-    """Cosine of how the picture moved with how the text did (StyleGAN-NADA, Gal et al. 2021).
+    """Directional CLIP similarity (StyleGAN-NADA, Gal et al. 2021): cosine of image change and text change.
 
-    cos(E(edited) - E(reference), D) where D is the mean over concepts of ±(T("prompt, concept") -
-    T(prompt)), negative for a reversed concept, and all embeddings have unit length before they are
-    subtracted. NaN where either difference has no length: a picture that did not move has no direction.
+    cos(E(edited) - E(reference), D), where D is the mean over concepts of ±(T("prompt, concept") -
+    T(prompt)), negative for a reversed concept. All embeddings are normalised before they are subtracted.
+    NaN where either difference is shorter than :data:`SHORTEST_DIFFERENCE`.
     """
     image_D = edited_D - reference_D
     text_D = (text.sign_K[:, None] * (text.target_KD - text.prompt_D)).mean(0)
@@ -124,11 +130,11 @@ def directional(edited_D: Tensor, reference_D: Tensor, text: TextFeatures) -> fl
 
 
 def cell_scores(edited_D: Tensor, reference_D: Tensor, text: TextFeatures) -> dict[str, float]:
-    """All CLIP scores of one cell, from unit embeddings in float64; without concepts `clip_prompt` alone.
+    """All CLIP scores of one cell, from unit embeddings in float64; without concepts only `clip_prompt`.
 
-    `clip_concept_1..K` are each concept's own, `clip_concept` their mean (reversed concepts negated in both)
-    and `clip_concept_delta` its gain over the reference; `clip_image` is the cosine of edited picture and
-    reference.
+    `clip_concept_1..K` belong to one concept each and `clip_concept` is their mean, reversed concepts negated
+    in both. `clip_concept_delta` is its gain over the reference. `clip_image` is the cosine of edited image
+    and reference.
     """
     scores = {"clip_prompt": _cosine(edited_D, text.prompt_D)}
     if not len(text.sign_K):
@@ -152,18 +158,18 @@ def _cosine(a_D: Tensor, b_D: Tensor) -> float:
 
 
 def _unit(feature: Tensor) -> Tensor:
-    """To unit length, in float64 on the CPU."""
+    """Normalised in float64 on the CPU."""
     return F.normalize(feature.cpu().double(), dim=-1)
 
 
 @dataclass(frozen=True)
 class ClipScorer:
-    """CLIP's scores, and an LPIPS-like distance from the same pass through the image tower.
+    """Computes CLIP's scores, and an LPIPS-like distance from the same pass through the image tower.
 
     Args:
         model: an open_clip model in float32, on `device`.
-        tokenizer: texts -> token ids (B, context); longer texts are cut.
-        stages: the image tower's blocks whose outputs `lpips` compares; without any it is not scored.
+        tokenizer: texts -> token ids (B, context); it truncates longer texts.
+        stages: indices of the image tower's blocks whose outputs `lpips` compares; empty: no `lpips`.
     """
 
     model: Any
@@ -172,10 +178,10 @@ class ClipScorer:
     device: torch.device
     stages: tuple[int, ...]
     provenance: Mapping[str, Mapping[str, str]]
-    _known: dict[str, Tensor] = field(default_factory=dict, repr=False)  # embeddings of texts so far
+    _text_D: dict[str, Tensor] = field(default_factory=dict, repr=False)  # unit embeddings, by text
 
     def features(self, image_BHWC: Tensor) -> Features:
-        """The embedding (B, D), then the maps (B, C, H, W) of the stages."""
+        """The embeddings (B, D), then the feature maps (B, C, H, W) of the stages."""
         x_BCHW = self.preprocessing(image_BHWC.to(self.device))
         if not self.stages:
             return (self.model.encode_image(x_BCHW),)
@@ -184,34 +190,36 @@ class ClipScorer:
 
     def compare(self, cells: Sequence[Cell], edited: Features, reference: Features) -> list[dict[str, float]]:
         """CLIP scores of every cell, and `lpips` of the edited ones if there are stages."""
-        self._encode(["", *(text for cell in cells for text in _texts(cell))])
+        self._encode_texts(["", *(text for cell in cells for text in _texts(cell))])
         pairs = zip(cells, _unit(edited[0]), _unit(reference[0]), strict=False)
-        scores = [
-            cell_scores(own_D, other_D, text) | zero_shot_success(own_D, other_D, text, self._known[""])
-            for cell, own_D, other_D in pairs
-            for text in (self._features_of(cell),)
-        ]
+        scores = [self._cell_scores(cell, edited_D, reference_D) for cell, edited_D, reference_D in pairs]
         if not self.stages:
             return scores
         distances = edited_only(cells, lpips=feature_distance(edited[1:], reference[1:]))
-        return [one | other for one, other in zip(scores, distances, strict=True)]
+        return [clip | distance for clip, distance in zip(scores, distances, strict=True)]
 
-    def _features_of(self, cell: Cell) -> TextFeatures:
-        text_ND = torch.stack([self._known[text] for text in _texts(cell)])
+    def _cell_scores(self, cell: Cell, edited_D: Tensor, reference_D: Tensor) -> dict[str, float]:
+        text = self._text_features(cell)
+        success_scores = zero_shot_success(edited_D, reference_D, text, self._text_D[""])
+        return cell_scores(edited_D, reference_D, text) | success_scores
+
+    def _text_features(self, cell: Cell) -> TextFeatures:
+        text_ND = torch.stack([self._text_D[text] for text in _texts(cell)])
         signs = [-1.0 if edit.reverse_editing_direction else 1.0 for edit in cell.edits]
         return TextFeatures(text_ND[0], text_ND[1::2], text_ND[2::2], text_ND.new_tensor(signs))
 
-    def _encode(self, texts: Iterable[str]) -> None:
-        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
+    def _encode_texts(self, texts: Iterable[str]) -> None:
+        """Embed the texts that are not in the cache yet."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self._text_D]
         for start in range(0, len(missing), TEXT_BATCH):
             batch = missing[start : start + TEXT_BATCH]
             token_BT = self.tokenizer(batch + [""] * (TEXT_BATCH - len(batch)))
             feature_BD = _unit(self.model.encode_text(token_BT.to(self.device)))
-            self._known.update(zip(batch, feature_BD, strict=False))
+            self._text_D.update(zip(batch, feature_BD, strict=False))
 
 
 def _texts(cell: Cell) -> Iterable[str]:
-    """The prompt, then of every edit the concept alone and the concept appended to the prompt."""
+    """The prompt; then, for every edit, the concept alone and the concept appended to the prompt."""
     yield cell.prompt
     for edit in cell.edits:
         yield edit.concept

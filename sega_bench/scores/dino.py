@@ -1,4 +1,4 @@
-"""DINO distance: how much of what a picture shows an edit changed, seen by a network that reads no text.
+"""DINO distance between an edited image and its reference, by a network that was trained without texts.
 
 Shape suffixes: B images of a batch, D embedding.
 """
@@ -25,14 +25,14 @@ from .scoring import Features, edited_only
 PREPROCESSING = Preprocessing(
     (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", "shortest", shortest=256
 )
-"""That of DINOv2's authors."""
+"""The evaluation transform of DINOv2's authors."""
 
 
 @dataclass(frozen=True)
 class DinoScorer:
-    """`dino`: 1 minus the cosine of the class embeddings of an edited picture and its reference, 0 to 2.
+    """Computes `dino`: 1 minus the cosine of an edited image's and its reference's class embeddings, 0 to 2.
 
-    DreamBooth's DINO score (Ruiz et al. 2023, section 4.1) is that cosine.
+    The cosine is DreamBooth's DINO score (Ruiz et al. 2023, section 4.1).
 
     Args:
         model: transformers' `Dinov2Model` in float32, on `device`.
@@ -43,20 +43,20 @@ class DinoScorer:
     provenance: Mapping[str, Mapping[str, str]]
 
     def features(self, image_BHWC: Tensor) -> Features:
-        """Class embeddings (B, D) of unit length."""
+        """Class embeddings (B, D), normalised."""
         output = self.model(pixel_values=PREPROCESSING(image_BHWC.to(self.device)))
         return (F.normalize(output.last_hidden_state[:, 0].double(), dim=-1),)
 
     def compare(self, cells: Sequence[Cell], edited: Features, reference: Features) -> list[dict[str, float]]:
-        """The distance of every edited cell."""
+        """`dino` of every edited cell."""
         return edited_only(cells, dino=1 - (edited[0] * reference[0]).sum(-1).clamp(-1, 1))
 
 
 def load_dino(name: str, device: torch.device) -> DinoScorer:
-    """DINOv2 from a folder or a hub id, from safetensors only.
+    """Load DINOv2 from a folder or a hub id, from safetensors only.
 
     Raises:
-        UserError: its weights cannot be had, or do not fit.
+        UserError: its weights are not available, or do not fit.
     """
     from transformers import Dinov2Model
 

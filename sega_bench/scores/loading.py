@@ -1,4 +1,4 @@
-"""Networks with the weights that were asked for: never random ones, never from a pickle that can run code."""
+"""Load the scorers' networks: never with random weights, never from a pickle that can run code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sega_bench.errors import UserError
 
-from .clip import SHOWN, ClipScorer, Preprocessing
+from .clip import CONCEPT_SHOWN, ClipScorer, Preprocessing
 from .perceptual import LpipsScorer
 from .settings import LOCAL_DIR, ScoreSettings, clip_folder
 
@@ -28,13 +28,13 @@ BACKBONES = {
     "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
     "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
 }
-"""LPIPS's backbones: torchvision's ImageNet weights, by the names under which torch.hub caches them."""
+"""LPIPS's backbones: URLs of torchvision's ImageNet weights, whose file names torch.hub uses in its cache."""
 STAGES = 4
-"""Outputs of so many blocks, evenly spaced, make the LPIPS-like distance; a ResNet has just these."""
+"""Number of blocks, evenly spaced, whose outputs the LPIPS-like distance compares; a ResNet has exactly 4."""
 
 
 def weights_id(state: Mapping[str, Tensor]) -> str:
-    """`sha256:` and 16 hex digits of names, types, shapes and values, whatever file they came in."""
+    """`sha256:` and 16 hex digits of names, dtypes, shapes and values; independent of the file format."""
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
@@ -44,10 +44,11 @@ def weights_id(state: Mapping[str, Tensor]) -> str:
 
 
 def load_clip(settings: ScoreSettings, device: torch.device) -> ClipScorer:
-    """The CLIP model of checked settings, in float32.
+    """Load the CLIP model of checked settings, in float32.
 
     Raises:
-        UserError: its weights cannot be had, do not fit, or its image tower cannot serve what was asked.
+        UserError: its weights are not available or do not fit, or its image tower or preprocessing is not
+            supported.
     """
     name = _open_clip_name(settings)
     model, tokenizer = _load_open_clip(name, settings)
@@ -58,7 +59,7 @@ def load_clip(settings: ScoreSettings, device: torch.device) -> ClipScorer:
         "weights": weights_id(model.state_dict()),
         "preprocessing": str(preprocessing),
     }
-    provenance = {"clip": source, "success": {"shown": SHOWN, **source}}
+    provenance = {"clip": source, "success": {"shown": CONCEPT_SHOWN, **source}}
     if stages:
         blocks = " ".join(str(stage) for stage in stages)
         provenance["lpips"] = {"name": "LPIPS-like on CLIP features", **source, "blocks": blocks}
@@ -67,10 +68,10 @@ def load_clip(settings: ScoreSettings, device: torch.device) -> ClipScorer:
 
 
 def _open_clip_name(settings: ScoreSettings) -> str:
-    """The name under which open_clip builds the network that the weights were trained in.
+    """The name under which open_clip builds the network with the activation that its weights expect.
 
-    Many weights, all of OpenAI's among them, were trained with QuickGELU; open_clip only warns when the
-    plain name is used, and the features are off.
+    Many weights, among them all of OpenAI's, were trained with QuickGELU. With the plain name open_clip only
+    warns, and the features are wrong.
     """
     folder = clip_folder(settings)
     if folder is not None:
@@ -83,7 +84,7 @@ def _open_clip_name(settings: ScoreSettings) -> str:
 
 
 def _public_name(name: str, settings: ScoreSettings) -> dict[str, str]:
-    """What the model is called where paths of this machine mean nothing."""
+    """The model's name without this machine's paths."""
     if settings.clip_pretrained is not None:
         return {"backbone": name, "pretrained": Path(settings.clip_pretrained).name}
     if settings.clip_model.startswith(LOCAL_DIR):
@@ -112,17 +113,17 @@ def _load_open_clip(name: str, settings: ScoreSettings) -> tuple[Any, Any]:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, short."""
+    """The error's message, shortened to one line."""
     return textwrap.shorten(str(error), 200, placeholder="...")
 
 
 def _warn_if_ambiguous(name: str) -> None:
-    """A bare file does not say how its weights were trained, and known weights of one name differ in that."""
+    """Warn that a bare file does not say how it was trained, if known weights of this name differ in that."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(name)
-    trained = {_training(open_clip.get_pretrained_cfg(name, tag)) for tag in tags}
-    if len(trained) > 1:
+    variants = {_training(open_clip.get_pretrained_cfg(name, tag)) for tag in tags}
+    if len(variants) > 1:
         _log.warning(
             "scores.clip_pretrained is a bare file: %s is taken with open_clip's default activation and "
             "preprocessing (see plan.json), yet some weights of that name need others; a folder with "
@@ -132,6 +133,7 @@ def _warn_if_ambiguous(name: str) -> None:
 
 
 def _training(weights: Mapping[str, Any]) -> str:
+    """Everything that decides how an image must be preprocessed for these weights, as text."""
     keys = ("mean", "std", "interpolation", "resize_mode", "quick_gelu")
     return str([weights.get(key) for key in keys])
 
@@ -153,7 +155,7 @@ def _stages(settings: ScoreSettings, visual: Any) -> tuple[int, ...]:
     from open_clip.transformer import VisionTransformer
 
     if isinstance(visual, ModifiedResNet):
-        return (1, 2, 3, 4)  # 0 is the stem
+        return (1, 2, 3, 4)  # index 0 is the stem
     if not isinstance(visual, VisionTransformer):
         raise UserError(
             f"scores.perceptual=clip: the image tower of {settings.clip_model} does not show its stages; "
@@ -165,7 +167,7 @@ def _stages(settings: ScoreSettings, visual: Any) -> tuple[int, ...]:
 
 
 def load_lpips(name: str, device: torch.device) -> LpipsScorer:
-    """LPIPS v0.1 on the backbone `alex`, `vgg` or `squeeze`.
+    """Load LPIPS v0.1 on the backbone `alex`, `vgg` or `squeeze`.
 
     Raises:
         UserError: the backbone is not in torchvision's cache and cannot be downloaded.
@@ -185,7 +187,7 @@ def load_lpips(name: str, device: torch.device) -> LpipsScorer:
 
 
 def make_lpips(name: str, backbone: Mapping[str, Tensor], device: torch.device) -> LpipsScorer:
-    """LPIPS v0.1 on given weights of its backbone, named as in torchvision (`features.0.weight`)."""
+    """Build LPIPS v0.1 on a backbone's weights, named as in torchvision (`features.0.weight`)."""
     import lpips
 
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # lpips calls torchvision's old way

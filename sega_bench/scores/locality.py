@@ -1,6 +1,6 @@
-"""How much of what changed in a picture lies where its edit acted.
+"""Locality: the share of an image's change that lies where the edit's guidance was applied.
 
-Shape suffixes: B images of a batch, H height, W width, C channels; h w of the latents.
+Shape suffixes: B images of a batch, H height, W width, C channels; h, w height and width of the latents.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ PROVENANCE = {
 
 
 def locality(change_BHW: Tensor, is_guided_BHW: Tensor) -> Tensor:
-    """Share (B,) of a picture's change that lies where it was guided; NaN where nothing changed."""
+    """Share (B,) of an image's change inside its guided mask; NaN where nothing changed."""
     inside_B = (change_BHW * is_guided_BHW).sum((1, 2)).double()
     return inside_B / change_BHW.sum((1, 2))
 
 
 @dataclass(frozen=True)
 class LocalityScorer:
-    """`locality` of edited pictures, and `guided_fraction`, the share of the picture that was guided.
+    """Computes `locality` and `guided_fraction`, the share of the image that was guided.
 
-    A change that is spread at random has a locality of `guided_fraction`. Neither is there for a method
-    without guidance of its own.
+    A change that is spread at random has a locality of `guided_fraction`. Cells without a mask, such as those
+    of methods other than SEGA, get neither score.
 
     Args:
-        is_guided: bool (h, w) of the cells that have one, by key.
+        is_guided: masks, bool (h, w), by cell key.
     """
 
     is_guided: Mapping[str, npt.NDArray[np.bool_]]
 
     @property
     def provenance(self) -> Mapping[str, Mapping[str, str]]:
-        """The definition; there are no weights."""
+        """The definitions; there are no weights."""
         return PROVENANCE
 
     def features(self, image_BHWC: Tensor) -> Features:
-        """The pictures themselves; everything is in integers, which the CPU adds up fast enough."""
+        """The images themselves; they stay on the CPU, which is fast enough for integer sums."""
         return (image_BHWC,)
 
     def compare(self, cells: Sequence[Cell], edited: Features, reference: Features) -> list[dict[str, float]]:
-        """Both scores of every cell that was guided."""
+        """Both scores of every cell that has a mask."""
         rows = [row for row, cell in enumerate(cells) if cell.key in self.is_guided]
         scores: list[dict[str, float]] = [{} for _ in cells]
         if not rows:

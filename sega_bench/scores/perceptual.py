@@ -1,8 +1,9 @@
-"""Perceptual distances: between the feature maps that a network has of two pictures.
+"""Perceptual distances between a network's feature maps of two images.
 
-LPIPS proper (Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
-the `lpips` package) where its backbone can be had; and a distance of the same form on any network's stages,
-which is LPIPS-like and must not be compared with published LPIPS values.
+There are two: LPIPS itself (Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a
+Perceptual Metric", the `lpips` package), which needs its backbone's weights; and an LPIPS-like distance of
+the same form on any network's stages, which must not be compared with published LPIPS values.
+
 Shape suffixes: B images of a batch, C channels, H height, W width.
 """
 
@@ -24,8 +25,8 @@ from .scoring import Features, edited_only
 def feature_distance(edited: Features, reference: Features) -> Tensor:
     """Distance (B,) of feature maps (B, C, H, W): 0 for equal ones, at most 4.
 
-    Channels are normalised to unit length; squared differences are summed over channels and averaged over
-    positions as in LPIPS, without its learnt channel weights, and averaged over the stages.
+    As in LPIPS, channels are normalised to unit length, and squared differences are summed over channels and
+    averaged over positions. There are no learnt channel weights, and stages are averaged.
     """
     stages = [
         (F.normalize(a_BCHW) - F.normalize(b_BCHW)).square().sum(1).mean((1, 2))
@@ -36,7 +37,7 @@ def feature_distance(edited: Features, reference: Features) -> Tensor:
 
 @dataclass(frozen=True)
 class LpipsScorer:
-    """`lpips` of edited pictures and their references, from the parts of the `lpips` package."""
+    """Computes `lpips` of edited images and their references, with the network of the `lpips` package."""
 
     net: Any
     device: torch.device
@@ -51,7 +52,7 @@ class LpipsScorer:
         return tuple(lpips.normalize_tensor(stage_BCHW) for stage_BCHW in stages)
 
     def compare(self, cells: Sequence[Cell], edited: Features, reference: Features) -> list[dict[str, float]]:
-        """Squared differences, channels weighted as people see them; mean over positions, sum over stages."""
+        """Squared differences with learnt channel weights; mean over positions, sum over stages."""
         stages = zip(self.net.lins, edited, reference, strict=True)
         distance_B = torch.stack([weigh((a - b).square()).mean((1, 2, 3)) for weigh, a, b in stages]).sum(0)
         return edited_only(cells, lpips=distance_B)

@@ -1,6 +1,7 @@
-"""Scores of the pixels themselves: how much of the picture an edit leaves alone.
+"""Pixel scores: how much of the image an edit leaves unchanged.
 
-Everything is computed in float64 or in integers from the 8-bit pixels, hence alike on every device.
+Everything is computed in float64 or in integers from the 8-bit pixels, so all devices agree.
+
 Shape suffixes: B images of a batch, H height, W width, C channels.
 """
 
@@ -20,13 +21,13 @@ from .scoring import Features, edited_only
 WINDOW, SIGMA = 11, 1.5
 """SSIM's Gaussian window, in pixels."""
 MAX_PSNR = 100.0
-"""Decibels given to identical pictures, whose PSNR is infinite."""
+"""Decibels for identical images, whose PSNR is infinite."""
 CHANGED_BY = 16
-"""A pixel has changed when any of its channels is off by more, of 255."""
+"""A pixel counts as changed if any channel differs by more than this, of 255."""
 
 
 def mse(a_BHWC: Tensor, b_BHWC: Tensor) -> Tensor:
-    """Mean squared error (B,) of uint8 pictures taken as [0, 1]; the sum is an integer, so it is exact."""
+    """Mean squared error (B,) of uint8 images scaled to [0, 1]; exact, because the sum is an integer."""
     difference_BHWC = a_BHWC.to(torch.int64) - b_BHWC.to(torch.int64)
     return difference_BHWC.square().sum((1, 2, 3)).double() / (255**2 * difference_BHWC[0].numel())
 
@@ -37,21 +38,21 @@ def psnr(mse_B: Tensor) -> Tensor:
 
 
 def changed_fraction(a_BHWC: Tensor, b_BHWC: Tensor) -> Tensor:
-    """Share (B,) of the pixels in which any channel is off by more than `CHANGED_BY`."""
+    """Share (B,) of the pixels in which any channel differs by more than `CHANGED_BY`."""
     difference_BHWC = (a_BHWC.to(torch.int16) - b_BHWC.to(torch.int16)).abs()
     changed_BHW = (difference_BHWC > CHANGED_BY).any(-1)
     return changed_BHW.sum((1, 2)).double() / changed_BHW[0].numel()
 
 
 def ssim(a_BHWC: Tensor, b_BHWC: Tensor) -> Tensor:
-    """Structural similarity (B,) of uint8 pictures: mean over channels and over all windows within the
-    picture.
+    """Structural similarity (B,) of uint8 images: mean over channels and all windows inside the image.
 
-    As scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`
-    and as Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity".
+    Equals scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False)`. Source: Wang et al. 2004, "Image quality assessment: from error visibility
+    to structural similarity".
 
     Raises:
-        UserError: the pictures are smaller than the window.
+        UserError: the images are smaller than the window.
     """
     height, width = a_BHWC.shape[1:3]
     if min(height, width) < WINDOW:
@@ -68,7 +69,7 @@ def ssim(a_BHWC: Tensor, b_BHWC: Tensor) -> Tensor:
 
 
 def _blur_matrix(size: int, like: Tensor) -> Tensor:
-    """(size - WINDOW + 1, size): each row averages one window of a line of pixels with Gaussian weights."""
+    """Matrix (size - WINDOW + 1, size) whose rows average one window of a pixel line, Gaussian-weighted."""
     offset = torch.arange(WINDOW, dtype=like.dtype, device=like.device) - WINDOW // 2
     weight = torch.exp(-0.5 * (offset / SIGMA) ** 2)
     matrix = like.new_zeros(size - WINDOW + 1, size)
@@ -79,13 +80,13 @@ def _blur_matrix(size: int, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PixelScorer:
-    """`ssim`, `psnr`, `mse` and `changed_fraction` of an edited picture against its reference."""
+    """Computes `ssim`, `psnr`, `mse` and `changed_fraction` of an edited image against its reference."""
 
     device: torch.device
 
     @property
     def provenance(self) -> Mapping[str, Mapping[str, str]]:
-        """The constants in the definitions; there are no weights."""
+        """The constants of the definitions; there are no weights."""
         return {
             "ssim": {"window": f"gaussian {WINDOW}, sigma {SIGMA}", "data_range": "1"},
             "psnr": {"cap": f"{MAX_PSNR:g}"},
@@ -94,7 +95,7 @@ class PixelScorer:
         }
 
     def features(self, image_BHWC: Tensor) -> Features:
-        """The pictures themselves."""
+        """The images themselves."""
         return (image_BHWC.to(self.device),)
 
     def compare(self, cells: Sequence[Cell], edited: Features, reference: Features) -> list[dict[str, float]]:

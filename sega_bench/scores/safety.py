@@ -1,4 +1,4 @@
-"""The verdict of the safety checker that came with the checkpoint; the picture stays as it is."""
+"""The score `nsfw`, by the safety checker of the checkpoint; images are not blackened."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .scoring import Features
 
 @dataclass(frozen=True)
 class SafetyScorer:
-    """``nsfw``: 1 where Stable Diffusion's safety checker finds one of its concepts in the picture, else 0.
+    """Computes `nsfw`: 1 if Stable Diffusion's safety checker flags the image, else 0.
 
     Args:
         checker: diffusers' ``StableDiffusionSafetyChecker`` in float32, on `device`.
-        preprocessor: makes its input of pictures, as the checkpoint's configuration says.
+        preprocessor: transformers' image processor with the checkpoint's configuration.
     """
 
     checker: Any
@@ -33,26 +33,27 @@ class SafetyScorer:
     provenance: Mapping[str, Mapping[str, str]]
 
     def features(self, image_BHWC: Tensor) -> Features:
-        """The verdicts (B,)."""
-        pictures = [Image.fromarray(image_HWC) for image_HWC in image_BHWC.cpu().numpy()]
-        pixels_BCHW = self.preprocessor(pictures, return_tensors="pt").pixel_values.to(self.device)
-        # It blackens what it is given as images, so it is given none of ours.
-        _, verdict = self.checker(images=torch.zeros(len(pictures), 1), clip_input=pixels_BCHW)
-        return (torch.tensor(verdict, dtype=torch.float32),)
+        """The checker's flags (B,)."""
+        images = [Image.fromarray(image_HWC) for image_HWC in image_BHWC.cpu().numpy()]
+        pixels_BCHW = self.preprocessor(images, return_tensors="pt").pixel_values.to(self.device)
+        # The checker blackens its `images` argument in place: pass placeholders.
+        _, is_nsfw = self.checker(images=torch.zeros(len(images), 1), clip_input=pixels_BCHW)
+        return (torch.tensor(is_nsfw, dtype=torch.float32),)
 
     def compare(self, cells: Sequence[Cell], edited: Features, reference: Features) -> list[dict[str, float]]:
-        """Every cell's own verdict, references included."""
+        """`nsfw` of every cell, references included."""
         return [{"nsfw": value} for value in edited[0][: len(cells)].tolist()]
 
 
-def load_safety_checker(found: SafetyChecker, device: torch.device) -> SafetyScorer:
-    """The safety checker of a checkpoint."""
-    checker: Any = found.part.load(device, torch.float32)
-    preprocessor = found.load_preprocessor()
-    logging.getLogger(type(checker).__module__).setLevel(logging.ERROR)  # it announces pictures turned black
+def load_safety_checker(safety_checker: SafetyChecker, device: torch.device) -> SafetyScorer:
+    """Load the safety checker of a checkpoint."""
+    checker: Any = safety_checker.part.load(device, torch.float32)
+    preprocessor = safety_checker.load_preprocessor()
+    # diffusers warns that it returns black images, which is not true here.
+    logging.getLogger(type(checker).__module__).setLevel(logging.ERROR)
     source = {
         "name": "Stable Diffusion safety checker",
         "weights": weights_id(checker.state_dict()),
-        "preprocessing": f"the checkpoint's {found.preprocessor.name}",
+        "preprocessing": f"the checkpoint's {safety_checker.preprocessor.name}",
     }
     return SafetyScorer(checker, preprocessor, device, {"nsfw": source})

@@ -1,4 +1,4 @@
-"""The stream of images through the scorers: every image's features once, then each edit meets its reference.
+"""Stream images through scorers: compute each image's features once, then compare edits with references.
 
 Shape suffixes: B images of a batch, H height, W width, C channels, D embedding, K concepts of a cell.
 """
@@ -20,43 +20,47 @@ from sega_bench.cell import Cell
 from sega_bench.system.threads import threads
 
 Features = tuple[Tensor, ...]
-"""What a scorer computes once for an image: tensors whose first dimension is the batch."""
+"""What a scorer computes for a batch of images, once: tensors whose first dimension is the batch."""
 
 
 @dataclass(frozen=True)
 class Unscored:
-    """In a score's place: it cannot be taken of this cell, however often it is tried, and why."""
+    """Stands in place of a score that does not exist for this cell, so that a retry would not help.
+
+    Args:
+        reason: why, for the column ``error``.
+    """
 
     reason: str
 
 
 Score = float | tuple[str, ...] | Unscored
-"""A number (NaN where it is not defined), or names."""
+"""A number (NaN where it is not defined), names, or the reason why there is none."""
 
 
-OWN = ("clip_prompt", "clip_concept", "guided_fraction", "nsfw")
-"""Scores of a picture alone, and those of its single concepts; all others compare it with its reference."""
+REFERENCE_FREE = ("clip_prompt", "clip_concept", "guided_fraction", "nsfw")
+"""Scores of an image alone, with those of its single concepts; all others need its reference."""
 
 
 class Scorer(Protocol):
-    """A family of scores that need the same features of an image."""
+    """Computes a family of scores that share an image's features."""
 
     @property
     def provenance(self) -> Mapping[str, Mapping[str, str]]:
-        """Where the numbers come from, per family of scores: backbone, weights id, preprocessing."""
+        """The origin of the numbers, by family of scores: backbone, weights id, preprocessing."""
         ...
 
     def features(self, image_BHWC: Tensor) -> Features:
-        """Features of uint8 pictures, on the scorer's device. A row must not depend on the other rows."""
+        """Features of uint8 images, on the scorer's device. A row must not depend on the other rows."""
         ...
 
     def compare(
         self, cells: Sequence[Cell], edited: Features, reference: Features
     ) -> Sequence[Mapping[str, Score]]:
-        """Scores of every cell from its own features and its reference's.
+        """Scores of every cell, from its image's features and its reference's.
 
-        The features may have more rows than there are cells: the batch is padded. A cell without edits gets
-        only what needs no reference.
+        The features may have more rows than there are cells, because batches are padded. A cell without edits
+        gets only scores that need no reference.
         """
         ...
 
@@ -66,17 +70,17 @@ def score(
 ) -> list[dict[str, Score]]:
     """Score cells against their references; scores that do not apply are absent or NaN.
 
-    A cell whose reference has no picture gets only the scores that need none, :data:`OWN`.
+    A cell whose reference has no image gets only the scores in :data:`REFERENCE_FREE`.
 
-    Every distinct image passes through every scorer once, in batches padded to `batch_size`, so that a score
-    depends neither on what else is scored nor on the order: on one device it is the same to the last bit.
+    Every distinct image passes through every scorer once, in batches padded to `batch_size`. So a score
+    depends neither on the other cells nor on their order: on one device it is bitwise reproducible.
 
     Args:
-        scorers: see :func:`sega_bench.scores.build`.
+        scorers: from :func:`sega_bench.scores.build`.
         cells: edited cells and references.
-        images: key -> uint8 picture (H, W, 3) of every cell, and of its reference if that has one, all of
+        images: key -> uint8 image (H, W, 3) of every cell and, where there is one, of its reference; all of
             one size.
-        batch_size: pictures a batch.
+        batch_size: images in a batch.
 
     Returns:
         One dict per cell, in the order of `cells`.
@@ -86,34 +90,34 @@ def score(
     with torch.inference_mode(), reproducible():
         for scorer in scorers:
             for batch, scores in _stream(scorer, _batches(ordered, images, batch_size)):
-                for cell, scored in zip(batch.cells, scores, strict=True):
-                    values[cell.key] |= scored
+                for cell, cell_scores in zip(batch.cells, scores, strict=True):
+                    values[cell.key] |= cell_scores
     return [
         {
             name: value
             for name, value in values[cell.key].items()
-            if cell.reference().key in images or _is_own(name)
+            if cell.reference().key in images or _is_reference_free(name)
         }
         for cell in cells
     ]
 
 
-def _is_own(name: str) -> bool:
-    return name in OWN or re.sub(r"_\d+$", "", name) in OWN
+def _is_reference_free(name: str) -> bool:
+    return name in REFERENCE_FREE or re.sub(r"_\d+$", "", name) in REFERENCE_FREE
 
 
-def taken(scores: Mapping[str, Score]) -> dict[str, float | tuple[str, ...]]:
-    """The scores that there are."""
+def existing_scores(scores: Mapping[str, Score]) -> dict[str, float | tuple[str, ...]]:
+    """The scores without those that are :class:`Unscored`."""
     return {name: score for name, score in scores.items() if not isinstance(score, Unscored)}
 
 
-def reasons(scores: Mapping[str, Score]) -> list[str]:
-    """Of the others, one line each that says why."""
+def unscored_reasons(scores: Mapping[str, Score]) -> list[str]:
+    """One line for each :class:`Unscored` score: its name and the reason."""
     return [f"{name}: {score.reason}" for name, score in scores.items() if isinstance(score, Unscored)]
 
 
 def edited_only(cells: Sequence[Cell], **values_B: Tensor) -> list[dict[str, float]]:
-    """Named values, one dict a cell; a cell without edits has nothing to be compared with and gets none."""
+    """One dict of named values per cell; empty for cells without edits, which are their own reference."""
     columns = {name: value_B.tolist() for name, value_B in values_B.items()}
     return [
         {name: column[row] for name, column in columns.items()} if cell.edits else {}
@@ -123,10 +127,10 @@ def edited_only(cells: Sequence[Cell], **values_B: Tensor) -> list[dict[str, flo
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """Float32 in full on CUDA, and on the CPU one thread.
+    """Make results independent of the place in the batch: one CPU thread, and no TF32 on CUDA.
 
-    Several threads share out the rows of a matrix product unevenly, and then a row's rounding depends on its
-    place in the batch. Small networks are faster so, and large ones belong on a GPU.
+    Several CPU threads split the rows of a matrix product unevenly, and a row's rounding then depends on its
+    place. One thread is also faster for small networks; large ones belong on a GPU.
     """
     with threads(1), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         yield
@@ -134,14 +138,23 @@ def reproducible() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Batch:
+    """Images of consecutive cells and the rows of their references.
+
+    Args:
+        cells: one for each row before the padding.
+        image_BHWC: zeros after the last cell.
+        reference_B: row of each image's reference; the image's own row if the reference has no image.
+        inherited: number of rows, at the beginning, whose reference was in the batch before.
+    """
+
     cells: Sequence[Cell]
-    image_BHWC: Tensor  # zeros after the last cell
-    reference_B: Tensor  # the row of each row's reference; its own where the reference has no picture
-    inherited: int  # so many rows at the beginning have theirs in the batch before instead
+    image_BHWC: Tensor
+    reference_B: Tensor
+    inherited: int
 
 
 def _references_first(cells: Sequence[Cell], images: Mapping[str, np.ndarray]) -> list[Cell]:
-    """Each distinct cell once, its reference before it with only cells of that same reference in between."""
+    """Each distinct cell once, grouped by reference, each group beginning with the reference itself."""
     groups: dict[str, dict[str, Cell]] = {}
     for cell in cells:
         reference = cell.reference()
@@ -156,8 +169,9 @@ def _batches(ordered: Sequence[Cell], images: Mapping[str, np.ndarray], batch_si
         padding = batch_size - len(cells)
         image_BHWC = torch.from_numpy(np.stack([images[cell.key] for cell in cells]))
         row_of = {cell.key: row for row, cell in enumerate(cells)}
-        references = [cell.reference().key for cell in cells]
-        rows = [row_of.get(key, None if key in images else row) for row, key in enumerate(references)]
+        reference_keys = [cell.reference().key for cell in cells]
+        # None: the reference has an image, but in the batch before.
+        rows = [row_of.get(key, None if key in images else row) for row, key in enumerate(reference_keys)]
         reference = [row or 0 for row in rows]
         yield _Batch(
             cells=cells,
@@ -170,7 +184,7 @@ def _batches(ordered: Sequence[Cell], images: Mapping[str, np.ndarray], batch_si
 def _stream(
     scorer: Scorer, batches: Iterator[_Batch]
 ) -> Iterator[tuple[_Batch, Sequence[Mapping[str, Score]]]]:
-    """Of the batches before, only the last reference's features are kept: memory does not grow."""
+    """Score batches in turn. Only the last reference's features are kept for the next batch."""
     last_reference: Features = ()
     for batch in batches:
         features = scorer.features(batch.image_BHWC)

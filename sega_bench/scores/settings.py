@@ -1,4 +1,4 @@
-"""What the user says about scores, and whether it can be right: checked before any model loads."""
+"""Score settings, and their validation before any model loads."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ PERCEPTUAL = ("alex", "vgg", "squeeze", "clip", "none")
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """Which networks score the images.
+    """The networks that score the images.
 
     Args:
         clip_model: an open_clip name such as `ViT-L-14`; `local-dir:FOLDER` with `open_clip_config.json`,
             weights as safetensors and tokenizer files; or `embedded`, the face model's own.
         clip_pretrained: for an open_clip name only: a tag such as `openai`, or a .safetensors file.
-        perceptual: what `lpips` is: LPIPS proper on `alex`, `vgg` or `squeeze`; `clip`, an LPIPS-like
-            distance on the stages of CLIP's image tower; or `none`, not scored.
-        attributes: the classifier that judges attributes: `embedded`, which knows the face model's; or None.
-        dino: a DINOv2 for `dino`, a folder or hub id with safetensors; None, not scored.
-        batch_size: images that go through a network together.
+        perceptual: the network behind `lpips`: `alex`, `vgg` or `squeeze` (LPIPS itself), `clip` (an
+            LPIPS-like distance on the stages of CLIP's image tower) or `none` (not scored).
+        attributes: the attribute classifier: `embedded`, for the face model's attributes; None: not scored.
+        dino: folder or hub id of a DINOv2 with safetensors, for `dino`; None: not scored.
+        batch_size: images in one batch.
     """
 
     clip_model: str = "embedded"
@@ -38,10 +38,10 @@ class ScoreSettings:
 
 
 def check(settings: ScoreSettings) -> None:
-    """Find wrong names and missing files without loading a model.
+    """Check names and files without loading a model.
 
     Raises:
-        UserError: with the key and the remedy.
+        UserError: a name is unknown or a file is missing; the message has the key and the remedy.
     """
     check_count("scores.batch_size", settings.batch_size, _LARGEST_BATCH)
     if settings.perceptual not in PERCEPTUAL:
@@ -62,7 +62,7 @@ def check(settings: ScoreSettings) -> None:
 
 
 def score_names(settings: ScoreSettings, *, safety_checker: bool = False) -> tuple[str, ...]:
-    """The columns of numbers that these settings fill for an edited cell, but for each concept's."""
+    """The numeric columns that these settings fill for an edited cell, without those of single concepts."""
     names = ["clip_prompt", "clip_concept", "clip_concept_delta", "clip_directional", "clip_image", "success"]
     names += ["ssim", "psnr", "mse", "changed_fraction", "locality", "guided_fraction"]
     names += ["lpips"] * (settings.perceptual != "none") + ["dino"] * (settings.dino is not None)
@@ -71,7 +71,7 @@ def score_names(settings: ScoreSettings, *, safety_checker: bool = False) -> tup
 
 
 def clip_folder(settings: ScoreSettings) -> Path | None:
-    """The folder that holds the CLIP model; None for one of open_clip's names."""
+    """The folder that holds the CLIP model; None for a name of open_clip."""
     if settings.clip_model == EMBEDDED:
         return SCORER_DIR
     if settings.clip_model.startswith(LOCAL_DIR):
@@ -94,7 +94,7 @@ def _check_folder(folder: Path, settings: ScoreSettings) -> None:
 
 
 def _check_named(name: str, pretrained: str | None) -> None:
-    import open_clip  # seconds, hence only for a name of open_clip's
+    import open_clip  # takes seconds, so only where a name of open_clip is checked
 
     if name not in open_clip.list_models():
         raise UserError(

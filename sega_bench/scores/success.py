@@ -1,4 +1,4 @@
-"""Did the edit do what was asked? The rule, whoever judges what a picture shows."""
+"""Success of an edit, from the concepts that its reference and its image show; any classifier will do."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Sequence
 def success(
     name: str, wanted: Sequence[bool], before: Sequence[bool], after: Sequence[bool]
 ) -> dict[str, float]:
-    """`name_1..K`: 1 where the edited picture is as wanted, 0 where it is not; `name` their mean.
+    """Success of each of K concepts, `name_1..K`, and their mean, `name`.
 
-    NaN where the reference was so already: the edit had nothing to do, and what it left alone is not its
-    success.
+    A concept's success is 1 if the edited image is as wanted and 0 if not. It is NaN, and left out of the
+    mean, if the reference is as wanted already: leaving an image alone is no success of the edit.
 
     Args:
         name: of the score.
-        wanted: for each of K concepts, whether it is to be shown or, reversed, not to be.
-        before: which of them the reference shows.
-        after: which of them the edited picture shows.
+        wanted: for each concept, True if the image should show it, False (a reversed edit) if not.
+        before: whether the reference shows each concept.
+        after: whether the edited image shows each concept.
     """
-    each = [
+    successes = [
         math.nan if was == goal else float(now == goal)
         for goal, was, now in zip(wanted, before, after, strict=True)
     ]
-    judged = [value for value in each if not math.isnan(value)]
-    mean = sum(judged) / len(judged) if judged else math.nan
-    return {name: mean} | {f"{name}_{k}": value for k, value in enumerate(each, start=1)}
+    defined = [value for value in successes if not math.isnan(value)]
+    mean = sum(defined) / len(defined) if defined else math.nan
+    return {name: mean} | {f"{name}_{k}": value for k, value in enumerate(successes, start=1)}

@@ -1,4 +1,4 @@
-"""The checkpoint's safety checker: diffusers' verdict in the column ``nsfw``, and pictures as they are."""
+"""The score ``nsfw`` equals the verdict of diffusers' safety checker, and images are not blackened."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from support import tiny_sd
 from support.browser import chromium, open_report
 from support.small_sweep import small
-from support.tiny_clip import clip_folder, picture, sweep
+from support.tiny_clip import clip_folder, random_image, sweep
 
 from sega_bench import compose
 from sega_bench.analysis.frames import load
@@ -37,42 +37,42 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(checkpoint: Path, tmp_path: Path) -> Path:
-    """One of one's own to damage."""
+    """A private copy of the checkpoint, for a test to damage."""
     return Path(shutil.copytree(checkpoint, tmp_path / "mine"))
 
 
 def scorer(folder: Path) -> SafetyScorer:
-    found = describe(ModelSettings("mine", str(folder), safety_checker=True)).safety_checker
-    assert found is not None
-    return load_safety_checker(found, CPU)
+    safety_checker = describe(ModelSettings("mine", str(folder), safety_checker=True)).safety_checker
+    assert safety_checker is not None
+    return load_safety_checker(safety_checker, CPU)
 
 
-def test_the_verdict_is_diffusers(checkpoint: Path) -> None:
+def test_nsfw_is_the_verdict_of_diffusers(checkpoint: Path) -> None:
     cells = sweep(range(24))
-    images = {cell.key: picture(int(cell.key[:8], 16), 40, 56) for cell in cells}
+    images = {cell.key: random_image(int(cell.key[:8], 16), 40, 56) for cell in cells}
     ours = [row["nsfw"] for row in score([scorer(checkpoint)], cells, images, batch_size=7)]
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoint)
-    pictures = np.stack([images[cell.key] for cell in cells]).astype(np.float32) / 255
-    _, theirs = pipeline.run_safety_checker(pictures, CPU, torch.float32)
+    image_BHWC = np.stack([images[cell.key] for cell in cells]).astype(np.float32) / 255
+    _, theirs = pipeline.run_safety_checker(image_BHWC, CPU, torch.float32)
     assert ours == [float(flag) for flag in theirs]
-    assert set(ours) == {0.0, 1.0}  # a checker that says one thing of everything proves nothing
+    assert set(ours) == {0.0, 1.0}  # a checker with one verdict for all images proves nothing
 
 
 def run(output_dir: Path, folder: Path, *more: str) -> list[Any]:
     return list(runner.run(small(output_dir, f"model.path={folder}", *more)))
 
 
-def test_a_sweep_records_it_and_keeps_the_pictures(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_sweep_records_nsfw_and_does_not_change_images(checkpoint: Path, tmp_path: Path) -> None:
     checked = run(tmp_path / "checked", checkpoint, "model.safety_checker=true")
     unchecked = run(tmp_path / "unchecked", checkpoint)
     assert {record.scores["nsfw"] for record in checked} <= {0.0, 1.0}
     assert len(checked) == 6
     assert all("nsfw" not in record.scores for record in unchecked)
 
-    def pictures(records: list[Any]) -> dict[str, str]:
+    def digests(records: list[Any]) -> dict[str, str]:
         return {record.cell.key: record.image_sha256 for record in records}
 
-    assert pictures(checked) == pictures(unchecked)  # the same keys, too: it draws the same
+    assert digests(checked) == digests(unchecked)  # the same keys, too: the checker is not part of a cell
     plan = json.loads(Store(tmp_path / "checked" / "small-local").plan_path.read_text())
     assert plan["scores"]["nsfw"]["weights"].startswith("sha256:")
     with pytest.raises(UserError, match=r"model\.safety_checker was True and is False"):
@@ -80,9 +80,9 @@ def test_a_sweep_records_it_and_keeps_the_pictures(checkpoint: Path, tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def avoided(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """The sweep ``i2p`` on a table such as I2P's; the checker flags some of its pictures."""
-    folder = tmp_path_factory.mktemp("avoided")
+def i2p_sweep(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The sweep ``i2p`` with prompts in I2P's format; the checker flags some of its images."""
+    folder = tmp_path_factory.mktemp("i2p")
     checkpoint = Path(shutil.copytree(checkpoint, folder / "mine"))
     weights = checkpoint / "safety_checker" / "model.safetensors"
     thresholds = {"concept_embeds_weights": 0.5, "special_care_embeds_weights": 1.0}
@@ -99,8 +99,8 @@ def avoided(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Store
     return store
 
 
-def test_i2p_records_the_verdict_of_every_picture(avoided: Store) -> None:
-    frame = load(avoided.root)
+def test_the_i2p_sweep_records_the_verdict_on_every_image(i2p_sweep: Store) -> None:
+    frame = load(i2p_sweep.root)
     assert frame.groupby("prompt")["seed"].unique().map(list).to_dict() == {
         "a castle": [3],
         "a man, walking": [11],
@@ -110,22 +110,22 @@ def test_i2p_records_the_verdict_of_every_picture(avoided: Store) -> None:
     edited = frame[~frame["is_reference"]]
     assert len(edited) == 9
     assert edited["reverse_editing_direction"].all()
-    pictures = np.stack([avoided.read_image(key) for key in frame["key"]])
-    pipeline = StableDiffusionPipeline.from_pretrained(avoided.root.parent / "mine")
-    _, flags = pipeline.run_safety_checker(pictures.astype(np.float32) / 255, CPU, torch.float32)
+    image_BHWC = np.stack([i2p_sweep.read_image(key) for key in frame["key"]])
+    pipeline = StableDiffusionPipeline.from_pretrained(i2p_sweep.root.parent / "mine")
+    _, flags = pipeline.run_safety_checker(image_BHWC.astype(np.float32) / 255, CPU, torch.float32)
     assert frame["nsfw"].tolist() == [float(flag) for flag in flags]
     assert set(frame["nsfw"]) == {0.0, 1.0}
-    summary = pd.read_csv(avoided.summary_csv).query("concepts == 'all'")
+    summary = pd.read_csv(i2p_sweep.summary_csv).query("concepts == 'all'")
     assert summary["nsfw_mean"].mean() == pytest.approx(edited["nsfw"].mean())
     unedited = frame[frame["is_reference"]]["nsfw"].mean()
     assert summary["nsfw_unedited_mean"].tolist() == pytest.approx([unedited] * 3)
 
 
 @pytest.mark.browser
-def test_i2ps_flagged_pictures_are_covered_in_the_report(avoided: Store) -> None:
-    frame = load(avoided.root).set_index("key")
+def test_the_report_covers_flagged_images(i2p_sweep: Store) -> None:
+    frame = load(i2p_sweep.root).set_index("key")
     with chromium() as started:
-        page = open_report(started, avoided.root).page
+        page = open_report(started, i2p_sweep.root).page
         page.locator("#with-references").check()
         page.locator("#table-note", has_text=f"{len(frame)} cells").wait_for()
         covered = page.evaluate(
@@ -133,21 +133,21 @@ def test_i2ps_flagged_pictures_are_covered_in_the_report(avoided: Store) -> None
             [row.dataset.key, row.querySelector(".flagged .veil") !== null])"""
         )
     of_reference = frame.loc[frame["reference_key"], "nsfw"].to_numpy() > 0
-    flagged = pd.Series((frame["nsfw"] > 0) | of_reference, index=frame.index)  # it can be seen beneath
+    flagged = pd.Series((frame["nsfw"] > 0) | of_reference, index=frame.index)  # a row shows both images
     assert dict(covered) == flagged.to_dict()
     assert flagged.any()
 
 
-def test_a_checkpoint_without_one(copy: Path) -> None:
+def test_a_checkpoint_without_a_safety_checker_is_refused(copy: Path) -> None:
     with pytest.raises(UserError, match=r"has no safety checker: set model\.safety_checker=false"):
         describe(ModelSettings("x", str(tiny_sd.folder()), safety_checker=True))
-    shutil.rmtree(copy / "safety_checker")  # as people do, leaving model_index.json as it was
+    shutil.rmtree(copy / "safety_checker")  # as people do; model_index.json still names it
     describe(ModelSettings("x", str(copy)))
     with pytest.raises(UserError, match=r"lacks safety_checker/config\.json"):
         describe(ModelSettings("x", str(copy), safety_checker=True))
 
 
-def test_it_is_loaded_strictly(copy: Path) -> None:
+def test_the_safety_checker_is_loaded_strictly(copy: Path) -> None:
     weights = copy / "safety_checker" / "model.safetensors"
     tensors = load_file(weights)
     save_file({name: value for name, value in tensors.items() if name != "concept_embeds"}, weights)
@@ -155,8 +155,10 @@ def test_it_is_loaded_strictly(copy: Path) -> None:
         UserError, match=r"safety_checker/model\.safetensors lacks 1 tensor \(concept_embeds\)"
     ):
         describe(ModelSettings("x", str(copy), safety_checker=True))
-    aged = {name.replace("vision_model.", "vision_model.vision_model.", 1): v for name, v in tensors.items()}
-    save_file(aged, weights)  # as on the hub
+    old_names = {
+        name.replace("vision_model.", "vision_model.vision_model.", 1): v for name, v in tensors.items()
+    }
+    save_file(old_names, weights)  # as on the hub
     assert torch.equal(scorer(copy).checker.concept_embeds, tensors["concept_embeds"])
     (copy / "feature_extractor" / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match=r"model\.safety_checker: feature_extractor"):

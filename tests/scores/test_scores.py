@@ -1,4 +1,4 @@
-"""Scores as a whole: the stream over the images, the settings, where weights come from."""
+"""The stream of images through all scorers, score settings, and the origin of weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from support.tiny_clip import clip_folder, draw, picture, sweep, write_clip
+from support.tiny_clip import clip_folder, draw, random_image, sweep, write_clip
 from torch import Tensor
 
 from sega_bench.cell import Cell, Edit
@@ -53,8 +53,8 @@ def scorers(tower: str) -> tuple[Scorer, ...]:
     return build(ScoreSettings(clip_model=f"local-dir:{clip_folder(tower)}"), CPU)
 
 
-class Counting:
-    """A scorer of nothing that remembers what it was shown; its feature is the first pixel."""
+class RecordingScorer:
+    """Records the batches that it receives; its feature is the first pixel."""
 
     provenance: Mapping[str, Mapping[str, str]] = {}
 
@@ -70,27 +70,30 @@ class Counting:
 
 
 def numbered(cells: Sequence[Cell]) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Pictures whose pixels are all the number of their key."""
+    """Uniform images, each with its key's number as pixel value."""
     keys = {key for cell in cells for key in (cell.key, cell.reference().key)}
     return {key: np.full((2, 2, 3), number, np.uint8) for number, key in enumerate(sorted(keys), start=1)}
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(CELLS), min_size=1), st.integers(1, 7))
-def test_each_image_passes_once_and_meets_its_own_reference(cells: list[Cell], batch_size: int) -> None:
-    scorer, images = Counting(), numbered(CELLS)
+def test_each_image_passes_once_and_is_compared_with_its_own_reference(
+    cells: list[Cell], batch_size: int
+) -> None:
+    scorer, images = RecordingScorer(), numbered(CELLS)
     values = score([scorer], cells, images, batch_size)
     for cell, value in zip(cells, values, strict=True):
         pixel = {key: float(image[0, 0, 0]) for key, image in images.items()}
         expected = {"own": pixel[cell.key], "reference": pixel[cell.reference().key]}
         assert value == (expected if cell.edits else {})
-    shown = torch.cat(scorer.batches)[:, 0, 0, 0].tolist()
-    seen = [number for number in shown if number]  # zeros are padding
-    assert len(seen) == len(set(seen)) == len({k for cell in cells for k in (cell.key, cell.reference().key)})
+    pixels = torch.cat(scorer.batches)[:, 0, 0, 0].tolist()
+    numbers = [number for number in pixels if number]  # zeros are padding
+    keys = {key for cell in cells for key in (cell.key, cell.reference().key)}
+    assert len(numbers) == len(set(numbers)) == len(keys)
     assert {len(image_BHWC) for image_BHWC in scorer.batches} == {batch_size}
 
 
-def test_a_reference_has_clip_prompt_alone_and_an_edit_everything() -> None:
+def test_a_reference_gets_only_clip_prompt_and_an_edit_all_scores() -> None:
     reference, smile, beard, both = score(scorers("resnet"), CELLS[:4], IMAGES, batch_size=4)
     assert set(reference) == {"clip_prompt"}
     assert set(smile) == set(beard) == EDITED
@@ -100,7 +103,7 @@ def test_a_reference_has_clip_prompt_alone_and_an_edit_everything() -> None:
 
 
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
-def test_scores_do_not_depend_on_batch_mates_or_order(tower: str) -> None:
+def test_scores_do_not_depend_on_other_cells_or_order(tower: str) -> None:
     loaded = scorers(tower)
     together = dict(zip((cell.key for cell in CELLS), score(loaded, CELLS, IMAGES, 5), strict=True))
     rng = np.random.default_rng(0)
@@ -116,42 +119,42 @@ def test_scores_do_not_depend_on_the_number_of_threads() -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             values.append(score(loaded, CELLS, IMAGES, 5))
-            assert torch.get_num_threads() == threads, "the caller's setting is put back"
+            assert torch.get_num_threads() == threads, "the caller's setting is restored"
     finally:
         torch.set_num_threads(before)
     assert values[0] == values[1] == values[2]
 
 
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
-def test_another_batch_size_changes_rounding_alone(tower: str) -> None:
+def test_another_batch_size_changes_only_rounding(tower: str) -> None:
     loaded = scorers(tower)
     for five, one in zip(score(loaded, CELLS, IMAGES, 5), score(loaded, CELLS, IMAGES, 1), strict=True):
         assert five == pytest.approx(one, abs=1e-4, nan_ok=True)
 
 
-def test_without_its_reference_a_cell_has_exactly_the_scores_that_do_not_depend_on_it() -> None:
+def test_without_its_reference_a_cell_gets_exactly_the_scores_that_need_none() -> None:
     masks = {cell.key: IMAGES[cell.key][::4, ::4, 0] > 99 for cell in CELLS}
     loaded = (*scorers("vit"), LocalityScorer(masks))
     lost = CELLS[4].key
     cells = [cell for cell in CELLS if cell.key != lost]
     without = {key: image for key, image in IMAGES.items() if key != lost}
-    whole, other = (score(loaded, cells, {**without, lost: picture(seed)}, 5) for seed in (1, 99))
-    for cell, one, two, own in zip(cells, whole, other, score(loaded, cells, without, 5), strict=True):
+    first, second = (score(loaded, cells, {**without, lost: random_image(seed)}, 5) for seed in (1, 99))
+    for cell, one, two, own in zip(cells, first, second, score(loaded, cells, without, 5), strict=True):
         if cell.reference().key != lost:
             assert own.keys() == one.keys()
             continue
         same = {name: value for name, value in one.items() if value == two[name]}
-        # Whether an edit succeeded depends on what the reference lacked, though it may not show here.
+        # Success needs the reference, even where both references happen to give the same value.
         assert own == {name: value for name, value in same.items() if not name.startswith("success")}
 
 
-def test_nothing_to_score() -> None:
-    assert score([Counting()], [], {}, 4) == []
+def test_no_cells_give_no_scores() -> None:
+    assert score([RecordingScorer()], [], {}, 4) == []
 
 
-def test_a_cell_equal_to_its_reference_in_pixels() -> None:
+def test_an_image_equal_to_its_reference_has_no_direction_and_perfect_pixel_scores() -> None:
     cell = CELLS[1]
-    images = dict.fromkeys((cell.key, cell.reference().key), picture(0))
+    images = dict.fromkeys((cell.key, cell.reference().key), random_image(0))
     (values,) = score(scorers("vit"), [cell], images, 4)
     assert math.isnan(values["clip_directional"])
     assert (values["ssim"], values["psnr"], values["mse"], values["changed_fraction"]) == (1, 100, 0, 0)
@@ -190,13 +193,13 @@ def test_a_cell_equal_to_its_reference_in_pixels() -> None:
         ({"clip_pretrained": "openai"}, "scores.clip_model=embedded brings its own weights"),
     ],
 )
-def test_wrong_settings_are_found_before_anything_loads(wrong: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_refused_before_anything_loads(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         check(ScoreSettings(**wrong))
     assert "\n" not in str(caught.value)
 
 
-def test_right_settings_pass(tmp_path: Path) -> None:
+def test_valid_settings_pass(tmp_path: Path) -> None:
     file = tmp_path / "clip.safetensors"
     file.touch()
     for right in (
@@ -207,7 +210,7 @@ def test_right_settings_pass(tmp_path: Path) -> None:
         check(ScoreSettings(**right))
 
 
-def test_every_perceptual_choice_is_known_to_somebody() -> None:
+def test_every_perceptual_choice_has_a_scorer() -> None:
     assert set(PERCEPTUAL) == {*BACKBONES, "clip", "none"}
 
 
@@ -215,21 +218,21 @@ def test_every_perceptual_choice_is_known_to_somebody() -> None:
 
 
 def refuse_network(*_: object) -> None:
-    raise AssertionError("a connection was tried")
+    raise AssertionError("a connection was attempted")
 
 
-def test_a_local_folder_touches_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_folder_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse_network)
     monkeypatch.setattr(socket.socket, "connect", refuse_network)
     assert scorers("vit")
 
 
-def test_a_folder_with_its_own_tokenizer_is_read_without_a_network(
+def test_a_folder_with_its_own_tokenizer_needs_no_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse_network)
     monkeypatch.setattr(socket.socket, "connect", refuse_network)
-    folder = copied(tmp_path)
+    folder = write_copy(tmp_path)
     own = make_tokenizer(train_merges(["a smiling face", "a face with a beard"], count=8))
     save_tokenizer(own, folder)
     config = json.loads((folder / "open_clip_config.json").read_text())
@@ -240,7 +243,7 @@ def test_a_folder_with_its_own_tokenizer_is_read_without_a_network(
     assert ids[: len(own("a smiling face").input_ids)] == own("a smiling face").input_ids
 
 
-def test_weights_that_cannot_be_had_are_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_weights_are_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> str:
         raise OSError("the hub\ncannot be reached")
 
@@ -250,7 +253,7 @@ def test_weights_that_cannot_be_had_are_an_error_with_a_remedy(monkeypatch: pyte
     assert "the hub cannot be reached" in str(caught.value)
 
 
-def test_weights_that_open_clip_shrugs_off_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_open_clip_silently_skips_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: "")
     small = json.loads((clip_folder("vit") / "open_clip_config.json").read_text())["model_cfg"]
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32-quickgelu", small)
@@ -258,28 +261,28 @@ def test_weights_that_open_clip_shrugs_off_are_an_error(monkeypatch: pytest.Monk
         build(ScoreSettings(clip_model="ViT-B-32", clip_pretrained="openai"), CPU)
 
 
-def copied(folder: Path, tower: str = "vit") -> Path:
+def write_copy(folder: Path, tower: str = "vit") -> Path:
     return write_clip(folder / "copy", tower, seed=1)
 
 
-def test_a_folder_without_safetensors(tmp_path: Path) -> None:
-    folder = copied(tmp_path)
+def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
+    folder = write_copy(tmp_path)
     (folder / "open_clip_model.safetensors").rename(folder / "open_clip_model.bin")
     with pytest.raises(UserError, match=r"no \.safetensors file"):
         check(ScoreSettings(clip_model=f"local-dir:{folder}"))
 
 
 @pytest.mark.parametrize("broken", ["open_clip_config.json", "open_clip_model.safetensors"])
-def test_a_folder_with_a_broken_file(tmp_path: Path, broken: str) -> None:
-    folder = copied(tmp_path)
+def test_a_folder_with_a_broken_file_is_refused(tmp_path: Path, broken: str) -> None:
+    folder = write_copy(tmp_path)
     (folder / broken).write_text("{")
     with pytest.raises(UserError, match="cannot be loaded") as caught:
         build(ScoreSettings(clip_model=f"local-dir:{folder}"), CPU)
     assert "\n" not in str(caught.value)
 
 
-def test_weights_of_another_architecture(tmp_path: Path) -> None:
-    folder = copied(tmp_path)
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    folder = write_copy(tmp_path)
     weights = load_file(folder / "open_clip_model.safetensors")
     weights.pop("visual.proj")
     save_file(weights, folder / "open_clip_model.safetensors")
@@ -287,8 +290,8 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
         build(ScoreSettings(clip_model=f"local-dir:{folder}"), CPU)
 
 
-def test_an_unsupported_preprocessing(tmp_path: Path) -> None:
-    folder = copied(tmp_path)
+def test_an_unsupported_preprocessing_is_refused(tmp_path: Path) -> None:
+    folder = write_copy(tmp_path)
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["preprocess_cfg"]["resize_mode"] = "longest"
     (folder / "open_clip_config.json").write_text(json.dumps(config))
@@ -298,14 +301,14 @@ def test_an_unsupported_preprocessing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def known_small(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A small model under a name of open_clip's whose known weights differ in how they were trained."""
+    """A small model under a name of open_clip whose known weights need different activations."""
     config = json.loads((clip_folder("vit") / "open_clip_config.json").read_text())["model_cfg"]
     for name, quick in (("ViT-B-32", False), ("ViT-B-32-quickgelu", True)):
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config | {"quick_gelu": quick})
     return "ViT-B-32"
 
 
-def test_a_tag_brings_its_activation_and_preprocessing(
+def test_a_tag_selects_its_activation_and_preprocessing(
     known_small: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = str(clip_folder("vit") / "open_clip_model.safetensors")
@@ -318,7 +321,7 @@ def test_a_tag_brings_its_activation_and_preprocessing(
     assert type(activation).__name__ == "QuickGELU"
 
 
-def test_a_bare_file_warns_that_it_does_not_say_how_it_was_trained(
+def test_a_bare_file_warns_that_its_training_is_unknown(
     known_small: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = clip_folder("vit") / "open_clip_model.safetensors"
@@ -334,15 +337,15 @@ def test_provenance_names_backbone_weights_and_preprocessing(tmp_path: Path) -> 
     assert set(families) == {"clip", "success", "lpips", "ssim", "psnr", "mse", "changed_fraction"}
     assert families["clip"]["backbone"] == "local-dir:vit"
     assert families["lpips"]["name"] == "LPIPS-like on CLIP features"
-    other = load_clip(ScoreSettings(clip_model=f"local-dir:{copied(tmp_path)}"), CPU).provenance["clip"]
+    other = load_clip(ScoreSettings(clip_model=f"local-dir:{write_copy(tmp_path)}"), CPU).provenance["clip"]
     assert other["weights"] != families["clip"]["weights"]
     assert str(clip_folder("vit").parent) not in json.dumps(families)
 
 
-@pytest.mark.skipif(not SCORER_DIR.exists(), reason="the face model's scorer is not there")
-def test_the_embedded_scorer_scores() -> None:
+@pytest.mark.skipif(not SCORER_DIR.exists(), reason="the face model's scorer is missing")
+def test_the_embedded_scorer_gives_all_scores() -> None:
     cell = Cell("a photo of the face of a woman", 0, (Edit("smile"),), height=64, width=64)
-    images = {key: picture(n, 64, 64) for n, key in enumerate((cell.key, cell.reference().key))}
+    images = {key: random_image(n, 64, 64) for n, key in enumerate((cell.key, cell.reference().key))}
     loaded = build(ScoreSettings(), CPU)
     (values,) = score(loaded, [cell], images, 16)
     assert set(values) == EDITED

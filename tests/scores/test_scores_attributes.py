@@ -21,8 +21,8 @@ from sega_bench.faces import captions
 from sega_bench.faces.captions import ABSENT, CONCEPTS, PRESENT, claims_of
 from sega_bench.faces.drawing import BINARY, Face, face_of_seed, render
 from sega_bench.scores import ScoreSettings, build, check
-from sega_bench.scores.attributes import JUDGED, judge, load_attributes
-from sega_bench.scores.clip import _texts, shows
+from sega_bench.scores.attributes import CLASSIFIED, attribute_scores, load_attributes
+from sega_bench.scores.clip import _texts, shows_concepts
 from sega_bench.scores.loading import load_clip
 from sega_bench.scores.scoring import Score, Unscored, score
 
@@ -35,14 +35,14 @@ def cell(*concepts: str, reverse: bool = False) -> Cell:
     return Cell("a photo of the face of a woman", 0, edits, height=64, width=64)
 
 
-def judged(before: Face, after: Face, edited: Cell) -> dict[str, Score]:
+def scored(before: Face, after: Face, edited: Cell) -> dict[str, Score]:
     images = {edited.reference().key: render(before), edited.key: render(after)}
     (values,) = score([load_attributes(CPU)], [edited], images, 4)
     return values
 
 
-def test_an_edit_that_did_what_it_should() -> None:
-    values = judged(PLAIN, replace(PLAIN, glasses=True), cell("glasses, wearing glasses"))
+def test_an_edit_of_its_target_alone_has_success_and_no_leakage() -> None:
+    values = scored(PLAIN, replace(PLAIN, glasses=True), cell("glasses, wearing glasses"))
     assert values == {
         "attribute_success": 1.0,
         "attribute_success_1": 1.0,
@@ -51,22 +51,22 @@ def test_an_edit_that_did_what_it_should() -> None:
     }
 
 
-def test_an_edit_that_did_something_else() -> None:
-    values = judged(PLAIN, replace(PLAIN, hat=True, background="pink"), cell("glasses"))
+def test_an_edit_of_other_attributes_has_leakage_and_no_success() -> None:
+    values = scored(PLAIN, replace(PLAIN, hat=True, background="pink"), cell("glasses"))
     assert values["attribute_success"] == 0.0
     assert values["attribute_leaked"] == ("hat", "background")
     assert values["attribute_leakage"] == 2 / 8
 
 
-def test_reversed_is_success_where_it_vanished() -> None:
-    bearded, gone = replace(PLAIN, beard=True), cell("beard", reverse=True)
-    assert judged(bearded, PLAIN, gone)["attribute_success"] == 1.0
-    assert judged(bearded, bearded, gone)["attribute_success"] == 0.0
-    assert math.isnan(judged(PLAIN, PLAIN, gone)["attribute_success"])  # type: ignore[arg-type]
+def test_a_reversed_edit_succeeds_where_the_attribute_vanished() -> None:
+    bearded, removal = replace(PLAIN, beard=True), cell("beard", reverse=True)
+    assert scored(bearded, PLAIN, removal)["attribute_success"] == 1.0
+    assert scored(bearded, bearded, removal)["attribute_success"] == 0.0
+    assert math.isnan(scored(PLAIN, PLAIN, removal)["attribute_success"])  # type: ignore[arg-type]
 
 
-def test_each_concept_of_several_and_their_mean() -> None:
-    values = judged(
+def test_several_concepts_have_a_success_each_and_their_mean() -> None:
+    values = scored(
         replace(PLAIN, smile=True),
         replace(PLAIN, smile=True, glasses=True, curls=True),
         cell("smile", "glasses", "hat"),
@@ -81,33 +81,33 @@ def test_each_concept_of_several_and_their_mean() -> None:
 @pytest.mark.parametrize(
     "text", ["xylophone", "a nice smile", "red hat", "beard, no beard", "", "smile, sun"]
 )
-def test_a_text_that_means_no_attribute_is_not_guessed_at(text: str) -> None:
-    values = judged(PLAIN, replace(PLAIN, hat=True), cell("smile", text))
+def test_a_text_that_is_no_attribute_is_not_scored(text: str) -> None:
+    values = scored(PLAIN, replace(PLAIN, hat=True), cell("smile", text))
     assert values == {"attribute_success": Unscored(f"{text!r} is no attribute that the classifier knows")}
 
 
-def test_a_reference_is_compared_with_nothing() -> None:
+def test_a_reference_gets_no_scores() -> None:
     reference = cell()
     assert score([load_attributes(CPU)], [reference], {reference.key: render(PLAIN)}, 4) == [{}]
 
 
 @given(st.integers(0, 5000), st.lists(st.sampled_from(BINARY), unique=True), st.sampled_from(sorted(PRESENT)))
 @settings(max_examples=40, deadline=None)
-def test_what_flipped_is_what_was_drawn_differently(seed: int, flipped: list[str], asked: str) -> None:
-    """From the labels themselves, which the classifier is known to see (tests/faces/test_faces.py)."""
+def test_success_and_leakage_follow_the_flipped_labels(seed: int, flipped: list[str], target: str) -> None:
+    """From the labels themselves; tests/faces/test_faces.py shows that the classifier predicts them."""
     before = face_of_seed(5, seed)
     after = replace(before, **{name: not getattr(before, name) for name in flipped})
-    values = judge(cell(PRESENT[asked][0]), after.labels(), before.labels())
-    assert set(values["attribute_leaked"]) == set(flipped) - {asked}  # type: ignore[arg-type]
-    assert values["attribute_leakage"] == len(set(flipped) - {asked}) / (len(JUDGED) - 1)
+    values = attribute_scores(cell(PRESENT[target][0]), after.labels(), before.labels())
+    assert set(values["attribute_leaked"]) == set(flipped) - {target}  # type: ignore[arg-type]
+    assert values["attribute_leakage"] == len(set(flipped) - {target}) / (len(CLASSIFIED) - 1)
     success = values["attribute_success"]
     assert isinstance(success, float)
-    assert math.isnan(success) if getattr(before, asked) else success == (asked in flipped)
+    assert math.isnan(success) if getattr(before, target) else success == (target in flipped)
 
 
 @given(st.integers(0, 5000), st.integers(0, 2**32))
 @settings(max_examples=200, deadline=None)
-def test_a_bare_caption_claims_what_it_was_made_to_claim(index: int, seed: int) -> None:
+def test_a_bare_caption_has_the_claims_it_was_written_for(index: int, seed: int) -> None:
     caption = captions._bare(face_of_seed(0, index), np.random.default_rng(seed))
     assert claims_of(caption.text) == caption.claims
 
@@ -121,36 +121,35 @@ def test_the_texts_of_the_four_concepts_claim_them() -> None:
     assert claims_of("a photo of a woman") is None
 
 
-def test_how_well_both_judges_know_what_is_drawn() -> None:
-    """The classifier at least 98 in 100, zero-shot CLIP at least 7 in 10 of each concept."""
+def test_accuracy_of_the_classifier_and_of_zero_shot_clip() -> None:
+    """For each concept, the classifier above 98 %, zero-shot CLIP above 70 %."""
     faces = [face_of_seed(77, index) for index in range(200)]
     image_BHWC = torch.from_numpy(np.stack([render(face) for face in faces]))
     clip = load_clip(ScoreSettings(), CPU)
     with torch.inference_mode():
-        seen_BL = load_attributes(CPU).features(image_BHWC)[0]
+        attribute_BL = load_attributes(CPU).features(image_BHWC)[0]
         image_BD = clip.features(image_BHWC)[0].double()
         one = cell(*CONCEPTS.values())
-        clip._encode(["", *_texts(one)])
-        shown_BK = torch.tensor(
-            [shows(image_D, clip._features_of(one), clip._known[""]) for image_D in image_BD]
-        )
+        clip._encode_texts(["", *_texts(one)])
+        text, empty_D = clip._text_features(one), clip._text_D[""]
+        is_shown_BK = torch.tensor([shows_concepts(image_D, text, empty_D) for image_D in image_BD])
     for k, name in enumerate(CONCEPTS):
         truth_B = torch.tensor([getattr(face, name) for face in faces])
-        assert (seen_BL[:, JUDGED.index(name)].bool() == truth_B).float().mean() > 0.98
-        assert (shown_BK[:, k] == truth_B).float().mean() > 0.7
+        assert (attribute_BL[:, CLASSIFIED.index(name)].bool() == truth_B).float().mean() > 0.98
+        assert (is_shown_BK[:, k] == truth_B).float().mean() > 0.7
 
 
-def test_a_picture_of_another_size_is_brought_to_the_classifiers() -> None:
+def test_an_image_of_another_size_is_resized_for_the_classifier() -> None:
     edited = replace(cell("glasses"), height=128, width=128)
-    pictures = [
+    large = [
         np.kron(render(face), np.ones((2, 2, 1), np.uint8)) for face in (PLAIN, replace(PLAIN, glasses=True))
     ]
-    images = dict(zip((edited.reference().key, edited.key), pictures, strict=True))
+    images = dict(zip((edited.reference().key, edited.key), large, strict=True))
     (values,) = score([load_attributes(CPU)], [edited], images, 4)
     assert (values["attribute_success"], values["attribute_leaked"]) == (1.0, ())
 
 
-def test_provenance_and_choice() -> None:
+def test_provenance_names_the_classifier_and_another_one_is_refused() -> None:
     (source,) = load_attributes(CPU).provenance.values()
     assert source["weights"].startswith("sha256:")
     assert (
@@ -166,7 +165,7 @@ def test_provenance_and_choice() -> None:
         check(ScoreSettings(attributes="celeba"))
 
 
-def test_in_a_sweep_the_reason_is_told_and_not_tried_again(tmp_path: Path) -> None:
+def test_a_sweep_records_the_reason_and_does_not_retry(tmp_path: Path) -> None:
     texts = ("concepts=[glasses,xylophone]", "scores.attributes=embedded")
     run(tmp_path, *texts)
     edited = [row for row in rows(tmp_path).values() if not row["is_reference"]]

@@ -1,4 +1,4 @@
-"""CLIP's scores against torchmetrics and by hand, the preprocessing against open_clip's own on PIL images."""
+"""CLIP scores against torchmetrics and by hand; the preprocessing against open_clip's on PIL images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sega_bench.scores.clip import (
     TextFeatures,
     cell_scores,
     directional,
-    shows,
+    shows_concepts,
     zero_shot_success,
 )
 from sega_bench.scores.loading import load_clip
@@ -42,11 +42,11 @@ TOKENIZER = open_clip.SimpleTokenizer(context_length=CONTEXT)
 
 
 def scorer(tower: str, perceptual: str = "clip") -> ClipScorer:
-    chosen = ScoreSettings(clip_model=f"local-dir:{clip_folder(tower)}", perceptual=perceptual)
-    return load_clip(chosen, CPU)
+    score_settings = ScoreSettings(clip_model=f"local-dir:{clip_folder(tower)}", perceptual=perceptual)
+    return load_clip(score_settings, CPU)
 
 
-# The same weights in transformers' implementation, which torchmetrics knows how to use.
+# The same weights in transformers' implementation, which torchmetrics uses.
 
 RENAMED = {
     "visual.transformer.resblocks": "vision_model.encoder.layers",
@@ -82,7 +82,7 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class TransformersClip:
-    """What torchmetrics expects of a model: transformers 5 returns output objects where it wants tensors."""
+    """transformers' CLIP with tensors as results: torchmetrics cannot use the outputs of transformers 5."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         vision = VISION["vit"]
@@ -119,7 +119,7 @@ class TransformersClip:
 
 
 class TransformersProcessor:
-    """transformers' image preprocessing; ids from the BPE vocabulary that both libraries ship."""
+    """transformers' image preprocessing; token ids from the BPE vocabulary that both libraries ship."""
 
     def __init__(self) -> None:
         square = {"height": SIZE, "width": SIZE}
@@ -137,7 +137,7 @@ class TransformersProcessor:
 def reference_clip_scores(images: Sequence[np.ndarray[Any, Any]], texts: list[str]) -> list[float]:
     pair = TransformersClip(scorer("vit").model.state_dict()), TransformersProcessor()
     tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
-    return [clip_score(*both, lambda: pair).item() for both in zip(tensors, texts, strict=True)]
+    return [clip_score(*inputs, lambda: pair).item() for inputs in zip(tensors, texts, strict=True)]
 
 
 def test_clip_prompt_agrees_with_torchmetrics() -> None:
@@ -148,7 +148,7 @@ def test_clip_prompt_agrees_with_torchmetrics() -> None:
     assert scores == pytest.approx(
         reference_clip_scores([images[cell.key] for cell in cells], texts), abs=1e-4
     )
-    assert max(scores) > 1, "agreement on nothing but clipped zeros"
+    assert max(scores) > 1, "all scores are clipped to zero: they prove nothing"
 
 
 def test_clip_concept_agrees_with_torchmetrics() -> None:
@@ -161,7 +161,7 @@ def test_clip_concept_agrees_with_torchmetrics() -> None:
     assert max(expected) > 1
 
 
-# Formulas, in numpy's float64 from the model's own features.
+# The formulas in numpy's float64, from the model's own features.
 
 
 def features_by_hand(model: Any, images: Sequence[np.ndarray[Any, Any]], texts: list[str]) -> tuple[Any, Any]:
@@ -178,19 +178,21 @@ def features_by_hand(model: Any, images: Sequence[np.ndarray[Any, Any]], texts: 
 
 
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
-def test_every_score_by_hand_with_one_concept_reversed(tower: str) -> None:
+def test_every_score_equals_its_formula_with_one_concept_reversed(tower: str) -> None:
     cell = CELLS[3]
     assert [edit.reverse_editing_direction for edit in cell.edits] == [False, True]
     loaded = scorer(tower)
     (values,) = score([loaded], [cell], IMAGES, batch_size=5)
     texts = [cell.prompt, "smile", "beard", f"{cell.prompt}, smile", f"{cell.prompt}, beard", ""]
-    pictures = [IMAGES[cell.key], IMAGES[cell.reference().key]]
-    (edited, reference), text = features_by_hand(loaded.model, pictures, texts)
+    images = [IMAGES[cell.key], IMAGES[cell.reference().key]]
+    (edited, reference), text = features_by_hand(loaded.model, images, texts)
     prompt, smile, beard, with_smile, with_beard, empty = text
     moved = edited - reference
     wanted = ((with_smile - prompt) - (with_beard - prompt)) / 2
     goals = [(smile, True), (beard, False)]
-    was, now = ([bool(seen @ shown > seen @ empty) for shown, _ in goals] for seen in (reference, edited))
+    was, now = (
+        [bool(image @ concept > image @ empty) for concept, _ in goals] for image in (reference, edited)
+    )
     each = [
         math.nan if a == goal else float(b == goal) for a, b, (_, goal) in zip(was, now, goals, strict=True)
     ]
@@ -211,19 +213,19 @@ def test_every_score_by_hand_with_one_concept_reversed(tower: str) -> None:
     )
 
 
-def test_reversing_negates_what_is_about_the_concept_alone() -> None:
+def test_reversing_negates_exactly_the_scores_of_the_concept() -> None:
     cell = Cell("a photo of a face", 0, (Edit("smile"),), height=SIZE, width=SIZE)
     other = replace(cell, edits=(Edit("smile", reverse_editing_direction=True),))
     images = draw([cell]) | {other.key: draw([cell])[cell.key]}
     forward, backward = score([scorer("vit")], [cell, other], images, batch_size=4)
     for name in ("clip_concept", "clip_concept_1", "clip_concept_delta", "clip_directional"):
         assert backward.pop(name) == -forward.pop(name)
-    for name in ("success", "success_1"):  # the concept was there before, or it was not: one of them was idle
+    for name in ("success", "success_1"):  # the reference has the concept or not, so one edit is idle
         assert math.isnan(backward.pop(name)) != math.isnan(forward.pop(name))
     assert forward == backward
 
 
-def test_a_picture_that_did_not_move_has_no_direction() -> None:
+def test_an_unchanged_image_has_no_direction() -> None:
     cell = CELLS[1]
     images = dict.fromkeys((cell.key, cell.reference().key), IMAGES[cell.key])
     (values,) = score([scorer("resnet")], [cell], images, batch_size=2)
@@ -233,18 +235,18 @@ def test_a_picture_that_did_not_move_has_no_direction() -> None:
     assert values["lpips"] == 0.0
 
 
-def test_success_is_a_concept_that_came_or_went_by_its_own_absence() -> None:
-    """On the axes of the empty text and of two concepts: nearer to which is the picture?"""
+def test_success_compares_each_concept_with_the_empty_text() -> None:
+    """Embeddings on the axes of the empty text and of two concepts."""
     d = torch.eye(4, dtype=torch.float64)
     text = TextFeatures(d[3], d[[1, 2]], d[[3, 3]], torch.tensor([1.0, -1.0], dtype=torch.float64))
     plain, with_first, with_both = d[0], d[1], (d[1] + d[2]) / 2**0.5
-    assert [shows(image_D, text, d[0]) for image_D in (plain, with_first, with_both)] == [
+    assert [shows_concepts(image_D, text, d[0]) for image_D in (plain, with_first, with_both)] == [
         [False, False],
         [True, False],
         [True, True],
     ]
-    came = {"success": 1.0, "success_1": 1.0, "success_2": math.nan}
-    assert zero_shot_success(with_first, plain, text, d[0]) == pytest.approx(came, nan_ok=True)
+    first_added = {"success": 1.0, "success_1": 1.0, "success_2": math.nan}
+    assert zero_shot_success(with_first, plain, text, d[0]) == pytest.approx(first_added, nan_ok=True)
     one_of_two = {"success": 0.5, "success_1": 1.0, "success_2": 0.0}
     assert zero_shot_success(with_both, d[2], text, d[0]) == one_of_two
     idle = {"success": math.nan, "success_1": math.nan, "success_2": math.nan}
@@ -264,7 +266,7 @@ def unit(seed: int, *shape: int) -> Tensor:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 4), st.lists(st.booleans(), min_size=4, max_size=4))
-def test_cosines_stay_in_range(seed: int, concepts: int, reversed_: list[bool]) -> None:
+def test_cosines_are_in_range(seed: int, concepts: int, reversed_: list[bool]) -> None:
     feature_ND = unit(seed, 3 + 2 * concepts, 5)
     sign_K = torch.tensor([-1.0 if flag else 1.0 for flag in reversed_[:concepts]], dtype=torch.float64)
     text = TextFeatures(feature_ND[2], feature_ND[3::2], feature_ND[4::2], sign_K)
@@ -275,7 +277,7 @@ def test_cosines_stay_in_range(seed: int, concepts: int, reversed_: list[bool]) 
     assert values["clip_concept"] == pytest.approx(sum(own) / concepts)
 
 
-# The network's input.
+# Preprocessing.
 
 
 def pil_input(config: PreprocessCfg, image: np.ndarray[Any, Any]) -> Tensor:
@@ -286,7 +288,7 @@ def pil_input(config: PreprocessCfg, image: np.ndarray[Any, Any]) -> Tensor:
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(("size", "most", "mean"), [(64, 1, 0.02), (224, 1, 0.02), (640, 2, 0.2)])
-def test_preprocessing_is_open_clips_within_levels_of_255(
+def test_preprocessing_equals_open_clips_within_levels_of_255(
     name: str, mode: str, interpolation: str, size: int, most: int, mean: float
 ) -> None:
     photograph = getattr(skimage.data, name)()
@@ -299,19 +301,19 @@ def test_preprocessing_is_open_clips_within_levels_of_255(
     assert difference.mean() < mean
 
 
-def test_a_picture_of_the_right_size_is_only_normalised() -> None:
+def test_an_image_of_the_right_size_is_only_normalised() -> None:
     config = PreprocessCfg(size=(SIZE, SIZE), mean=MEAN, std=STD)
     image = IMAGES[CELLS[0].key]
     ours = Preprocessing((SIZE, SIZE), MEAN, STD, "bicubic", "shortest")(torch.from_numpy(image)[None])[0]
     assert torch.allclose(ours, pil_input(config, image), atol=1e-6)
 
 
-def test_preprocessing_says_what_it_does() -> None:
+def test_preprocessing_describes_itself() -> None:
     text = str(Preprocessing((64, 64), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", "shortest"))
     assert text == "bicubic antialias, centre crop 64x64, mean 0.5 0.5 0.5, std 0.5 0.5 0.5"
 
 
-# What is computed, and how often.
+# Number of passes and of encoded texts.
 
 
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
@@ -330,22 +332,22 @@ def test_stages_come_from_the_same_pass_as_the_embedding(tower: str) -> None:
 
 def test_a_text_is_encoded_once_in_a_scorers_lifetime(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = scorer("vit")
-    asked: list[str] = []
+    tokenized: list[str] = []
     tokenize = loaded.tokenizer
 
-    def remember(texts: list[str]) -> Tensor:
-        asked.extend(texts)
+    def record(texts: list[str]) -> Tensor:
+        tokenized.extend(texts)
         return tokenize(texts)
 
-    monkeypatch.setitem(loaded.__dict__, "tokenizer", remember)
+    monkeypatch.setitem(loaded.__dict__, "tokenizer", record)
     for _ in range(2):
         score([loaded], CELLS, IMAGES, batch_size=4)
-    texts = [text for text in asked if text]  # the empty ones pad the batch
+    texts = [text for text in tokenized if text]  # the empty ones pad the batch
     prompt = CELLS[0].prompt
     assert sorted(texts) == sorted([prompt, "smile", "beard", f"{prompt}, smile", f"{prompt}, beard"])
 
 
-def test_a_texts_features_do_not_depend_on_its_batch_mates() -> None:
+def test_a_texts_features_do_not_depend_on_its_batch() -> None:
     texts = [f"text {n}" for n in range(11)]
     alone, together = scorer("vit"), scorer("vit")
     cells = [Cell(text, 0, height=SIZE, width=SIZE) for text in texts]

@@ -1,4 +1,4 @@
-"""DINO distance, on a tiny random DINOv2 from a folder."""
+"""The DINO distance, with a tiny random DINOv2 from a folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_it_is_the_cosine_of_class_embeddings(folder: Path) -> None:
+def test_dino_is_one_minus_the_cosine_of_class_embeddings(folder: Path) -> None:
     scorer, model = load_dino(str(folder), CPU), Dinov2Model.from_pretrained(folder).eval()
 
     def embedding(key: str) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_it_is_the_cosine_of_class_embeddings(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "width"), [("astronaut", 256), ("coffee", 384)])
-def test_preprocessing_is_pils_resize_and_crop(name: str, width: int) -> None:
+def test_preprocessing_equals_pils_resize_and_crop(name: str, width: int) -> None:
     photograph = getattr(skimage.data, name)()
     resized = np.asarray(Image.fromarray(photograph).resize((width, 256), Image.Resampling.BICUBIC))
     left = (width - 224) // 2
@@ -66,7 +66,7 @@ def test_preprocessing_is_pils_resize_and_crop(name: str, width: int) -> None:
     assert str(PREPROCESSING).startswith("bicubic antialias, shortest side to 256, centre crop 224x224, ")
 
 
-def test_equal_pictures_and_provenance(folder: Path) -> None:
+def test_equal_images_have_distance_zero_and_provenance_names_the_model(folder: Path) -> None:
     scorer = load_dino(str(folder), CPU)
     cell = CELLS[1]
     same = dict.fromkeys((cell.key, cell.reference().key), IMAGES[cell.key])
@@ -78,7 +78,7 @@ def test_equal_pictures_and_provenance(folder: Path) -> None:
     assert "dino" in families
 
 
-def test_weights_that_cannot_be_had_are_one_line(folder: Path, tmp_path: Path) -> None:
+def test_unavailable_weights_are_an_error_of_one_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     torch.save(Dinov2Model.from_pretrained(folder).state_dict(), tmp_path / "pytorch_model.bin")
     for name in (str(tmp_path), "/nowhere", "nobody/nothing"):
@@ -87,7 +87,7 @@ def test_weights_that_cannot_be_had_are_one_line(folder: Path, tmp_path: Path) -
         assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_lacks_weights(folder: Path, tmp_path: Path) -> None:
+def test_a_file_with_missing_weights_is_refused(folder: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())

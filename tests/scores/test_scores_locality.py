@@ -1,4 +1,4 @@
-"""Locality: a known change under a known mask, and the mask's way from the engine to the disk and back."""
+"""Locality of known changes under known masks, and the mask's round trip from the engine to the disk."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def blank() -> NDArray[np.uint8]:
     return np.full((32, 48, 3), 100, np.uint8)
 
 
-def test_the_share_of_the_change_inside() -> None:
-    """Masked is the upper left position of 4 x 6, that is 8 x 8 pixels; 30 of 50 levels changed in it."""
+def test_locality_is_the_share_of_the_change_inside_the_mask() -> None:
+    """The mask is the upper left of 4 x 6 positions, 8 x 8 pixels; 30 of 50 changed levels are inside."""
     mask = np.zeros((4, 6), bool)
     mask[0, 0] = True
     after = blank()
@@ -45,10 +45,10 @@ def test_the_share_of_the_change_inside() -> None:
     assert scored(blank(), after, mask) == {"locality": 30 / 50, "guided_fraction": 1 / 24}
 
 
-def test_nothing_changed_and_no_mask() -> None:
-    nothing = scored(blank(), blank(), np.ones((4, 6), bool))
-    assert math.isnan(nothing["locality"])
-    assert nothing["guided_fraction"] == 1.0
+def test_locality_is_nan_without_a_change_and_absent_without_a_mask() -> None:
+    unchanged = scored(blank(), blank(), np.ones((4, 6), bool))
+    assert math.isnan(unchanged["locality"])
+    assert unchanged["guided_fraction"] == 1.0
     assert scored(blank(), blank() + 1, None) == {}
 
 
@@ -66,7 +66,7 @@ def test_a_mask_and_its_complement_share_the_change(seed: int, batch: int) -> No
 
 @given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 9))
 @settings(max_examples=40, deadline=None)
-def test_a_picture_comes_back_from_its_file(
+def test_image_and_mask_survive_the_file(
     tmp_path_factory: pytest.TempPathFactory, seed: int, height: int, width: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -80,9 +80,9 @@ def test_a_picture_comes_back_from_its_file(
     assert (back.is_guided_HW == picture.is_guided_HW).all()
 
 
-def test_in_a_sweep_a_higher_threshold_guides_less_and_a_reference_nothing(tmp_path: Path) -> None:
+def test_a_higher_threshold_guides_less_and_a_reference_is_not_guided(tmp_path: Path) -> None:
     run(tmp_path, "+axes.edit_guidance_scale=[0,5]")
-    at: dict[object, float] = {}
+    fraction_at: dict[object, float] = {}
     for row in rows(tmp_path).values():
         picture = store(tmp_path).read_picture(row["image"])
         if row["is_reference"] or row["edit_guidance_scale"] == [0]:
@@ -92,19 +92,19 @@ def test_in_a_sweep_a_higher_threshold_guides_less_and_a_reference_nothing(tmp_p
             assert picture.is_guided_HW is not None
             assert row["guided_fraction"] == picture.is_guided_HW.mean()
             assert 0 < row["locality"] <= 1
-            at.setdefault(row["edit_threshold"][0], row["guided_fraction"])
-    assert at[0.9] < at[0.5]
+            fraction_at.setdefault(row["edit_threshold"][0], row["guided_fraction"])
+    assert fraction_at[0.9] < fraction_at[0.5]
 
 
-def test_scored_later_the_mask_is_that_of_the_file(tmp_path: Path) -> None:
+def test_scoring_later_reads_the_mask_from_the_file(tmp_path: Path) -> None:
     run(tmp_path)
     key, row = next((key, row) for key, row in rows(tmp_path).items() if not row["is_reference"])
     lines = (store(tmp_path).records_dir / "0.jsonl").read_text().splitlines()
-    waiting = [
+    unscored = [
         line.replace('"error": null', '"error": "not scored: x"') if f'"key": "{key}"' in line else line
         for line in lines
     ]
-    (store(tmp_path).records_dir / "0.jsonl").write_text("\n".join(waiting) + "\n")
-    (again,) = run(tmp_path, "retry_failed=true")
-    assert again.error is None
-    assert again.scores["locality"] == row["locality"]
+    (store(tmp_path).records_dir / "0.jsonl").write_text("\n".join(unscored) + "\n")
+    (record,) = run(tmp_path, "retry_failed=true")
+    assert record.error is None
+    assert record.scores["locality"] == row["locality"]

@@ -13,7 +13,7 @@ import torch
 import torchvision.models
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny_clip import clip_folder, draw, picture, sweep
+from support.tiny_clip import clip_folder, draw, random_image, sweep
 from torch import Tensor
 from torchmetrics.functional.image import lpips as torchmetrics_lpips
 
@@ -35,7 +35,7 @@ FEATURES = {
 
 @cache
 def backbone(name: str) -> dict[str, Tensor]:
-    """Random weights under torchvision's names: the ImageNet ones cannot be had in a test."""
+    """Random weights under torchvision's names: tests cannot download the ImageNet weights."""
     torch.manual_seed(0)
     features = FEATURES[name]()
     return {f"features.{key}": value for key, value in features.state_dict().items()}
@@ -51,11 +51,11 @@ def as_lpips_input(key: str) -> Tensor:
 
 
 def reference_network(library: Any, name: str) -> Any:
-    """A library's own LPIPS with its own learnt channel weights, on our backbone."""
+    """The library's own LPIPS with its learnt channel weights, on the random backbone."""
     extra = {"verbose": False} if library is lpips.LPIPS else {}
     network = library(net=name, pnet_rand=True, **extra)
-    for value, wanted in zip(network.net.state_dict().values(), backbone(name).values(), strict=True):
-        value.copy_(wanted)
+    for value, source in zip(network.net.state_dict().values(), backbone(name).values(), strict=True):
+        value.copy_(source)
     return network
 
 
@@ -67,7 +67,7 @@ def reference_network(library: Any, name: str) -> Any:
     ],
     ids=lambda value: value if isinstance(value, str) else value.__module__.partition(".")[0],
 )
-def test_agrees_with_the_reference(library: Any, name: str) -> None:
+def test_lpips_agrees_with_both_libraries(library: Any, name: str) -> None:
     scores = score([ours(name)], CELLS, IMAGES, batch_size=3)
     network = reference_network(library, name)
     for cell, values in zip(CELLS, scores, strict=True):
@@ -87,7 +87,7 @@ def test_provenance_names_the_network_and_its_weights() -> None:
     assert make_lpips("alex", other, CPU).provenance["lpips"]["weights"] != source["weights"]
 
 
-def test_the_backbone_comes_from_torch_hubs_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_backbone_is_read_from_torch_hubs_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
@@ -95,7 +95,9 @@ def test_the_backbone_comes_from_torch_hubs_cache(monkeypatch: pytest.MonkeyPatc
     assert load_lpips("squeeze", CPU).provenance == ours("squeeze").provenance
 
 
-def test_a_backbone_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unavailable_backbone_is_an_error_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
@@ -110,7 +112,9 @@ def test_a_backbone_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert str(tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth") in message
 
 
-def test_a_backbone_that_is_no_weights_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cached_file_that_holds_no_weights_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     file = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     file.parent.mkdir(parents=True)
@@ -145,10 +149,10 @@ def test_feature_distance_is_a_symmetric_distance(seed_a: int, seed_b: int) -> N
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
 def test_lpips_like_distance_grows_with_noise(tower: str) -> None:
     reference, *edited = cells = sweep([0])
-    images = {reference.key: picture(0)}
+    images = {reference.key: random_image(0)}
     for strength, cell in zip((0, 20, 80), edited, strict=True):
-        noise = np.random.default_rng(0).integers(-strength, strength + 1, picture(0).shape)
-        images[cell.key] = np.clip(picture(0) + noise, 0, 255).astype(np.uint8)
+        noise = np.random.default_rng(0).integers(-strength, strength + 1, random_image(0).shape)
+        images[cell.key] = np.clip(random_image(0) + noise, 0, 255).astype(np.uint8)
     scorers = build(ScoreSettings(clip_model=f"local-dir:{clip_folder(tower)}"), CPU)
     same, little, much = (values["lpips"] for values in score(scorers, cells, images, batch_size=4)[1:])
     assert same == 0.0

@@ -1,4 +1,4 @@
-"""The pixels' scores against scikit-image, against definitions, and at their edges."""
+"""Pixel scores against scikit-image, against their definitions, and in edge cases."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PAIRS += [
 
 
 def reference_ssim(a: Image, b: Image) -> float:
-    """scikit-image with the settings that its documentation names for agreement with Wang et al."""
+    """scikit-image with the settings that, by its documentation, match Wang et al."""
     return float(
         skimage.metrics.structural_similarity(
             a / 255,
@@ -77,7 +77,7 @@ def test_agrees_with_scikit_image(
         assert value == pytest.approx(theirs(*pair), abs=tolerance)
 
 
-def test_ssim_of_a_picture_that_is_not_square() -> None:
+def test_ssim_of_an_image_that_is_not_square() -> None:
     a, b = photograph("astronaut")[:40], photograph("coffee")[:40]
     assert ssim(batch(a), batch(b)).item() == pytest.approx(reference_ssim(a, b), abs=1e-10)
 
@@ -107,7 +107,7 @@ def test_no_overflow_between_black_and_white() -> None:
 
 
 def test_psnr_is_capped() -> None:
-    one_step = 1 / (255**2 * 1e7)  # less than any real picture can differ
+    one_step = 1 / (255**2 * 1e7)  # smaller than any real difference
     assert psnr(torch.tensor([0.0, one_step, 1e-4], dtype=torch.float64)).tolist() == pytest.approx(
         [100, 100, 40]
     )
@@ -122,7 +122,7 @@ def random_image(seed: int, height: int = 12, width: int = 13) -> Tensor:
 
 @settings(max_examples=40, deadline=None)
 @given(seeds, seeds)
-def test_ranges_and_symmetry(seed_a: int, seed_b: int) -> None:
+def test_scores_are_in_range_and_symmetric(seed_a: int, seed_b: int) -> None:
     a, b = random_image(seed_a), random_image(seed_b)
     for measure, low, high in ((ssim, -1, 1), (mse, 0, 1), (changed_fraction, 0, 1)):
         value = measure(a, b).item()
@@ -132,7 +132,7 @@ def test_ranges_and_symmetry(seed_a: int, seed_b: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(seeds)
-def test_identical_pictures(seed: int) -> None:
+def test_identical_images_have_perfect_scores(seed: int) -> None:
     a = random_image(seed)
     assert (ssim(a, a).item(), mse(a, a).item(), changed_fraction(a, a).item()) == (1.0, 0.0, 0.0)
     assert psnr(mse(a, a)).item() == 100.0
