@@ -45,8 +45,8 @@ def _score_all(store: Store, words: Sequence[str]) -> int:
     from sega_bench.rescoring import rescore
     from sega_bench.sega.models import resolve_device
 
-    overrides, device_name = rescore.read_words(words)
-    settings, device = rescore.settings_of(store, overrides), resolve_device(device_name)
+    overrides, device_name = rescore.parse_overrides(words)
+    settings, device = rescore.resolve_settings(store, overrides), resolve_device(device_name)
     signals.before_leaving(lock.release_all)
     with logging_to(store.log_path):
         counts = sum((_score(one, settings, device) for one in (*store.held_out(), store)), Counter[str]())

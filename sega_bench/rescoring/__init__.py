@@ -1,1 +1,1 @@
-"""Stored images scored again, one by one or as sets; nothing is generated."""
+"""Score stored images again, one by one or as sets; nothing is generated."""

@@ -1,8 +1,8 @@
-"""The stored pictures of a sweep scored again, perhaps by other scorers; nothing is generated.
+"""Score the stored images of a sweep again, perhaps with other scorers; nothing is generated.
 
-Rows and pictures are streamed; of each cell only the place of its row is kept. New rows are appended behind
-the old ones, which they replace, and how far it came is on disk after every chunk, so that the same command
-goes on after a kill.
+Rows and images are streamed: of each cell, only the place of its row stays in memory. New rows are appended
+behind the rows that they replace. Progress is written after every chunk, so that the same command continues
+after a kill.
 """
 
 from __future__ import annotations
@@ -12,37 +12,49 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
 from sega_bench import scores
+from sega_bench.cell import Cell
 from sega_bench.config import compose
 from sega_bench.errors import UserError
-from sega_bench.execution.grader import SEPARATOR, Grader, remarks
+from sega_bench.execution.grader import SEPARATOR, Grader, other_notes
 from sega_bench.execution.resume import NOT_SCORED
 from sega_bench.planning import manifest
 from sega_bench.scores import ScoreSettings
 from sega_bench.store import SETTING_COLUMNS, Picture, Place, Record, Store, cell_of, lock
 
 CHUNK = 64
-"""Pictures in memory at once, and their references."""
+"""Cells whose images are in memory at once, besides their references'."""
 
-_KEPT = "nsfw"
-"""The one score that stays: its network is the checkpoint's, which is not loaded."""
+_NSFW = "nsfw"
+"""The one score that is kept: its network belongs to the checkpoint, which is not loaded."""
+
+_GENERATION_FIELDS = (
+    "image",
+    "image_sha256",
+    "unet_evals",
+    "seconds",
+    "worker",
+    "device",
+    "versions",
+)
+"""Fields of a record that say how its image was generated; scoring leaves them alone."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """So much was done by a command that was stopped.
+    """How far an interrupted command came, as ``rescoring_path`` stores it.
 
     Args:
-        scores: what it scored with.
-        keys: digest of the cells in their order.
-        done: of them.
+        scores: provenance of its scorers.
+        keys: digest of the cells' keys, in their order.
+        done: number of cells that are finished.
     """
 
     scores: Mapping[str, Any]
@@ -50,37 +62,40 @@ class Progress:
     done: int = 0
 
 
-def read_words(words: Sequence[str]) -> tuple[dict[str, Any], str | None]:
-    """The score settings that differ from the sweep's, and the device.
+def parse_overrides(words: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    """Score settings that differ from the sweep's, and the device.
+
+    Args:
+        words: ``scores=NAME``, ``scores.KEY=VALUE`` or ``engine.device=NAME``.
 
     Raises:
-        UserError: a word that is none of these, or cannot be read.
+        UserError: another key, or a value that Hydra cannot parse.
     """
     for word in words:
         key = word.partition("=")[0]
         if key not in ("scores", "engine.device") and not key.startswith("scores."):
             raise UserError(f"{word!r}: here there are scores=..., scores.KEY=... and engine.device=... only")
     composed = compose(*words)
-    chosen = asdict(composed.scores)
-    named = {word.partition("=")[0] for word in words}
-    if "scores" not in named:
-        chosen = {name: value for name, value in chosen.items() if f"scores.{name}" in named}
-    return chosen, composed.engine.device
+    overrides = asdict(composed.scores)
+    keys = {word.partition("=")[0] for word in words}
+    if "scores" not in keys:  # without a whole group, only the keys on the command line count
+        overrides = {name: value for name, value in overrides.items() if f"scores.{name}" in keys}
+    return overrides, composed.engine.device
 
 
-def settings_of(store: Store, asked: Mapping[str, Any]) -> ScoreSettings:
-    """A sweep's own scorers, but for what is asked for.
+def resolve_settings(store: Store, overrides: Mapping[str, Any]) -> ScoreSettings:
+    """The sweep's own score settings with ``overrides`` applied.
 
     Raises:
-        UserError: the folder holds no sweep, or a scorer cannot be had.
+        UserError: the folder holds no sweep, or a scorer is not available.
     """
-    own = _plan(store)["settings"]["scores"]
-    settings = ScoreSettings(**(own | dict(asked)))
+    own = _read_plan(store)["settings"]["scores"]
+    settings = ScoreSettings(**(own | dict(overrides)))
     try:
         scores.check(settings)
     except UserError as error:
         for name in manifest.SCORE_PATHS:
-            if own.get(name) and name not in asked and str(error).startswith(f"scores.{name}="):
+            if own.get(name) and name not in overrides and str(error).startswith(f"scores.{name}="):
                 raise UserError(
                     f"scores.{name}: the folder of {own[name]} is not kept in plan.json: give all of it again"
                 ) from error
@@ -89,118 +104,153 @@ def settings_of(store: Store, asked: Mapping[str, Any]) -> ScoreSettings:
 
 
 def rescore(store: Store, settings: ScoreSettings, device: torch.device) -> Iterator[Counter[str]]:
-    """Score all pictures of a sweep's folder again; what a study found by the old scores is forgotten.
+    """Score all images of a sweep's folder again, and drop a study's answers, which the old scores gave.
 
     Args:
         store: the folder.
-        settings: from :func:`settings_of`.
+        settings: from :func:`resolve_settings`.
         device: of the scorers.
 
     Yields:
-        How many cells were ``done before`` a kill; then after every chunk, on disk by then, how many of its
-        cells were ``scored`` and ``not scored``, and how many had ``failed`` when they were made.
+        First the number of cells that were ``done before`` a kill. Then, after each chunk is on disk, how
+        many of its cells were ``scored`` and ``not scored``, and how many had ``failed`` in the sweep.
 
     Raises:
-        UserError: the folder holds no sweep, cannot be written or is in use, or weights cannot be had.
+        UserError: the folder holds no sweep, cannot be written or is in use, or weights are not available.
     """
-    plan = _plan(store)
+    plan = _read_plan(store)
     with lock.held(store) as confirm:
         grader = Grader(store, scores.build(settings, device), settings.batch_size)
         places = store.places()
         keys = [key for key in dict.fromkeys((*plan["keys"], *places)) if key in places]
-        provenance = scores.provenance(grader.scorers)
-        if _KEPT in plan["scores"]:
-            provenance[_KEPT] = plan["scores"][_KEPT]
-        progress = _resumed(store, Progress(provenance, hashlib.sha256("".join(keys).encode()).hexdigest()))
-        _keep(store, progress)
+        provenance = _provenance(grader, plan)
+        progress = _resume(store, Progress(provenance, hashlib.sha256("".join(keys).encode()).hexdigest()))
+        # Progress comes first: it makes a kill before the next write known to every later command.
+        _write_progress(store, progress)
         store.write_plan(manifest.rescored(plan, settings, provenance))
-        store.answers_path.unlink(missing_ok=True)  # a study's are of the old scores
+        store.answers_path.unlink(missing_ok=True)
         yield +Counter({"done before": progress.done})
-        recent: dict[str, Picture] = {}
+        scorer = _ChunkScorer(grader, places)
         for chunk in _chunks(store, places, keys[progress.done :]):
             confirm()
-            rows, recent = _grade(grader, chunk, places, recent)
-            for worker in dict.fromkeys(places[row["key"]].worker for row in rows):
-                store.append_rows(worker, [row for row in rows if places[row["key"]].worker == worker])
+            rows = scorer.score(chunk)
+            _append(store, places, rows)
             progress = replace(progress, done=progress.done + len(chunk))
-            _keep(store, progress)
+            _write_progress(store, progress)
             yield _counts(rows, len(chunk))
         store.rescoring_path.unlink()
 
 
-def _plan(store: Store) -> dict[str, Any]:
+def _read_plan(store: Store) -> dict[str, Any]:
     plan = store.read_plan()
     if plan is None:
         raise UserError(f"{store.root} holds no sweep (no plan.json): name one such as outputs/thresholds")
     return plan
 
 
-def _resumed(store: Store, fresh: Progress) -> Progress:
-    """Where a command that did the same was stopped; else the beginning."""
+def _provenance(grader: Grader, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance of the new scores, with that of the kept one if the sweep has it."""
+    kept = {_NSFW: plan["scores"][_NSFW]} if _NSFW in plan["scores"] else {}
+    return {**scores.provenance(grader.scorers), **kept}
+
+
+def _resume(store: Store, start: Progress) -> Progress:
+    """The progress of an interrupted command with the same scorers and cells; else ``start``."""
     try:
-        before = Progress(**json.loads(store.rescoring_path.read_bytes()))
+        stored = Progress(**json.loads(store.rescoring_path.read_bytes()))
     except (OSError, ValueError, TypeError):
-        return fresh
-    return before if replace(before, done=0) == fresh else fresh
+        return start
+    return stored if replace(stored, done=0) == start else start
 
 
-def _keep(store: Store, progress: Progress) -> None:
+def _write_progress(store: Store, progress: Progress) -> None:
     store.write_text(store.rescoring_path, json.dumps(asdict(progress)) + "\n")
 
 
 def _chunks(store: Store, places: Mapping[str, Place], keys: Sequence[str]) -> Iterator[list[Row]]:
-    """Rows in order, a few at a time, those of a chunk of one size."""
+    """The cells' rows in order, up to ``CHUNK`` at a time; all images of a chunk have one size."""
     rows = (store.journal.read(places[key]) for key in keys)
-    for _, same in itertools.groupby(rows, key=lambda row: (row["height"], row["width"])):
-        while chunk := list(itertools.islice(same, CHUNK)):
+    for _, same_size in itertools.groupby(rows, key=lambda row: (row["height"], row["width"])):
+        while chunk := list(itertools.islice(same_size, CHUNK)):
             yield chunk
 
 
-def _grade(
-    grader: Grader, rows: Sequence[Row], places: Mapping[str, Place], recent: Mapping[str, Picture]
-) -> tuple[list[Row], dict[str, Picture]]:
-    """The rows with new scores, without those that failed; and the references that the next may need.
+def _append(store: Store, places: Mapping[str, Place], rows: Sequence[Row]) -> None:
+    """Append each new row to the file of the row that it replaces."""
+    for worker in dict.fromkeys(places[row["key"]].worker for row in rows):
+        store.append_rows(worker, [row for row in rows if places[row["key"]].worker == worker])
 
-    A cell made of its row has another key than the row's (the scheduler's configuration is not in it), so
-    within this function pictures go by the keys of such cells.
+
+@dataclass
+class _ChunkScorer:
+    """Scores one chunk after another, and keeps the reference images that the next chunk may need.
+
+    Images are looked up by the keys of cells made from rows (:func:`cell_of`). Those keys differ from the
+    rows', because rows do not store the scheduler's configuration.
+
+    Args:
+        grader: the scorers, and the store that they read from.
+        places: of all rows, by key.
+        references: reference images of the last chunk.
     """
-    done = [row for row in rows if row["status"] == "done"]
-    cells = [cell_of(row) for row in done]
-    pictures = {cell.key: _read(grader, row) for cell, row in zip(cells, done, strict=True)}
-    found = {key: picture for key, picture in pictures.items() if picture is not None}
-    references = dict(recent)
-    for cell, row in zip(cells, done, strict=True):
-        key = cell.reference().key
-        if key not in found and key not in references and row["reference_key"] in places:
-            reference = _read(grader, grader.store.journal.read(places[row["reference_key"]]))
-            references |= {} if reference is None else {key: reference}
-    wanted = {cell.reference().key for cell in cells}
-    references = {key: picture for key, picture in {**references, **found}.items() if key in wanted}
-    records = [
-        Record(cell, "done", error=remarks(row["error"]), **{name: row[name] for name in _MADE})
-        for cell, row in zip(cells, done, strict=True)
-    ]
-    graded = grader.grade(records, found, references)
-    return [_renewed(record, row) for record, row in zip(graded, done, strict=True)], references
+
+    grader: Grader
+    places: Mapping[str, Place]
+    references: dict[str, Picture] = field(default_factory=dict)
+
+    def score(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows with new scores, without the rows of failed cells."""
+        rows = [row for row in rows if row["status"] == "done"]
+        cells = [cell_of(row) for row in rows]
+        images = self._images(cells, rows)
+        self.references = self._references(cells, rows, self.references | images)
+        records = [_unscored(cell, row) for cell, row in zip(cells, rows, strict=True)]
+        graded = self.grader.grade(records, images, self.references)
+        return [_replacement(record, row) for record, row in zip(graded, rows, strict=True)]
+
+    def _images(self, cells: Sequence[Cell], rows: Sequence[Row]) -> dict[str, Picture]:
+        """The cells' own images, by key, without those that cannot be read."""
+        images = {cell.key: self._read(row) for cell, row in zip(cells, rows, strict=True)}
+        return {key: image for key, image in images.items() if image is not None}
+
+    def _references(
+        self, cells: Sequence[Cell], rows: Sequence[Row], known: Mapping[str, Picture]
+    ) -> dict[str, Picture]:
+        """The cells' reference images, by key: those that are ``known``, the others from the disk."""
+        row_keys = {cell.reference().key: row["reference_key"] for cell, row in zip(cells, rows, strict=True)}
+        images = {
+            key: known[key] if key in known else self._read_by_key(row_key)
+            for key, row_key in row_keys.items()
+        }
+        return {key: image for key, image in images.items() if image is not None}
+
+    def _read_by_key(self, key: str) -> Picture | None:
+        """The image of a row's key; None if the folder has no such row or no image."""
+        if key not in self.places:
+            return None
+        return self._read(self.grader.store.journal.read(self.places[key]))
+
+    def _read(self, row: Row) -> Picture | None:
+        image = row.get("image")
+        return self.grader.read(image) if row["status"] == "done" and isinstance(image, str) else None
 
 
-_MADE = ("image", "image_sha256", "unet_evals", "seconds", "worker", "device", "versions")
+def _unscored(cell: Cell, row: Row) -> Record:
+    """A row's record, without its scores and without the notes about them."""
+    generation = {name: row[name] for name in _GENERATION_FIELDS}
+    return Record(cell, "done", error=other_notes(row["error"]), **generation)
 
 
-def _read(grader: Grader, row: Row) -> Picture | None:
-    image = row.get("image")
-    return grader.read(image) if row["status"] == "done" and isinstance(image, str) else None
-
-
-def _renewed(record: Record, row: Row) -> Row:
-    """The row of a record, under the settings and the key of the row that it replaces."""
-    kept = {name: row[name] for name in (*SETTING_COLUMNS, _KEPT) if name in row}
+def _replacement(record: Record, row: Row) -> Row:
+    """A record's row with the settings, the key and the kept score of the row that it replaces."""
+    kept = {name: row[name] for name in (*SETTING_COLUMNS, _NSFW) if name in row}
     notes = str(row["error"] or "").split(SEPARATOR)
-    lacking = [note for note in notes if note.startswith(f"{NOT_SCORED}{_KEPT}:")]  # it is not taken here
-    error = SEPARATOR.join([*lacking, *filter(None, [record.error])]) or None
+    # retry_failed finds cells by this note: it stays while the score is still missing.
+    missing = [note for note in notes if note.startswith(f"{NOT_SCORED}{_NSFW}:")]
+    error = SEPARATOR.join([*missing, *filter(None, [record.error])]) or None
     return record.row() | kept | {"error": error}
 
 
 def _counts(rows: Sequence[Row], cells: int) -> Counter[str]:
-    lacking = sum(str(row["error"] or "").startswith(NOT_SCORED) for row in rows)
-    return +Counter({"scored": len(rows) - lacking, "not scored": lacking, "failed": cells - len(rows)})
+    not_scored = sum(str(row["error"] or "").startswith(NOT_SCORED) for row in rows)
+    return +Counter({"scored": len(rows) - not_scored, "not scored": not_scored, "failed": cells - len(rows)})
