@@ -21,7 +21,7 @@ from sega_bench.planning.planner import Plan, plan
 from sega_bench.sega import onednn
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Conditioning
-from sega_bench.sega.models import StableDiffusion, faster, resolve_device
+from sega_bench.sega.models import StableDiffusion, accelerated, resolve_device
 from sega_bench.sega.pooling import Request, evaluate
 
 PROMPT = "a photo of the face of a woman"
@@ -177,8 +177,8 @@ def _ways(made: Plan, device: torch.device, dtype: str) -> Iterator[Way]:
         plain = network()
         plain.unet.set_attn_processor(AttnProcessor())
         yield Way("channels_last, without SDPA", plain)
-    yield Way(ENGINE, network(run=faster))
-    yield Way(COMPILED, network(run=partial(faster, compile=True)))
+    yield Way(ENGINE, network(run=accelerated))
+    yield Way(COMPILED, network(run=partial(accelerated, compile=True)))
 
 
 def _flops(way: Way) -> float:

@@ -1,4 +1,4 @@
-"""The SEGA engine, usable on its own, and as a drop-in for diffusers' deprecated pipeline.
+"""The SEGA engine, with its own API and as a drop-in for diffusers' deprecated pipeline.
 
 >>> from sega_bench import Edit
 >>> from sega_bench.sega import ModelSettings, cell_of, describe, generate, load
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sega_bench.sega.pipeline import SemanticStableDiffusionPipeline
     from sega_bench.sega.wave import Outcome, generate
 
-_HOME = {
+_MODULES = {
     "Batching": "batching",
     "Denoiser": "denoiser",
     "LoraSettings": "checkpoints.settings",
@@ -52,9 +52,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: the planner's arithmetic needs no torch."""
-    if name not in _HOME:
+    """Import a public name on first use, because planning a sweep must not import torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'sega_bench.sega' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"sega_bench.sega.{_HOME[name]}"), name)
+    return getattr(import_module(f"sega_bench.sega.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL, loaded: networks as a Denoiser."""
+"""Load Stable Diffusion 1.x, 2.x and XL as a Denoiser for the engine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from sega_bench.cell import Cell, shown
 from sega_bench.errors import UserError
 from sega_bench.sega import onednn
+from sega_bench.sega.checkpoints.checkpoint import Checkpoint
 from sega_bench.sega.checkpoints.locate import Model
 from sega_bench.sega.compiling import Compiled
 from sega_bench.sega.denoiser import Conditioning
@@ -19,15 +20,15 @@ from sega_bench.sega.recording import Recorded
 
 
 def default_device() -> torch.device:
-    """CUDA where there is some, else the CPU."""
+    """CUDA if available, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """``engine.device`` as a torch device; None is CUDA where there is some.
+    """Turn ``engine.device`` into a torch device; None: :func:`default_device`.
 
     Raises:
-        UserError: no such device here.
+        UserError: this machine has no such device.
     """
     if name is None:
         return default_device()
@@ -41,21 +42,21 @@ def resolve_device(name: str | None) -> torch.device:
 
 
 def default_dtype(device: torch.device) -> str:
-    """Half precision where it is fast."""
+    """``float16`` on CUDA, where it is fast, else ``float32``."""
     return "float16" if device.type == "cuda" else "float32"
 
 
 class StableDiffusion:
     """The networks of SD 1.x, 2.x or XL as a :class:`sega_bench.sega.denoiser.Denoiser`.
 
-    Networks run in their own dtype; latents, guidance and scheduler stay in float32 (float64 with float64
-    networks), because a quantile rounded to float16 changes the mask in most channels.
+    Networks run in their own dtype. Latents, guidance and scheduler use float32 (float64 with float64
+    networks), because a threshold's quantile rounded to float16 changes the mask in most channels.
 
     Args:
-        tokenizers, text_encoders: one of each, for XL two.
+        tokenizers, text_encoders: one of each; two for XL.
         unet, vae: diffusers' networks.
-        force_zeros_for_empty_prompt: XL: what is read of an empty text is zeros.
-        run_unet: called in place of the UNet, to the same end.
+        force_zeros_for_empty_prompt: XL only: an empty text is encoded as zeros.
+        run_unet: called instead of the UNet; must return the same output.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class StableDiffusion:
         self.unet, self.vae = unet, vae
         self.force_zeros_for_empty_prompt = force_zeros_for_empty_prompt
         self.device: torch.device = unet.device
-        self.dtype: torch.dtype = unet.dtype  # diffusers walks through all modules each time it is asked
+        self.dtype: torch.dtype = unet.dtype  # diffusers' property walks through all modules
         self.latent_dtype = torch.promote_types(self.dtype, torch.float32)
         self._run_unet = run_unet or unet
         self.encode = lru_cache(maxsize=1024)(self._encode)
@@ -81,20 +82,20 @@ class StableDiffusion:
 
     @property
     def is_xl(self) -> bool:
-        """Whether the UNet also reads a pooled text and the size of the image."""
+        """Whether the UNet has XL's additional inputs: a pooled text and the image's size."""
         return len(self.text_encoders) == 2
 
     @property
     def upsampling(self) -> int:
-        """Pixels on a side for one latent."""
+        """Pixels per latent, along one side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """C H W of the latents of an image of ``height`` x ``width`` pixels."""
+        """Shape (C, H, W) of the latents of an image of ``height`` x ``width`` pixels."""
         return self.unet.config.in_channels, height // self.upsampling, width // self.upsampling
 
     def _truncation(self, text: str) -> str | None:
-        """One line for a text of more tokens than the model reads; None for any other."""
+        """A warning of one line if the text has more tokens than the model reads, else None."""
         for tokenizer in self.tokenizers:
             tokens, limit = len(tokenizer(text, verbose=False).input_ids), tokenizer.model_max_length
             if tokens > limit:
@@ -103,17 +104,19 @@ class StableDiffusion:
 
     @torch.inference_mode()
     def _encode(self, text: str) -> Conditioning:
-        """What the UNet reads of one text, cut to the tokenizer's length with its end mark.
+        """Encode one text, truncated to the tokenizer's length including the end token.
 
-        ``encoder_hidden_states`` (tokens, channels): of SD 1.x and 2.x the last, of XL the last but one of
-        both encoders, side by side. For XL also ``text_embeds`` (channels), the second encoder's projection.
+        Returns:
+            ``encoder_hidden_states`` (tokens, channels): the last hidden states for SD 1.x and 2.x, the
+            concatenated penultimate ones of both encoders for XL; and for XL ``text_embeds`` (channels), the
+            second encoder's projection.
         """
         ids = [self._token_ids(tokenizer, text) for tokenizer in self.tokenizers]
         if not self.is_xl:
             return {"encoder_hidden_states": self.text_encoders[0](ids[0])[0][0]}
         outputs = [
-            encoder(own, output_hidden_states=True)
-            for encoder, own in zip(self.text_encoders, ids, strict=True)
+            encoder(ids_1T, output_hidden_states=True)
+            for encoder, ids_1T in zip(self.text_encoders, ids, strict=True)
         ]
         encoded = {
             "encoder_hidden_states": torch.cat([output.hidden_states[-2][0] for output in outputs], dim=-1),
@@ -133,29 +136,29 @@ class StableDiffusion:
 
     @torch.inference_mode()
     def predict(self, latents_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output, BCHW in ``latent_dtype``; one timestep without dimensions serves all rows."""
-        added = {"added_cond_kwargs": self._added(latents_BCHW, conditioning)} if self.is_xl else {}
+        """The UNet's output, BCHW in ``latent_dtype``; a timestep without dimensions applies to all rows."""
+        added = {"added_cond_kwargs": self._xl_conditions(latents_BCHW, conditioning)} if self.is_xl else {}
         states_BTD = conditioning["encoder_hidden_states"]
         latents_BCHW = latents_BCHW.to(self.dtype)
         output = self._run_unet(latents_BCHW, timestep_B, states_BTD, return_dict=False, **added)[0]
         return output.to(self.latent_dtype)  # type: ignore[no-any-return]
 
-    def _added(self, latents_BCHW: Tensor, conditioning: Conditioning) -> Conditioning:
-        """What only XL reads: pooled texts, and six numbers an image."""
+    def _xl_conditions(self, latents_BCHW: Tensor, conditioning: Conditioning) -> Conditioning:
+        """XL's additional inputs: pooled texts, and six numbers per image."""
         text_BD = conditioning["text_embeds"]
         height, width = (side * self.upsampling for side in latents_BCHW.shape[-2:])
         return {"text_embeds": text_BD, "time_ids": self._time_ids(height, width).expand(len(text_BD), -1)}
 
     def _make_time_ids(self, height: int, width: int) -> Tensor:
-        """Original size, crop and target size: as in diffusers, of an image neither resized nor cropped.
+        """Original size, crop and target size of an image that is neither resized nor cropped.
 
-        Kept, because to copy numbers to a GPU is to wait for it.
+        Its results are cached, because copying numbers to a GPU synchronises with it.
         """
         return torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=self.device)
 
     @torch.inference_mode()
     def decode(self, latents_BCHW: Tensor) -> Tensor:
-        """Images as uint8 BHW3, rounded as diffusers rounds."""
+        """Decode latents to images, uint8 BHW3, rounded as in diffusers."""
         config = self.vae.config
         if config.latents_mean is not None and config.latents_std is not None:
             mean_C11, std_C11 = (
@@ -173,27 +176,20 @@ class StableDiffusion:
 def load(
     model: Model, device: torch.device | None = None, dtype: str | None = None, *, compile: bool = False
 ) -> StableDiffusion:
-    """Load a checkpoint from its safetensors, its LoRAs fused.
+    """Load a checkpoint from its safetensors and fuse its LoRAs.
 
     Args:
         model: from :func:`sega_bench.sega.checkpoints.locate.describe`.
-        device: default :func:`default_device`.
-        dtype: of the networks: ``float32``, ``float16``, ``bfloat16`` or ``float64``. XL's VAE overflows in
-            float16 and then runs in float32, as in diffusers.
-        compile: the UNet, with ``torch.compile``: a minute or more before the first image, then faster.
+        device: of the networks; default :func:`default_device`.
+        dtype: of the networks: ``float32``, ``float16``, ``bfloat16`` or ``float64``; default
+            :func:`default_dtype`. XL's VAE overflows in float16 and then runs in float32, as in diffusers.
+        compile: whether to compile the UNet with ``torch.compile``, which takes a minute or more before the
+            first image.
     """
     checkpoint = model.checkpoint
     assert checkpoint is not None, "a dry run's model cannot be loaded"
     layout = checkpoint.layout
-    device = device or default_device()
-    updates = checkpoint.updates() if checkpoint.loras else []
-    networks = {}
-    for name, part in checkpoint.parts.items():
-        own_dtype: torch.dtype = getattr(torch, dtype or default_dtype(device))
-        overflows = name == "vae" and layout.is_xl and part.config.get("force_upcast", True)
-        if overflows and own_dtype == torch.float16:
-            own_dtype = torch.float32
-        networks[name] = part.load(device, own_dtype, updates).to(memory_format=torch.channels_last)
+    networks = _load_networks(checkpoint, device or default_device(), dtype)
     unet = networks["unet"]
     return StableDiffusion(
         checkpoint.load_tokenizers(),
@@ -201,12 +197,26 @@ def load(
         unet,
         networks["vae"],
         force_zeros_for_empty_prompt=layout.force_zeros_for_empty_prompt,
-        run_unet=faster(unet, compile=compile),
+        run_unet=accelerated(unet, compile=compile),
     )
 
 
-def faster(unet: Any, *, compile: bool = False) -> Callable[..., Any]:
-    """What returns the same in less time; on a CPU ``unet`` itself is changed too."""
+def _load_networks(
+    checkpoint: Checkpoint, device: torch.device, dtype: str | None
+) -> dict[str, torch.nn.Module]:
+    updates = checkpoint.lora_updates() if checkpoint.loras else []
+    networks = {}
+    for name, part in checkpoint.parts.items():
+        network_dtype: torch.dtype = getattr(torch, dtype or default_dtype(device))
+        overflows = name == "vae" and checkpoint.layout.is_xl and part.config.get("force_upcast", True)
+        if overflows and network_dtype == torch.float16:
+            network_dtype = torch.float32
+        networks[name] = part.load(device, network_dtype, updates).to(memory_format=torch.channels_last)
+    return networks
+
+
+def accelerated(unet: Any, *, compile: bool = False) -> Callable[..., Any]:
+    """A callable with the UNet's output in less time; on a CPU this also changes ``unet`` itself."""
     is_on_cpu = unet.device.type == "cpu"
     if is_on_cpu and unet.dtype == torch.float32:
         (onednn.use_for_compiled if compile else onednn.use_for)(unet)
@@ -216,7 +226,14 @@ def faster(unet: Any, *, compile: bool = False) -> Callable[..., Any]:
 
 
 def cell_of(model: Model, *, dtype: str | None = None, scheduler: str | None = None, **settings: Any) -> Cell:
-    """A cell of this model: what follows from the checkpoint is filled in, ``settings`` are Cell's fields."""
+    """Create a cell of this model.
+
+    Args:
+        model: sets the cell's model, scheduler configuration and default size.
+        dtype: of the networks; default :func:`default_dtype`.
+        scheduler: as ``sampling.scheduler``; default: the checkpoint's own.
+        settings: further fields of :class:`Cell`.
+    """
     dtype = dtype or default_dtype(default_device())
     name, config = model.scheduler_for(scheduler)
     size = {"height": model.size, "width": model.size}

@@ -1,13 +1,13 @@
-"""Diffusers' deprecated SEGA pipeline with this engine inside: the same class name, the same call.
+"""A drop-in for diffusers' deprecated SEGA pipeline: the same class name and call, run by this engine.
 
 >>> from sega_bench.sega import SemanticStableDiffusionPipeline
 >>> pipe = SemanticStableDiffusionPipeline.from_pretrained("/path/to/a/diffusers/folder").to("cuda")
 >>> out = pipe("a photo of the face of a woman", editing_prompt=["smiling, smile"], edit_threshold=[0.99])
 >>> image = out.images[0]
 
-It draws the same noise from the same generators, so its images are those of diffusers, except where
-CONTRIBUTING.md ("Where we differ from diffusers") says otherwise. With networks in half precision, guidance
-and scheduler stay in float32 here, and a scheduler's step noise is drawn in it.
+It draws the same noise from the same generators, so its images equal those of diffusers, except where
+CONTRIBUTING.md ("Where we differ from diffusers") says otherwise. With networks in half precision, guidance,
+scheduler and the scheduler's step noise use float32.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from sega_bench.sega.schedule import wave_of
 from sega_bench.sega.steps import base_texts, image_owner
 from sega_bench.sega.wave import Step, count_timesteps, denoise
 
-MOST_AT_ONCE = 16
-"""Estimates in one pass through the UNet, of all that a step needs; fewer when memory runs out."""
+MAX_MICRO_BATCH = 16
+"""Most noise estimates in one pass through the UNet; the engine halves it when memory runs out."""
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
 
     Args:
         vae, text_encoder, tokenizer, unet: of a Stable Diffusion 1.x or 2.x checkpoint.
-        scheduler: any that :mod:`sega_bench.sega.schedulers` knows.
-        safety_checker, feature_extractor: both or none.
-        requires_safety_checker: kept in the configuration, as in diffusers.
+        scheduler: any that :mod:`sega_bench.sega.schedulers` supports.
+        safety_checker, feature_extractor: both or neither.
+        requires_safety_checker: stored in the configuration, as in diffusers.
 
-    After a call ``sem_guidance`` holds the semantic guidance of every step, (steps + 1, images, C, H, W),
-    which another call takes as ``sem_guidance=``; None after a call without classifier-free guidance.
+    After a call, ``sem_guidance`` holds the semantic guidance of every step, (steps + 1, images, C, H, W).
+    Another call accepts it as ``sem_guidance=``. It is None after a call without classifier-free guidance.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -91,7 +91,7 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
 
     @classmethod
     def from_pretrained(cls, path: Any, **settings: Any) -> SemanticStableDiffusionPipeline:
-        """As in diffusers, but weights are read from safetensors only; ``embedded`` is the face model.
+        """As in diffusers, but reads only safetensors; the path ``embedded`` is the face model.
 
         Raises:
             ValueError: ``use_safetensors=False``.
@@ -132,16 +132,16 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
         edit_weights: list[float] | None = None,
         sem_guidance: list[Tensor] | None = None,
     ) -> Any:
-        """Draw images; the parameters are those of diffusers' class, the edit's those of :class:`Edit`.
+        """Generate images. Arguments are those of diffusers' class; :class:`Edit` documents the edit's.
 
         Returns:
-            ``images`` as ``output_type`` says (``pil``, ``np``, ``pt`` or ``latent``) and
-            ``nsfw_content_detected``, None without a safety checker; a tuple without ``return_dict``.
+            ``images`` in the format of ``output_type`` (``pil``, ``np``, ``pt`` or ``latent``) and
+            ``nsfw_content_detected``, None without a safety checker; a tuple if not ``return_dict``.
 
         Raises:
-            ValueError: a setting out of its range, or lists that do not fit together; one line.
+            ValueError: a setting is out of range, or lists have different lengths; the message is one line.
         """
-        _check(height, width, output_type, callback_steps)
+        _check_arguments(height, width, output_type, callback_steps)
         concepts, embeddings = _concepts(editing_prompt, editing_prompt_embeddings)
         edits = _edits(
             concepts,
@@ -153,7 +153,7 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
             reverse_editing_direction=reverse_editing_direction,
         )
         shared: dict[str, Any] = {
-            **self._scheduler_of_cells(),
+            **self._scheduler_settings(),
             "edits": edits,
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
@@ -163,7 +163,7 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
             "edit_momentum_scale": edit_momentum_scale,
             "edit_mom_beta": edit_mom_beta,
         }
-        # The seed only tells the images of one prompt apart: noise comes from the generators.
+        # The seed only distinguishes images of one prompt: the noise comes from the generators.
         cells = [
             Cell(prompt=text, negative_prompt=negative, seed=image, **shared)
             for image, (text, negative) in enumerate(_texts(prompt, negative_prompt, num_images_per_prompt))
@@ -172,13 +172,13 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
         noise = self._noise(networks, cells, generator, latents)
         callback_at = (callback, callback_steps) if callback is not None else None
         final_BCHW = self._denoise(networks, cells, noise, sem_guidance, callback_at)
-        images, is_nsfw = self._finish(final_BCHW, output_type)
+        images, is_nsfw = self._decode_and_check(final_BCHW, output_type)
         if not return_dict:
             return images, is_nsfw
         return StableDiffusionPipelineOutput(images=images, nsfw_content_detected=is_nsfw)
 
-    def _scheduler_of_cells(self) -> dict[str, str]:
-        """The scheduler as cells name it; the engine makes its own."""
+    def _scheduler_settings(self) -> dict[str, str]:
+        """The scheduler as fields of a cell; the engine builds its own from them."""
         name = type(self.scheduler).__name__
         try:
             schedulers.class_name(name)
@@ -190,7 +190,7 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
     def _noise(
         self, networks: _Networks, cells: Sequence[Cell], generator: Generators, latents: Tensor | None
     ) -> Noise:
-        """What diffusers would begin with: drawn in its dtype, at once where there is one generator."""
+        """Initial noise as in diffusers: in its dtype, and in one draw where there is one generator."""
         shape = (len(cells), *networks.latent_shape(cells[0].height, cells[0].width))
         if isinstance(generator, list) and len(generator) != len(cells):
             raise ValueError(
@@ -212,10 +212,10 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
         sem_guidance: Sequence[Tensor] | None,
         callback_at: tuple[Callable[[int, int, Tensor], None], int] | None,
     ) -> Tensor:
-        """The final latents of all images, BCHW; leaves their semantic guidance behind."""
+        """Final latents of all images, BCHW; stores their semantic guidance in ``sem_guidance``."""
         first, n = cells[0], count_timesteps(cells[0])
         _check_sem_guidance(sem_guidance, noise.latents_RCHW, first, n)
-        steps = max(n, first.num_inference_steps + 1)  # diffusers always has one more than asked for
+        steps = max(n, first.num_inference_steps + 1)  # diffusers always allocates one step more
         recorded = noise.latents_RCHW.new_zeros(steps, *noise.latents_RCHW.shape)
         order = getattr(self.scheduler, "order", 1)
         with self.progress_bar(total=n) as bar:
@@ -229,7 +229,7 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
             final = denoise(
                 networks,
                 wave_of(cells, n),
-                Batching(micro=_even_share(len(cells) * (len(base_texts(first, 0)) + len(first.edits)))),
+                Batching(micro=_micro_batch(len(cells) * (len(base_texts(first, 0)) + len(first.edits)))),
                 noise=noise,
                 sem_guidance=sem_guidance,
                 on_step=on_step,
@@ -237,26 +237,29 @@ class SemanticStableDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin): 
         self.sem_guidance = recorded.cpu() if first.guidance_scale > 1.0 else None
         return torch.stack([final[image_owner(cell, n)] for cell in cells])
 
-    def _finish(self, latents_BCHW: Tensor, output_type: str | None) -> tuple[Any, list[bool] | None]:
-        """Images as ``output_type`` says, those that are not safe blackened, and which these are."""
+    def _decode_and_check(
+        self, latents_BCHW: Tensor, output_type: str | None
+    ) -> tuple[Any, list[bool] | None]:
+        """Images in the format of ``output_type``, unsafe ones blackened, and whether each is unsafe."""
         if output_type == "latent":
             return latents_BCHW, None
         scaled_BCHW = (latents_BCHW / self.vae.config.scaling_factor).to(self.vae.dtype)
         images_BCHW = self.vae.decode(scaled_BCHW, return_dict=False)[0]
         is_nsfw: list[bool] | None = None
         if self.safety_checker is not None:
-            pictures = self.image_processor.postprocess(images_BCHW, output_type="pil")
-            seen = self.feature_extractor(pictures, return_tensors="pt").to(images_BCHW.device).pixel_values
+            pil_images = self.image_processor.postprocess(images_BCHW, output_type="pil")
+            pixels_BCHW = self.feature_extractor(pil_images, return_tensors="pt").pixel_values
             images_BCHW, is_nsfw = self.safety_checker(
-                images=images_BCHW, clip_input=seen.to(self.text_encoder.dtype)
+                images=images_BCHW, clip_input=pixels_BCHW.to(images_BCHW.device, self.text_encoder.dtype)
             )
-        is_picture = [not flag for flag in is_nsfw or [False] * len(latents_BCHW)]  # else it is black already
-        images = self.image_processor.postprocess(images_BCHW, output_type, do_denormalize=is_picture)
+        # The checker sets unsafe images to 0, which is black already: denormalising would make them grey.
+        do_denormalize = [not flag for flag in is_nsfw or [False] * len(latents_BCHW)]
+        images = self.image_processor.postprocess(images_BCHW, output_type, do_denormalize=do_denormalize)
         return images, is_nsfw
 
 
 class _Networks(StableDiffusion):
-    """The pipeline's networks, and embeddings that stand for texts."""
+    """The pipeline's networks, which also accept the names of given embeddings as texts."""
 
     def __init__(self, pipeline: SemanticStableDiffusionPipeline, embeddings: Mapping[str, Tensor]) -> None:
         super().__init__([pipeline.tokenizer], [pipeline.text_encoder], pipeline.unet, pipeline.vae)
@@ -268,12 +271,14 @@ class _Networks(StableDiffusion):
             return {
                 "encoder_hidden_states": self._embeddings[text].to(self.device, self.text_encoders[0].dtype)
             }
-        if cut := self.truncation(text):
-            log.warning("%s", cut)
+        if warning := self.truncation(text):
+            log.warning("%s", warning)
         return super()._encode(text)
 
 
-def _check(height: int | None, width: int | None, output_type: str | None, callback_steps: int) -> None:
+def _check_arguments(
+    height: int | None, width: int | None, output_type: str | None, callback_steps: int
+) -> None:
     if (height or 8) % 8 or (width or 8) % 8:
         raise ValueError(f"height is {height} and width {width}, but they must be multiples of 8")
     if output_type not in ("pil", "np", "pt", "latent"):
@@ -285,7 +290,7 @@ def _check(height: int | None, width: int | None, output_type: str | None, callb
 def _texts(
     prompt: str | list[str], negative_prompt: str | list[str] | None, num_images_per_prompt: int
 ) -> list[tuple[str, str]]:
-    """Prompt and negative prompt of every image."""
+    """Prompt and negative prompt of every image, in diffusers' order."""
     if negative_prompt is not None and isinstance(prompt, str) != isinstance(negative_prompt, str):
         raise ValueError("negative_prompt and prompt must both be a text, or both a list of texts")
     prompts = [prompt] if isinstance(prompt, str) else prompt
@@ -305,17 +310,18 @@ def _texts(
 def _concepts(
     editing_prompt: str | list[str] | None, embeddings_KTC: Tensor | None
 ) -> tuple[list[str], dict[str, Tensor]]:
-    """The texts of the concepts, and the embeddings of those that have no text but a made-up name."""
+    """The concepts' texts; for embeddings instead of texts, generated names and the embeddings by name."""
     if editing_prompt:
         return [editing_prompt] if isinstance(editing_prompt, str) else list(editing_prompt), {}
     if embeddings_KTC is None:
         return [], {}
-    named = {f"\0editing_prompt_embeddings[{k}]": one for k, one in enumerate(embeddings_KTC)}
-    return list(named), named
+    # The null character keeps these names apart from any text that a user can write.
+    embeddings = {f"\0editing_prompt_embeddings[{k}]": one_TC for k, one_TC in enumerate(embeddings_KTC)}
+    return list(embeddings), embeddings
 
 
 def _edits(concepts: Sequence[str], **settings: Any) -> tuple[Edit, ...]:
-    """One edit for each concept; a setting is one value for all of them, or a list of one for each."""
+    """One edit for each concept; a setting is one value for all concepts, or a list with one for each."""
     columns = {name: per_concept(value, concepts, name) for name, value in settings.items()}
     return tuple(
         Edit(concept, **{name: column[k] for name, column in columns.items()})
@@ -339,6 +345,6 @@ def _check_sem_guidance(
         )
 
 
-def _even_share(estimates: int) -> int:
-    """A size of micro-batches into which the estimates of a step go with as little filling as can be."""
-    return math.ceil(estimates / math.ceil(estimates / MOST_AT_ONCE))
+def _micro_batch(estimates: int) -> int:
+    """The micro-batch size up to ``MAX_MICRO_BATCH`` with the least padding for a step's estimates."""
+    return math.ceil(estimates / math.ceil(estimates / MAX_MICRO_BATCH))

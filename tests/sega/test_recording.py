@@ -11,7 +11,7 @@ from support import tiny_sd, tiny_xl
 from torch import Tensor, nn
 
 from sega_bench.benchmark.peak import peak_bytes
-from sega_bench.sega.models import StableDiffusion, faster
+from sega_bench.sega.models import StableDiffusion, accelerated
 from sega_bench.sega.recording import SHAPES, Recorded, record
 
 
@@ -136,7 +136,7 @@ def test_a_network_that_changes_a_tensor_of_its_own_is_called_itself() -> None:
 
 def test_threads_that_come_at_once() -> None:
     model = tiny_sd.loaded("float64")
-    recorded, inputs = faster(model.unet), [batch(model, 2, seed) for seed in range(4)]
+    recorded, inputs = accelerated(model.unet), [batch(model, 2, seed) for seed in range(4)]
     start = Barrier(4)
 
     def run(latents_BCHW: Tensor, timestep_B: Tensor, texts: dict[str, Tensor]) -> list[Tensor]:

@@ -1,1 +1,1 @@
-"""Checkpoints: what is asked for, found, identified and checked; then, part by part, read."""
+"""Locate, identify and validate Stable Diffusion checkpoints, then load their networks."""

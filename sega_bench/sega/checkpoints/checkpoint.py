@@ -1,4 +1,4 @@
-"""A checkpoint on this machine: its parts, how each is read, and whether all of it fits together."""
+"""A checkpoint on this machine: its networks, tokenizers and LoRAs, their validation and loading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sega_bench.sega.checkpoints.layout import Config, Layout, read_object
 from sega_bench.sega.checkpoints.lora import Update, fuse, read_updates
 from sega_bench.sega.checkpoints.settings import LoraSettings
 from sega_bench.sega.checkpoints.tokenizers import load_tokenizer
-from sega_bench.sega.checkpoints.weights import empty_network, fill, fit, read_tensors, shown_file
+from sega_bench.sega.checkpoints.weights import empty_network, file_label, fill, fit, read_tensors
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Part:
 
     Args:
         name: diffusers' component name, such as ``unet``.
-        kind: its class.
-        config: as in its config.json.
-        files: safetensors that hold its weights, and perhaps other parts'.
-        is_original: whether they are in the layout of the original code.
+        kind: name of its class.
+        config: contents of its config.json.
+        files: safetensors with its weights; a file may hold other parts' weights, too.
+        is_original: whether the files have the original code's layout.
     """
 
     name: str
@@ -40,18 +40,22 @@ class Part:
 
     @property
     def where(self) -> str:
-        """Begins an error message about its weights."""
-        return f"model.path: {', '.join(map(shown_file, self.files))}"
+        """The start of an error message about its weights."""
+        return f"model.path: {', '.join(map(file_label, self.files))}"
 
     def empty(self) -> torch.nn.Module:
-        """The network without weights."""
+        """The network with parameters on the meta device."""
         return empty_network(self.kind, self.config, f"model.path: {self.name}")
 
     def tensors(self, network: torch.nn.Module, *, headers_only: bool = False) -> dict[str, Tensor]:
-        """All its tensors by the names that the network has for them.
+        """All its tensors, by the network's parameter names.
+
+        Args:
+            network: from :meth:`empty`.
+            headers_only: give tensors on the meta device, without reading data.
 
         Raises:
-            UserError: they do not fit the network exactly.
+            UserError: the files' tensors do not fit the network exactly.
         """
         tensors = read_tensors(self.files, self.where, headers_only=headers_only)
         if self.is_original:
@@ -61,25 +65,25 @@ class Part:
     def load(
         self, device: torch.device, dtype: torch.dtype, updates: Sequence[Update] = ()
     ) -> torch.nn.Module:
-        """The network with its weights and the updates that are for it."""
+        """The network with its weights, into which its own ``updates`` are fused."""
         network = self.empty()
         return fill(network, fuse(self.name, self.tensors(network), updates), device, dtype)
 
 
 @dataclass(frozen=True)
 class SafetyChecker:
-    """The network that came with a checkpoint to judge its images.
+    """A checkpoint's own safety checker, not loaded.
 
     Args:
         part: the network.
-        preprocessor: folder of the preprocessor's configuration.
+        preprocessor: folder of the image processor's configuration.
     """
 
     part: Part
     preprocessor: Path
 
     def check(self) -> None:
-        """See that network and preprocessor can be loaded.
+        """Check that network and preprocessor can be loaded, without loading weights.
 
         Raises:
             UserError: they cannot.
@@ -88,10 +92,10 @@ class SafetyChecker:
         self.load_preprocessor()
 
     def load_preprocessor(self) -> Any:
-        """What makes the network's input of a picture.
+        """The image processor that makes the network's input.
 
         Raises:
-            UserError: its configuration is missing or makes none.
+            UserError: its configuration is missing or invalid.
         """
         from transformers import CLIPImageProcessor
 
@@ -99,20 +103,20 @@ class SafetyChecker:
         config = read_object(self.preprocessor / "preprocessor_config.json", where)
         try:
             return CLIPImageProcessor.from_dict(config)
-        except Exception as error:  # constructors raise whatever a wrong value runs into
+        except Exception as error:  # a wrong value can raise anything in the constructor
             raise UserError(f"{where} makes no preprocessor ({shown(str(error))})") from error
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that is needed to load a model, found and checked.
+    """Everything that is needed to load a model.
 
     Args:
         layout: its configurations.
-        parts: its networks by name.
-        tokenizers: one for each text encoder: a folder, or the padding token of one with CLIP's vocabulary.
-        loras: to be fused, in this order.
-        safety_checker: if it was asked for.
+        parts: its networks, by name.
+        tokenizers: for each text encoder a folder, or the padding token for CLIP's own vocabulary.
+        loras: fused into the weights, in this order.
+        safety_checker: its safety checker, if the settings want one.
     """
 
     layout: Layout
@@ -122,46 +126,46 @@ class Checkpoint:
     safety_checker: SafetyChecker | None = None
 
     def check(self) -> None:
-        """See that every tensor that will be loaded has its place and shape, and every place its tensor.
+        """Check that tokenizers load and that files and networks have the same tensors, names and shapes.
 
         Raises:
-            UserError: it is not so.
+            UserError: something is missing, superfluous or of another shape.
         """
         self.load_tokenizers()
-        self.updates()
+        self.lora_updates()
         if self.safety_checker is not None:
             self.safety_checker.check()
 
     @property
     def folder(self) -> Path:
-        """Of a checkpoint in diffusers' format: the folder that holds its parts' folders."""
+        """The folder that holds the parts' folders; only for diffusers' format."""
         return self.parts["unet"].files[0].parents[1]
 
     @property
     def weights_bytes(self) -> int:
-        """Size of the files that hold its networks' weights."""
+        """Total size of the weights' files."""
         files = {path for part in self.parts.values() for path in part.files}
         return sum(path.stat().st_size for path in files)
 
     def load_tokenizers(self) -> tuple[Any, ...]:
-        """Its tokenizers, one for each text encoder.
+        """Load the tokenizers, one for each text encoder.
 
         Raises:
-            UserError: one cannot be loaded, or two do not give texts of one length.
+            UserError: one cannot be loaded, or two have different text lengths.
         """
-        names = zip(self.layout.tokenizers, self.layout.text_encoders, self.tokenizers, strict=True)
-        loaded = tuple(
+        triples = zip(self.layout.tokenizers, self.layout.text_encoders, self.tokenizers, strict=True)
+        tokenizers = tuple(
             load_tokenizer(source, self.layout.config(encoder), f"model.path: {name}")
-            for name, encoder, source in names
+            for name, encoder, source in triples
         )
-        lengths = [tokenizer.model_max_length for tokenizer in loaded]
+        lengths = [tokenizer.model_max_length for tokenizer in tokenizers]
         if len(set(lengths)) > 1:
             raise UserError(
                 f"model.path: its tokenizers give texts of {lengths} tokens, which must be the same"
             )
-        return loaded
+        return tokenizers
 
-    def updates(self) -> list[Update]:
-        """What its LoRAs change, each update with the weight that it belongs to."""
+    def lora_updates(self) -> list[Update]:
+        """The weight updates of all LoRAs; reads the networks' tensor headers and the LoRAs' tensors."""
         shapes = {name: part.tensors(part.empty(), headers_only=True) for name, part in self.parts.items()}
-        return [update for one in self.loras for update in read_updates(one, self.layout, shapes)]
+        return [update for lora in self.loras for update in read_updates(lora, self.layout, shapes)]

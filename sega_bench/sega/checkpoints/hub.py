@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face hub: only the files that will be read are fetched."""
+"""Download checkpoints from the Hugging Face hub, and only the files that will be read."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from sega_bench.errors import UserError
 
 
 class HubUnreachableError(UserError):
-    """There is no way to the hub from here, and the files are not on this machine."""
+    """The hub cannot be reached, and the files are not in the local cache."""
 
 
 def fetch(repo: str, revision: str | None, names: Iterable[str], where: str) -> Path:
-    """The snapshot of a repository with the files of these names; its folder's name is the commit.
+    """Download files of a repository into the hub's cache.
 
     Args:
         repo: hub id.
         revision: branch, tag or commit.
-        names: files or patterns; those that the repository lacks are passed over.
-        where: begins an error message.
+        names: files or patterns; names that the repository lacks are ignored.
+        where: start of an error message.
+
+    Returns:
+        The snapshot's folder, whose name is the commit.
 
     Raises:
-        HubUnreachableError: no network, and not everything is here.
-        UserError: the hub says no.
+        HubUnreachableError: no network, and not all files are in the cache.
+        UserError: the hub refuses, or the download fails.
     """
     import huggingface_hub
     from huggingface_hub.errors import (
@@ -49,35 +52,35 @@ def fetch(repo: str, revision: str | None, names: Iterable[str], where: str) -> 
     except HFValidationError as error:
         raise UserError(f"{where}, which is no hub id ({error})") from error
     except LocalEntryNotFoundError as error:
-        if status := _refusal(error.__cause__):
+        if status := _http_refusal(error.__cause__):
             raise UserError(f"{where}: the hub refuses it (HTTP {status})") from error
         raise _unreachable(where) from error
-    except Exception as error:  # a full disk, a torn connection: they come from several libraries
+    except Exception as error:  # a full disk or a lost connection: several libraries, several types
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{where}: it cannot be fetched ({type(error).__name__}: {reason})") from error
 
 
-def _refusal(error: Any) -> int | None:
-    """The status with which the hub answered that it will not give the files, if it did."""
+def _http_refusal(error: Any) -> int | None:
+    """The HTTP status of the hub's answer if it is a client error (4xx), else None."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) and 400 <= status < 500 else None
 
 
 def list_names(repo: str, snapshot: Path, where: str) -> Collection[str]:
-    """The names of all files of a snapshot's commit; without a network, of those that are here.
+    """The names of all files of a snapshot's commit; without a network, of the cached files.
 
     Raises:
-        HubUnreachableError: no network, and no weights here.
+        HubUnreachableError: no network, and no weights in the cache.
     """
     from huggingface_hub import HfApi
 
     try:
         siblings = HfApi().model_info(repo, revision=snapshot.name).siblings
-    except Exception as error:  # as many kinds as there are ways to be without a network
-        here = {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()}
-        if not any(name.endswith(".safetensors") for name in here):
+    except Exception as error:  # each way of having no network raises another type
+        cached = {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()}
+        if not any(name.endswith(".safetensors") for name in cached):
             raise _unreachable(where) from error
-        return here
+        return cached
     return {sibling.rfilename for sibling in siblings or ()}
 
 

@@ -1,4 +1,4 @@
-"""What a file is, by its content: sha256, remembered between runs."""
+"""Identify files by their content: sha256 digests, cached between runs."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from sega_bench.errors import UserError
 
 
 def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
-    """sha256 of every file, in hexadecimal.
+    """The sha256 of every file, in hexadecimal.
 
     Raises:
         UserError: a file cannot be read.
     """
-    known = _HashCache.read()
+    cache = _HashCache.read()
     try:
-        digests = {path: known.digest(path) for path in paths}
+        digests = {path: cache.digest(path) for path in paths}
     except OSError as error:
         raise UserError(f"model: {error.filename} cannot be read ({error.strerror})") from error
-    known.write()
+    cache.write()
     return digests
 
 
 def digest_lines(lines: Iterable[str]) -> str:
-    """16 hex digits of all lines, in their order."""
+    """The first 16 hex digits of the sha256 of all lines, in order."""
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()[:16]
 
 
 @dataclass
 class _HashCache:
-    """Digests by path and what the file system says of a file: gigabytes take seconds to read.
+    """Caches digests by path and file status, because hashing gigabytes takes seconds.
 
-    Another file's size and time of modification may well be the same, since networks of one layout are
-    equally long and copying can keep the time; its inode's number or time of change is not.
+    Size and modification time alone do not identify a file: networks of one layout have equal sizes, and
+    copying can keep the time. The inode's number or its change time then differs.
     """
 
     path: Path
@@ -55,17 +55,17 @@ class _HashCache:
 
     def digest(self, path: Path) -> str:
         stat = path.stat()
-        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        status = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         entry = self.entries.get(str(path.resolve()))
-        if isinstance(entry, list) and entry[:-1] == seen:
+        if isinstance(entry, list) and entry[:-1] == status:
             return str(entry[-1])
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self.entries[str(path.resolve())] = [*seen, digest]
+        self.entries[str(path.resolve())] = [*status, digest]
         return digest
 
     def write(self) -> None:
-        """Best effort: a cache that cannot be kept costs time, nothing else."""
+        """Store the cache if possible; without it the next run only takes longer."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_suffix(f".{os.getpid()}.tmp")

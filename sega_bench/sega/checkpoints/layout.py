@@ -1,6 +1,6 @@
-"""What a Stable Diffusion checkpoint consists of: its parts, their classes and configurations.
+"""The components of a Stable Diffusion checkpoint: classes, configurations and weight files.
 
-A checkpoint of another kind is refused here, by name, before its weights are looked at.
+Checkpoints of other model families are refused here, by name, before their weights are read.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ NETWORKS_XL = {**NETWORKS, "text_encoder_2": "CLIPTextModelWithProjection"}
 SAFETY_CHECKER, SAFETY_CHECKER_CLASS = "safety_checker", "StableDiffusionSafetyChecker"
 PREPROCESSOR = "feature_extractor"
 
-# Inputs that a text-to-image UNet of Stable Diffusion does not have.
-_MORE_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim", "time_cond_proj_dim")
+_UNSUPPORTED_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim", "time_cond_proj_dim")
+"""Keys of UNet configurations for inputs that Stable Diffusion's text-to-image UNets do not have."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Layout:
 
     Args:
         networks: diffusers' component name -> class name and configuration.
-        scheduler: configuration of its own scheduler, with ``_class_name``.
-        force_zeros_for_empty_prompt: XL: an empty negative prompt is zeros, not an encoded text.
-        has_safety_checker: whether one came with it.
+        scheduler: configuration of its scheduler, with ``_class_name``.
+        force_zeros_for_empty_prompt: XL only: zeros instead of an encoded empty negative prompt.
+        has_safety_checker: whether it names a safety checker.
     """
 
     networks: Mapping[str, tuple[str, Config]]
@@ -50,12 +50,12 @@ class Layout:
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
-        """Their component names, in the order of the text encoders."""
+        """Component names of the tokenizers, in the order of the text encoders."""
         return ("tokenizer", "tokenizer_2") if self.is_xl else ("tokenizer",)
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
-        """Their component names."""
+        """Component names of the text encoders."""
         return ("text_encoder", "text_encoder_2") if self.is_xl else ("text_encoder",)
 
     def config(self, name: str) -> Config:
@@ -64,24 +64,24 @@ class Layout:
 
     @property
     def upsampling(self) -> int:
-        """Pixels on a side for one latent."""
+        """Pixels per latent, along one side."""
         return int(2 ** (len(self.config("vae")["block_out_channels"]) - 1))
 
     @property
     def size(self) -> int:
-        """Height and width in pixels of the images it was made for."""
+        """Height and width, in pixels, of the images that it was trained for."""
         return self.upsampling * int(self.config("unet")["sample_size"])
 
 
 def read_layout(folder: Path, where: str) -> Layout:
-    """The configurations in a diffusers folder.
+    """Read the configurations of a diffusers folder.
 
     Args:
         folder: holds model_index.json.
-        where: begins an error message: the key and its value.
+        where: start of an error message: the key and its value.
 
     Raises:
-        UserError: it lacks something, something cannot be read, or it is no Stable Diffusion.
+        UserError: a configuration is missing or unreadable, or it is no Stable Diffusion.
     """
     if not os.path.exists(folder / "model_index.json"):
         raise UserError(
@@ -94,7 +94,7 @@ def read_layout(folder: Path, where: str) -> Layout:
     tokenizers = ("tokenizer", "tokenizer_2") if is_xl else ("tokenizer",)
     _check_classes(index, {**classes, **dict.fromkeys(tokenizers, "CLIPTokenizer")}, where)
     checker = index.get(SAFETY_CHECKER)
-    return checked(
+    return validated(
         Layout(
             networks={
                 name: (kind, read_object(folder / name / "config.json", where))
@@ -111,19 +111,19 @@ def read_layout(folder: Path, where: str) -> Layout:
 def _check_classes(index: Config, expected: Mapping[str, str], where: str) -> None:
     for name, kind in expected.items():
         entry = index.get(name)
-        given = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
-        if given not in (kind, f"{kind}Fast"):
+        actual = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
+        if actual not in (kind, f"{kind}Fast"):
             raise UserError(
                 f"{where}, which is no Stable Diffusion 1.x, 2.x or XL: model_index.json says "
-                f"{index.get('_class_name')}, and its {name} is {shown(given)}, not {kind}"
+                f"{index.get('_class_name')}, and its {name} is {shown(actual)}, not {kind}"
             )
 
 
 def read_object(path: Path, where: str) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
-        UserError: no such file, or something else in it.
+        UserError: the file is missing or unreadable, or holds no JSON object.
     """
     name = f"{path.parent.name}/{path.name}" if path.name != "model_index.json" else path.name
     try:
@@ -141,23 +141,35 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def checked(layout: Layout, where: str) -> Layout:
-    """The layout, if it is one of a text-to-image model.
+def validated(layout: Layout, where: str) -> Layout:
+    """Return the layout if it is a text-to-image model's.
 
     Raises:
-        UserError: a value that is needed here is missing or of another kind, or the UNet has other inputs.
+        UserError: a required value is missing or of another type, or the UNet has other inputs.
     """
-    unet, vae = layout.config("unet"), layout.config("vae")
-    _whole(unet, "sample_size", f"{where}: unet")
-    _number(vae, "scaling_factor", f"{where}: vae", default=0.18215)
+    _require_count(layout.config("unet"), "sample_size", f"{where}: unet")
+    latents = _check_vae(layout.config("vae"), where)
+    _check_unet(layout.config("unet"), latents, where)
+    _check_conditioning(layout, where)
+    return layout
+
+
+def _check_vae(vae: Config, where: str) -> Any:
+    """Check the autoencoder's configuration and return its number of latent channels."""
+    _check_positive(vae, "scaling_factor", f"{where}: vae", default=0.18215)
     channels = vae.get("block_out_channels")
     if not isinstance(channels, list) or not channels:
         raise UserError(f"{where}: vae/config.json: block_out_channels is {shown(channels)}, not a list")
     latents = vae.get("latent_channels", 4)
     for key in ("latents_mean", "latents_std"):
-        if vae.get(key) is not None and not _numbers(vae[key], latents):
+        if vae.get(key) is not None and not _is_numbers(vae[key], latents):
             raise UserError(f"{where}: vae/config.json: {key} is {shown(vae[key])}, not {latents} numbers")
-    for name in _MORE_INPUTS:
+    return latents
+
+
+def _check_unet(unet: Config, latents: Any, where: str) -> None:
+    """Check that the UNet maps latents to latents and has no other inputs than text-to-image models."""
+    for name in _UNSUPPORTED_INPUTS:
         if unet.get(name) is not None:
             raise UserError(f"{where}, whose UNet has an input that SEGA does not know ({name})")
     if unet.get("in_channels", 4) != latents or unet.get("out_channels", 4) != latents:
@@ -166,17 +178,15 @@ def checked(layout: Layout, where: str) -> Layout:
             f"{shown(unet.get('out_channels', 4))} channels, but its latents have {shown(latents)}: it is no "
             "text-to-image model (inpainting, depth and upscaling checkpoints are not)"
         )
-    _check_conditioning(layout, where)
-    return layout
 
 
 def _check_conditioning(layout: Layout, where: str) -> None:
-    """The UNet must read what the text encoders give."""
+    """Check that the UNet's text inputs have the text encoders' output sizes."""
     unet = layout.config("unet")
     encoders = [layout.config(name) for name in layout.text_encoders]
     for name, config in zip(layout.text_encoders, encoders, strict=True):
         for key in ("hidden_size", "vocab_size", "max_position_embeddings", "eos_token_id"):
-            _whole(config, key, f"{where}: {name}")
+            _require_count(config, key, f"{where}: {name}")
     width = sum(config["hidden_size"] for config in encoders)
     if unet.get("cross_attention_dim") != width:
         raise UserError(
@@ -190,28 +200,33 @@ def _check_conditioning(layout: Layout, where: str) -> None:
             f"but with {len(encoders)} text encoder{'s' if layout.is_xl else ''} it must be {addition}"
         )
     if layout.is_xl:
-        pooled = _whole(encoders[1], "projection_dim", f"{where}: text_encoder_2")
-        time = _whole(unet, "addition_time_embed_dim", f"{where}: unet")
-        if unet.get("projection_class_embeddings_input_dim") != pooled + 6 * time:
-            raise UserError(
-                f"{where}: unet/config.json: projection_class_embeddings_input_dim must be "
-                f"{pooled + 6 * time}: a pooled text and six numbers (XL's refiner, which takes five, is not "
-                "supported)"
-            )
+        _check_pooled_conditioning(unet, encoders[1], where)
 
 
-def _numbers(value: Any, count: int) -> bool:
+def _check_pooled_conditioning(unet: Config, encoder: Config, where: str) -> None:
+    """Check XL's additional input: the pooled text and six numbers about the image's size."""
+    pooled = _require_count(encoder, "projection_dim", f"{where}: text_encoder_2")
+    time = _require_count(unet, "addition_time_embed_dim", f"{where}: unet")
+    if unet.get("projection_class_embeddings_input_dim") != pooled + 6 * time:
+        raise UserError(
+            f"{where}: unet/config.json: projection_class_embeddings_input_dim must be "
+            f"{pooled + 6 * time}: a pooled text and six numbers (XL's refiner, which takes five, is not "
+            "supported)"
+        )
+
+
+def _is_numbers(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(isinstance(x, int | float) for x in value)
 
 
-def _whole(config: Config, key: str, where: str) -> int:
+def _require_count(config: Config, key: str, where: str) -> int:
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{where}/config.json: {key} is {shown(value)}, but it must be a whole number")
     return value
 
 
-def _number(config: Config, key: str, where: str, default: float) -> None:
+def _check_positive(config: Config, key: str, where: str, default: float) -> None:
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise UserError(f"{where}/config.json: {key} is {shown(value)}, but it must be a number above 0")
@@ -220,16 +235,16 @@ def _number(config: Config, key: str, where: str, default: float) -> None:
 def choose_weights(
     names: Collection[str], component: str, variant: str | None, where: str
 ) -> tuple[str, ...]:
-    """The files that hold a component's weights: the ones diffusers would read, and no others.
+    """The files with a component's weights, by diffusers' rules.
 
     Args:
         names: paths relative to the checkpoint's folder, with forward slashes.
         component: such as ``unet``.
         variant: infix of the files, such as ``fp16``.
-        where: begins an error message.
+        where: start of an error message.
 
     Raises:
-        UserError: there are none as safetensors, or a part of them is missing.
+        UserError: there are no safetensors, or a shard is missing.
     """
     stem = "diffusion_pytorch_model" if component in ("unet", "vae") else "model"
     infix = f".{variant}" if variant else ""
@@ -237,23 +252,23 @@ def choose_weights(
     if whole in names:
         return (whole,)
     infix, number = re.escape(infix), r"-(\d+)-of-(\d+)"
-    for order in (infix + number, number + infix):  # the second is an older habit
+    for order in (infix + number, number + infix):  # older versions of diffusers wrote the number first
         matches = [re.fullmatch(rf"{component}/{stem}{order}\.safetensors", name) for name in sorted(names)]
-        if shards := [found for found in matches if found]:
+        if shards := [match for match in matches if match]:
             count = int(shards[0][2])
-            if [(int(found[1]), int(found[2])) for found in shards] != [(i + 1, count) for i in range(count)]:
+            if [(int(shard[1]), int(shard[2])) for shard in shards] != [(i + 1, count) for i in range(count)]:
                 raise UserError(
                     f"{where}, which has {len(shards)} of the {count} files of {component}'s weights"
                 )
-            return tuple(found[0] for found in shards)
+            return tuple(shard[0] for shard in shards)
     raise UserError(_no_weights(names, component, variant, where))
 
 
 def _no_weights(names: Iterable[str], component: str, variant: str | None, where: str) -> str:
     of_variant = f" of variant {variant}" if variant else ""
-    found = sorted(name for name in names if re.fullmatch(rf"{component}/[^/]+\.(safetensors|bin)", name))
+    others = sorted(name for name in names if re.fullmatch(rf"{component}/[^/]+\.(safetensors|bin)", name))
     return (
         f"{where}, which has no safetensors weights{of_variant} in {component}/: convert it with "
         "StableDiffusionPipeline.from_pretrained(path).save_pretrained(new, safe_serialization=True)"
-        + (f", or set model.variant; there are {', '.join(found)}" if found else "")
+        + (f", or set model.variant; there are {', '.join(others)}" if others else "")
     )

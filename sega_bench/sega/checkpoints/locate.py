@@ -1,4 +1,4 @@
-"""A checkpoint found, identified and checked to the last tensor's shape, with nothing loaded."""
+"""Locate, identify and validate a checkpoint, down to the shapes of its tensors, without loading it."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Model:
     """A checkpoint, described but not loaded.
 
     Args:
-        id: ``name@hash`` of its weights and configurations, or ``name@commit`` if it came from a hub; behind
-            it ``.variant`` of a commit's files and ``+hash`` of the LoRAs, where there are any.
+        id: ``name@hash`` of weights and configurations, or ``name@commit`` for a hub id; then ``.variant``
+            for a hub id's variant, and ``+hash`` of the LoRAs if there are any.
         scheduler: diffusers' class name.
-        scheduler_config: of the checkpoint's own scheduler, as JSON.
+        scheduler_config: the configuration of the checkpoint's own scheduler, as JSON.
         size: default height and width in pixels.
-        checkpoint: what to load; None after a dry run with a hub id, which fetches no weights.
+        checkpoint: the files to load; None after a dry run with a hub id, which downloads no weights.
     """
 
     id: str
@@ -62,21 +62,26 @@ class Model:
 
     @property
     def safety_checker(self) -> SafetyChecker | None:
-        """The checkpoint's own, if it was asked for."""
+        """The checkpoint's safety checker, if the settings want it."""
         return None if self.checkpoint is None else self.checkpoint.safety_checker
 
     def scheduler_for(self, name: str | None) -> tuple[str, str]:
-        """Class name and configuration of the scheduler that ``sampling.scheduler`` asks for.
+        """Class name and configuration (JSON) of a scheduler.
 
-        Another class than the checkpoint's gets the part of its configuration that it understands.
+        Args:
+            name: ``sampling.scheduler``; None: the checkpoint's own. Another class gets those entries of the
+                checkpoint's configuration that it accepts.
+
+        Raises:
+            UserError: the engine does not support this scheduler.
         """
         if name is None and not schedulers.is_known(self.scheduler):
             raise UserError(
                 f"model.path: the checkpoint's own scheduler is {self.scheduler}, which SEGA cannot fork: "
                 "set sampling.scheduler to another, for example euler"
             )
-        chosen = self.scheduler if name is None else schedulers.class_name(name)
-        return chosen, _config_for(chosen, self.scheduler_config)
+        class_name = self.scheduler if name is None else schedulers.class_name(name)
+        return class_name, _config_for(class_name, self.scheduler_config)
 
 
 @cache
@@ -85,29 +90,26 @@ def _config_for(scheduler: str, config: str) -> str:
 
 
 def describe(settings: ModelSettings, *, dry_run: bool = False) -> Model:
-    """Find a checkpoint and say what it is: configurations, tokenizers and headers are read, weights hashed.
+    """Locate and validate a checkpoint: read configurations, tokenizers and headers, and hash the weights.
 
     Args:
-        settings: which.
-        dry_run: of a hub id nothing but small configurations is fetched, and a hub that cannot be reached
-            gives a description with Stable Diffusion's usual scheduler and size, and an id without hash.
+        settings: which checkpoint.
+        dry_run: for a hub id, download only small configurations. If the hub cannot be reached, describe a
+            model with Stable Diffusion's usual scheduler and size, and an id without hash.
 
     Raises:
-        UserError: there is no such checkpoint, it is none of Stable Diffusion, something of it is missing or
-            does not fit the rest, or the hub says no.
+        UserError: there is no such checkpoint, it is no Stable Diffusion, a part of it is missing or does not
+            fit the others, or the hub refuses.
     """
     where = f"model.path is {settings.path!r}"
-    path = _local(settings)
-    _refuse_what_does_not_apply(settings, path)
+    path = _local_path(settings)
+    _check_applicable(settings, path)
     if os.path.isdir(path):
         names = [file.relative_to(path).as_posix() for file in path.glob("*/*")]
         checkpoint = _from_folder(path, read_layout(path, where), names, settings, where)
-        checkpoint.check()
-        return _model(settings, checkpoint.layout, checkpoint, _identity(path, checkpoint), where)
+        return _local_model(settings, path, checkpoint, where)
     if os.path.isfile(path):
-        checkpoint = _from_file(path, settings, where)
-        checkpoint.check()
-        return _model(settings, checkpoint.layout, checkpoint, _identity(path, checkpoint), where)
+        return _local_model(settings, path, _from_file(path, settings, where), where)
     if re.fullmatch(_HUB_ID, settings.path):
         return _from_hub(settings, where, dry_run=dry_run)
     raise UserError(
@@ -118,45 +120,50 @@ def describe(settings: ModelSettings, *, dry_run: bool = False) -> Model:
 
 
 def check_unchanged(settings: ModelSettings, model: Model) -> None:
-    """Before a model is loaded: is it the one that was described, perhaps days ago or on another machine?
+    """Check that a model is still the described one, which may be days old or from another machine.
 
     Args:
-        settings: what was asked for.
-        model: what :func:`describe` made of it. One of a hub is its commit, and is never another.
+        settings: which checkpoint.
+        model: from :func:`describe`. A hub's model cannot change, because a commit identifies it.
 
     Raises:
-        UserError: other weights, configurations or LoRAs are there now.
+        UserError: weights, configurations or LoRAs have changed.
     """
-    path = _local(settings)
+    path = _local_path(settings)
     if model.checkpoint is None or not os.path.exists(path):
         return
-    found = _id(settings, _identity(path, model.checkpoint))
-    if found != model.id:
+    current_id = _id(settings, _identity(path, model.checkpoint))
+    if current_id != model.id:
         raise UserError(
-            f"model.path is {settings.path!r}, but on {os.uname().nodename} it is {found} now and was "
+            f"model.path is {settings.path!r}, but on {os.uname().nodename} it is {current_id} now and was "
             f"{model.id} when this was planned: give all machines the same, and start the command again"
         )
 
 
-def _local(settings: ModelSettings) -> Path:
-    """Where the model is, if it is on this machine."""
+def _local_path(settings: ModelSettings) -> Path:
+    """The model's path on this machine, whether or not it exists."""
     return faces.PIPELINE_DIR if settings.path == "embedded" else local_path(settings.path)
 
 
+def _local_model(settings: ModelSettings, path: Path, checkpoint: Checkpoint, where: str) -> Model:
+    checkpoint.check()
+    return _model(settings, checkpoint.layout, checkpoint, _identity(path, checkpoint), where)
+
+
 def _identity(path: Path, checkpoint: Checkpoint) -> str:
-    """What is in a local folder or file, LoRAs apart."""
+    """Digest of a local folder or file, without LoRAs."""
     return (_folder_identity if os.path.isdir(path) else _file_identity)(path, checkpoint)
 
 
-def _refuse_what_does_not_apply(settings: ModelSettings, path: Path) -> None:
-    """Settings that would be passed over without a word."""
-    for key, value, applies, what in (
+def _check_applicable(settings: ModelSettings, path: Path) -> None:
+    """Refuse settings that would have no effect for this kind of path."""
+    for key, value, applies, kind in (
         ("revision", settings.revision, not os.path.exists(path), "a hub id"),
         ("variant", settings.variant, not os.path.isfile(path), "a folder or a hub id"),
         ("config", settings.config, os.path.isfile(path), "one .safetensors file"),
     ):
         if value is not None and not applies:
-            raise UserError(f"model.{key} is {value!r}, but it is for {what} as model.path: leave it out")
+            raise UserError(f"model.{key} is {value!r}, but it is for {kind} as model.path: leave it out")
 
 
 def _from_folder(
@@ -165,16 +172,16 @@ def _from_folder(
     """A checkpoint in diffusers' format.
 
     Args:
-        folder: where its files are, or will be.
+        folder: of its files, which may not be downloaded yet.
         layout: its configurations.
-        names: the files that it has.
-        settings: what was asked for.
-        where: begins an error message.
+        names: all its files, relative to the folder.
+        settings: which variant, LoRAs and safety checker.
+        where: start of an error message.
     """
 
     def part(name: str, kind: str, config: Config) -> Part:
-        chosen = choose_weights(names, name, settings.variant, where)
-        return Part(name, kind, config, tuple(folder / file for file in chosen))
+        files = choose_weights(names, name, settings.variant, where)
+        return Part(name, kind, config, tuple(folder / file for file in files))
 
     checker = None
     if settings.safety_checker:
@@ -201,7 +208,7 @@ def _folder_identity(folder: Path, checkpoint: Checkpoint) -> str:
 
 
 def _identifying_files(folder: Path, checkpoint: Checkpoint) -> Iterator[Path]:
-    """The files that decide what the model draws: configurations, vocabularies, the weights it will load."""
+    """The files that determine the model's images: configurations, vocabularies and the weights in use."""
     for name in sorted((*checkpoint.parts, *checkpoint.layout.tokenizers)):
         weights = checkpoint.parts[name].files if name in checkpoint.parts else ()
         for path in sorted((folder / name).glob("*")):
@@ -210,7 +217,7 @@ def _identifying_files(folder: Path, checkpoint: Checkpoint) -> Iterator[Path]:
 
 
 def _from_file(path: Path, settings: ModelSettings, where: str) -> Checkpoint:
-    """A checkpoint in one file, in the layout of the original code."""
+    """A checkpoint in one file, in the original code's layout."""
     if path.suffix != ".safetensors":
         raise UserError(f"{where}: only .safetensors files are read, because others can run code: convert it")
     if settings.safety_checker:
@@ -230,20 +237,21 @@ def _from_file(path: Path, settings: ModelSettings, where: str) -> Checkpoint:
 
 
 def _file_identity(path: Path, checkpoint: Checkpoint) -> str:
-    """Of the file, and of the configurations and vocabularies that it was read with."""
+    """Digest of the file and of the configurations and vocabularies used with it."""
     folders = [source for source in checkpoint.tokenizers if isinstance(source, Path)]
-    texts = [file for folder in folders for file in sorted(folder.glob("*")) if file.is_file()]
+    vocabularies = [file for folder in folders for file in sorted(folder.glob("*")) if file.is_file()]
     layout = checkpoint.layout
-    read_with = {
+    configurations = {
         "networks": {name: dict(config) for name, (_, config) in layout.networks.items()},
         "force_zeros_for_empty_prompt": layout.force_zeros_for_empty_prompt,
         "pad_tokens": [source for source in checkpoint.tokenizers if isinstance(source, str)],
     }
-    return digest_lines([*file_digests((path, *texts)).values(), canonical_json(read_with)])
+    digests = file_digests((path, *vocabularies))
+    return digest_lines([*digests.values(), canonical_json(configurations)])
 
 
 def _from_hub(settings: ModelSettings, where: str, *, dry_run: bool) -> Model:
-    """A checkpoint of the hub, of which no file is fetched that is not read."""
+    """A checkpoint of the hub; downloads only the files that loading reads."""
     repo = settings.path
     try:
         snapshot = hub.fetch(repo, settings.revision, _CONFIGURATIONS, where)
@@ -257,13 +265,13 @@ def _from_hub(settings: ModelSettings, where: str, *, dry_run: bool) -> Model:
         return _model(settings, layout, None, identity, where)
     names = hub.list_names(repo, snapshot, where)
     checkpoint = _from_folder(snapshot, layout, sorted(names), settings, where)
-    hub.fetch(repo, snapshot.name, _needed(snapshot, checkpoint), where)
+    hub.fetch(repo, snapshot.name, _files_to_load(snapshot, checkpoint), where)
     checkpoint.check()
     return _model(settings, layout, checkpoint, identity, where)
 
 
-def _needed(folder: Path, checkpoint: Checkpoint) -> Iterator[str]:
-    """The files of a hub's repository that loading reads, besides configurations."""
+def _files_to_load(folder: Path, checkpoint: Checkpoint) -> Iterator[str]:
+    """Names and patterns of the repository's files that loading reads, besides configurations."""
     parts = [*checkpoint.parts.values()]
     if checkpoint.safety_checker is not None:
         parts.append(checkpoint.safety_checker.part)
@@ -293,18 +301,18 @@ def _id(settings: ModelSettings, identity: str) -> str:
 
 
 def _lora_identity(loras: Iterable[LoraSettings]) -> str:
-    files = [lora_file(one) for one in loras]
+    files = [lora_file(lora) for lora in loras]
     digests = file_digests(files)
-    return digest_lines(f"{digests[file]} {one.scale}" for file, one in zip(files, loras, strict=True))
+    return digest_lines(f"{digests[file]} {lora.scale}" for file, lora in zip(files, loras, strict=True))
 
 
 def _checked_scheduler(config: Mapping[str, Any], where: str) -> str:
     """The class name of the checkpoint's scheduler.
 
-    One that SEGA cannot fork is no error before it is used: ``sampling.scheduler`` may name another.
+    An unsupported class is no error here, because ``sampling.scheduler`` may name another.
 
     Raises:
-        UserError: its configuration makes no scheduler.
+        UserError: its configuration is invalid.
     """
     name = config.get("_class_name")
     if not isinstance(name, str):
@@ -318,7 +326,7 @@ def _checked_scheduler(config: Mapping[str, Any], where: str) -> str:
         try:
             accepted = schedulers.accepted_config(name, config)
             schedulers.make(name, canonical_json(accepted), 2)
-        except Exception as error:  # constructors raise whatever a wrong value runs into
+        except Exception as error:  # a wrong value can raise anything in the constructor
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{where}: scheduler/scheduler_config.json makes no {name} ({type(error).__name__}: {reason})"

@@ -1,7 +1,8 @@
-"""LoRAs: low-rank updates of weights, read in diffusers' and kohya's formats and added once and for all.
+"""Read LoRAs in diffusers' and kohya's formats and fuse them into a model's weights.
 
-W + scale * alpha / rank * up @ down (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models",
-arXiv 2106.09685). Names are converted by diffusers' own reader; an update that finds no weight is an error.
+A fused weight is W + scale * alpha / rank * up @ down (Hu et al., "LoRA: Low-Rank Adaptation of Large
+Language Models", arXiv 2106.09685). diffusers' own reader converts names. An update without a weight is an
+error.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sega_bench.sega.checkpoints.settings import LoraSettings, local_path
 from sega_bench.sega.checkpoints.weights import Tensors, read_tensors
 
 _METADATA = "lora_adapter_metadata"
-"""Where diffusers writes rank and alpha, in the header of the file."""
+"""The key under which diffusers writes rank and alpha into the file's header."""
 
 # unet.conv_in.lora_A.weight, unet...to_q_lora.down.weight, text_encoder...fc1.lora_linear_layer.up.weight
 _KEY = re.compile(
@@ -34,7 +35,12 @@ _KEY = re.compile(
     r"[._](?P<side>A|B|down|up)\.weight"
 )
 _OLD_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-"""Of a text encoder's attention, as diffusers once wrote them."""
+"""The text encoders' attention layers, by their names in older versions of diffusers."""
+_UNSUPPORTED = ("dora_scale", "lora_magnitude_vector", "hada_", "lokr_", "lora_mid")
+"""Substrings of tensor names that reveal another method than plain LoRA."""
+
+Module = tuple[str, str]
+"""Diffusers' component name, and a module's name in it, spelled by :func:`_flat`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class Update:
     Args:
         part: diffusers' component name.
         weight: name of the tensor in the part's network.
-        down, up: rank x inputs, outputs x rank.
+        down: (rank, inputs); for a convolution followed by its kernel's dimensions.
+        up: (outputs, rank); for a convolution followed by two dimensions of length 1.
         factor: the LoRA's scale times alpha / rank.
     """
 
@@ -59,7 +66,7 @@ def lora_file(settings: LoraSettings) -> Path:
     """The file of a LoRA.
 
     Raises:
-        UserError: there is none, or it cannot be told which.
+        UserError: there is none, or a folder holds several.
     """
     path = local_path(settings.path)
     where = f"model.lora: {settings.path}"
@@ -67,44 +74,35 @@ def lora_file(settings: LoraSettings) -> Path:
         return path
     if not os.path.isdir(path):
         raise UserError(f"{where} is no .safetensors file and no folder")
-    if os.path.isfile(usual := path / "pytorch_lora_weights.safetensors"):
-        return usual
-    found = sorted(path.glob("*.safetensors"))
-    if len(found) != 1:
-        raise UserError(f"{where} holds {len(found)} .safetensors files: name the one to use")
-    return found[0]
+    if os.path.isfile(default := path / "pytorch_lora_weights.safetensors"):
+        return default
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        raise UserError(f"{where} holds {len(files)} .safetensors files: name the one to use")
+    return files[0]
 
 
 def read_updates(settings: LoraSettings, layout: Layout, weights: Mapping[str, Tensors]) -> list[Update]:
-    """A LoRA's updates, each with the weight that it belongs to.
+    """Read a LoRA's updates and match each to its weight.
 
     Args:
-        settings: which file, how strongly.
+        settings: the LoRA's file and scale.
         layout: of the checkpoint.
-        weights: part -> its network's tensors by name; only their shapes are looked at.
+        weights: part -> its network's tensors by name; only shapes are used.
 
     Raises:
-        UserError: the file is damaged, of another kind, or of another model.
+        UserError: the file is damaged, no plain LoRA, or made for another model.
     """
     path = lora_file(settings)
     where = f"model.lora: {path.name}"
     tensors = read_tensors((path,), where)
-    for word in ("dora_scale", "lora_magnitude_vector", "hada_", "lokr_", "lora_mid"):
-        if any(word in name for name in tensors):
-            raise UserError(
-                f"{where} is no plain LoRA (it holds {word.strip('_')}): that kind is not supported"
-            )
+    _check_plain(tensors, where)
     converted, alphas = _convert(tensors, layout, where)
     metadata = _metadata(path, where)
-    known = {
-        (part, _flat(part, name.removesuffix(".weight"))): name
-        for part, of_part in weights.items()
-        for name in of_part
-        if name.endswith(".weight")
-    }
+    names = _weight_names(weights)
     updates = []
     for (part, module), sides in _pairs(converted, where).items():
-        weight = known.get((part, module))
+        weight = names.get((part, module))
         if weight is None:
             raise UserError(
                 f"{where} changes {part}.{module}, which the model does not have: is it of another model?"
@@ -117,10 +115,26 @@ def read_updates(settings: LoraSettings, layout: Layout, weights: Mapping[str, T
     return updates
 
 
-def _convert(
-    tensors: Tensors, layout: Layout, where: str
-) -> tuple[dict[str, Tensor], dict[tuple[str, str], float]]:
-    """Tensors under diffusers' names, and the alphas of kohya's format by part and module."""
+def _check_plain(tensors: Tensors, where: str) -> None:
+    for word in _UNSUPPORTED:
+        if any(word in name for name in tensors):
+            raise UserError(
+                f"{where} is no plain LoRA (it holds {word.strip('_')}): that kind is not supported"
+            )
+
+
+def _weight_names(weights: Mapping[str, Tensors]) -> dict[Module, str]:
+    """The name of each module's weight in its network."""
+    return {
+        (part, _flat(part, name.removesuffix(".weight"))): name
+        for part, tensors in weights.items()
+        for name in tensors
+        if name.endswith(".weight")
+    }
+
+
+def _convert(tensors: Tensors, layout: Layout, where: str) -> tuple[dict[str, Tensor], dict[Module, float]]:
+    """Tensors by diffusers' names, and the alphas of kohya's format."""
     from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 
     loader: Any = StableDiffusionXLLoraLoaderMixin if layout.is_xl else StableDiffusionLoraLoaderMixin
@@ -131,17 +145,17 @@ def _convert(
         )
     except (AttributeError, IndexError, KeyError, ValueError) as error:
         raise UserError(f"{where} is no LoRA of this kind of model ({shown(str(error))})") from error
-    named = {}
+    alpha_of = {}
     for name, alpha in (alphas or {}).items():
-        module = name.removesuffix(".alpha")
-        found = _KEY.fullmatch(module)
-        part, _, rest = module.partition(".")
-        named[part, _flat(part, found["module"] if found else rest)] = float(alpha)
-    return dict(converted), named
+        key = name.removesuffix(".alpha")
+        match = _KEY.fullmatch(key)
+        part, _, rest = key.partition(".")
+        alpha_of[part, _flat(part, match["module"] if match else rest)] = float(alpha)
+    return dict(converted), alpha_of
 
 
 def _flat(part: str, module: str) -> str:
-    """One spelling for all that formats write differently: dots, processors, levels, old names."""
+    """One spelling of a module for all formats, which differ in dots, processors, prefixes and old names."""
     module = module.replace(".processor.", ".").removeprefix("text_model.")
     module, _, last = module.rpartition(".")
     if part != "unet":
@@ -151,15 +165,15 @@ def _flat(part: str, module: str) -> str:
     return f"{module}.{last}".replace(".", "_").lstrip("_")
 
 
-def _pairs(tensors: Tensors, where: str) -> dict[tuple[str, str], dict[str, Tensor]]:
-    """Both sides of every update by part and module."""
-    pairs: dict[tuple[str, str], dict[str, Tensor]] = {}
+def _pairs(tensors: Tensors, where: str) -> dict[Module, dict[str, Tensor]]:
+    """The ``down`` and ``up`` matrices of every module."""
+    pairs: dict[Module, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        found = _KEY.fullmatch(name)
-        if found is None:
+        match = _KEY.fullmatch(name)
+        if match is None:
             raise UserError(f"{where} holds {name}, which is no LoRA of Stable Diffusion 1.x, 2.x or XL")
-        side = {"A": "down", "B": "up"}.get(found["side"], found["side"])
-        pairs.setdefault((found["part"], _flat(found["part"], found["module"])), {})[side] = tensor
+        side = {"A": "down", "B": "up"}.get(match["side"], match["side"])
+        pairs.setdefault((match["part"], _flat(match["part"], match["module"])), {})[side] = tensor
     for (part, module), sides in pairs.items():
         if len(sides) != 2 or min(tensor.dim() for tensor in sides.values()) < 2:
             raise UserError(
@@ -181,7 +195,7 @@ def _metadata(path: Path, where: str) -> dict[str, Any]:
 
 
 def _declared_alpha(metadata: Mapping[str, Any], part: str, rank: int, where: str) -> float:
-    """Alpha from the header; a LoRA without any is added as it is."""
+    """Alpha from the header; by default the rank, which gives a factor of 1."""
     for name in ("alpha_pattern", "use_rslora", "use_dora"):
         if metadata.get(f"{part}.{name}"):
             raise UserError(f"{where} was made with {name}, which is not supported")
@@ -201,7 +215,7 @@ def _check_shape(update: Update, weight: Tensor, where: str) -> None:
 
 
 def fuse(part: str, tensors: Tensors, updates: Sequence[Update]) -> dict[str, Tensor]:
-    """The tensors of a part with all of its updates added, in float32 at least, in their order."""
+    """Add a part's updates to its tensors, in order, computing in float32 or wider."""
     fused = dict(tensors)
     for update in updates:
         if update.part == part:

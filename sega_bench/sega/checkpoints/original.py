@@ -1,7 +1,7 @@
-"""One .safetensors file in the layout of Stable Diffusion's original code: what it is, and its parts.
+"""Read single-file checkpoints in the layout of Stable Diffusion's original code.
 
-Such a file has weights and no configuration. The configurations of the released models are shipped in
-``known/``; the vocabulary is CLIP's own. Names are converted by diffusers' own functions.
+Such a file holds weights but no configuration. The package ships the released models' configurations in
+``known/``; the vocabulary is CLIP's. diffusers' own functions convert tensor names.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from sega_bench.cell import shown
 from sega_bench.errors import UserError
-from sega_bench.sega.checkpoints.layout import NETWORKS, NETWORKS_XL, Layout, checked, read_layout
+from sega_bench.sega.checkpoints.layout import NETWORKS, NETWORKS_XL, Layout, read_layout, validated
 from sega_bench.sega.checkpoints.settings import local_path
 from sega_bench.sega.checkpoints.weights import Tensors
 
 KNOWN = ("sd15", "sd21", "sd21-base", "sdxl")
-"""Names that ``model.config`` can have."""
+"""Names of released models, for ``model.config``."""
 
 _CLIP, _OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 _CLIP_XL, _OPEN_CLIP_XL = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
@@ -36,10 +36,10 @@ _PREFIXES = {
 
 
 def identify(names: Collection[str], where: str) -> str:
-    """Which of :data:`KNOWN` a file is, by the names of its tensors.
+    """Identify a file's model, one of :data:`KNOWN`, by the names of its tensors.
 
     Raises:
-        UserError: it is none of them, or its weights do not tell.
+        UserError: it is none of them, or the names do not suffice.
     """
 
     def has(prefix: str) -> bool:
@@ -66,11 +66,14 @@ def identify(names: Collection[str], where: str) -> str:
 
 
 def layout_of(config: str, where: str) -> tuple[Layout, tuple[Path | str, ...]]:
-    """The configurations that ``model.config`` names, and where its tokenizers come from.
+    """The configurations that ``model.config`` names, and the sources of its tokenizers.
 
     Args:
         config: one of :data:`KNOWN`, or a diffusers folder, whose weights are not read.
-        where: begins an error message.
+        where: start of an error message.
+
+    Returns:
+        The layout; and for each tokenizer its folder, or the padding token for CLIP's own vocabulary.
 
     Raises:
         UserError: it is neither.
@@ -89,20 +92,20 @@ def layout_of(config: str, where: str) -> tuple[Layout, tuple[Path | str, ...]]:
         scheduler=content["scheduler"],
         force_zeros_for_empty_prompt=config == "sdxl",
     )
-    return checked(layout, where), tuple(content["tokenizers"])
+    return validated(layout, where), tuple(content["tokenizers"])
 
 
 def convert(name: str, network: torch.nn.Module, tensors: Tensors, where: str) -> dict[str, Tensor]:
-    """The tensors of one part under diffusers' names.
+    """The tensors of one part, by diffusers' names.
 
     Args:
-        name: of the part, as diffusers calls it.
-        network: the part, whose configuration says how blocks are counted.
-        tensors: of the whole file; they may be without data.
-        where: begins an error message.
+        name: diffusers' component name.
+        network: the part; its configuration determines the numbering of blocks.
+        tensors: of the whole file; they may be on the meta device.
+        where: start of an error message.
 
     Raises:
-        UserError: a tensor that the conversion needs is not there, or one would be left over.
+        UserError: a tensor that the conversion needs is missing, or one would be left over.
     """
     from diffusers.loaders import single_file_utils as diffusers_utils
 
@@ -119,13 +122,14 @@ def convert(name: str, network: torch.nn.Module, tensors: Tensors, where: str) -
             converted = diffusers_utils.convert_ldm_clip_checkpoint(own)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: its {name} is not in the original layout ({shown(error)})") from error
-    if name in ("unet", "vae") and _numbers(own) != _numbers(converted):
+    if name in ("unet", "vae") and _element_count(own) != _element_count(converted):
         raise UserError(
-            f"{where}: its {name} holds {_numbers(own)} numbers, of which {_numbers(converted)} have a "
+            f"{where}: its {name} holds {_element_count(own)} numbers, of which "
+            f"{_element_count(converted)} have a "
             "place in its configuration: is it another model than model.config says?"
         )
     return dict(converted)
 
 
-def _numbers(tensors: Tensors) -> int:
+def _element_count(tensors: Tensors) -> int:
     return sum(tensor.numel() for tensor in tensors.values())

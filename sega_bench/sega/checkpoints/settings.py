@@ -1,4 +1,4 @@
-"""What the user says about the model, and whether it can be right: checked before anything is read."""
+"""Model settings, and their validation before any file is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LoraSettings:
 
     Args:
         path: a .safetensors file, or a folder that holds one.
-        scale: its updates are multiplied by this before they are added to the weights.
+        scale: factor of its updates.
     """
 
     path: str
@@ -28,18 +28,18 @@ class LoraSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """Which checkpoint, and what is done to it.
+    """The checkpoint to use, and its changes.
 
     Args:
-        name: what people call it; part of the table, not of any key.
-        path: a diffusers folder, a hub id, one .safetensors file in the original layout, or ``embedded`` for
-            the face model of this package.
+        name: readable name; a column of the table, but not part of any key.
+        path: a diffusers folder, a hub id, a single .safetensors file in the original layout, or ``embedded``
+            for the face model of this package.
         revision: branch, tag or commit of a hub id.
-        variant: weights by this infix, such as ``fp16``.
-        config: for one file only: what it is, by the name of a known configuration or as a diffusers folder
-            whose configurations and tokenizers are read, and no weights.
+        variant: infix of the weight files, such as ``fp16``.
+        config: only for a single file: the name of a known configuration, or a diffusers folder with
+            configurations and tokenizers, whose weights are not read.
         lora: fused into the weights, in this order.
-        safety_checker: whether the checkpoint's safety checker looks at every image.
+        safety_checker: whether the checkpoint's safety checker scores every image.
     """
 
     name: str
@@ -52,26 +52,26 @@ class ModelSettings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ModelSettings:
-        """From the configuration's ``model``, where an entry of ``lora`` is a path or a mapping.
+        """Parse the configuration's ``model``, where an entry of ``lora`` is a path or a mapping.
 
         Raises:
-            UserError: ``lora`` is no list of those.
+            UserError: ``lora`` is no list of paths and mappings.
         """
         entries = values["lora"]
         if not isinstance(entries, list):
             raise UserError(
                 f"model.lora is {shown(entries)}, but it must be a list: model.lora=[/path/to/a.safetensors]"
             )
-        lora = tuple(_lora(entry, f"model.lora[{i}]") for i, entry in enumerate(entries))
+        lora = tuple(_parse_lora(entry, f"model.lora[{i}]") for i, entry in enumerate(entries))
         return cls(**{**values, "lora": lora})
 
 
 def local_path(text: str) -> Path:
-    """A path as the user wrote it, for os.path's functions: unlike pathlib's, they take any text."""
+    """A user's path. Test it with os.path, whose functions accept any text, unlike pathlib's."""
     return Path(os.path.expanduser(text))
 
 
-def _lora(entry: Any, key: str) -> LoraSettings:
+def _parse_lora(entry: Any, key: str) -> LoraSettings:
     if isinstance(entry, str):
         return LoraSettings(entry)
     known = [field.name for field in fields(LoraSettings)]

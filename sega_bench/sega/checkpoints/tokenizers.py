@@ -1,4 +1,4 @@
-"""CLIP's tokenizers, from a checkpoint's folder or from the vocabulary that all of them share."""
+"""Load CLIP tokenizers, from a checkpoint's folder or from CLIP's own vocabulary."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from sega_bench.faces.tokenizer import vocabulary
 from sega_bench.sega.checkpoints.layout import Config
 
 _CLIP_MERGES = 49152 - 256 - 2
-"""Of the merges in OpenAI's file, those that CLIP uses."""
+"""Number of merges that CLIP uses; OpenAI's file has more."""
 
 
 def load_tokenizer(source: Path | str, encoder: Config, where: str) -> Any:
-    """The tokenizer of one text encoder.
+    """Load the tokenizer of one text encoder.
 
     Args:
-        source: its folder; or the padding token, for one with CLIP's own vocabulary.
+        source: its folder; or the padding token, for CLIP's own vocabulary.
         encoder: configuration of the text encoder.
-        where: begins an error message, and names the tokenizer.
+        where: start of an error message, which names the tokenizer.
 
     Raises:
-        UserError: something is missing or damaged, or it does not belong to this text encoder.
+        UserError: a file is missing or damaged, or the tokenizer does not fit the text encoder.
     """
     if isinstance(source, str):
         tokenizer = _clip_tokenizer(source, encoder["max_position_embeddings"])
@@ -47,7 +47,7 @@ def load_tokenizer(source: Path | str, encoder: Config, where: str) -> Any:
         )
     try:
         tokenizer("a text", padding="max_length", max_length=length, truncation=True)
-    except Exception as error:  # it raises whatever a damaged file makes it run into
+    except Exception as error:  # a damaged file can raise anything
         raise _unreadable(where, error) from error
     return tokenizer
 
@@ -60,7 +60,7 @@ def _read(folder: Path, where: str) -> Any:
         raise UserError(f"{where} has neither tokenizer.json nor vocab.json and merges.txt")
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # as above
+    except Exception as error:  # a damaged file can raise anything
         raise _unreadable(where, error) from error
 
 
@@ -71,7 +71,7 @@ def _unreadable(where: str, error: Exception) -> UserError:
 
 @lru_cache(maxsize=4)
 def _clip_tokenizer(pad_token: str, length: int) -> Any:
-    """From the byte pairs that open_clip brings along: the vocabulary of every CLIP of OpenAI's lineage."""
+    """A tokenizer with the vocabulary of OpenAI's CLIP, from the byte pairs that open_clip ships."""
     from transformers import CLIPTokenizer
 
     spec = importlib.util.find_spec("open_clip")

@@ -1,4 +1,4 @@
-"""Tensors from safetensors, and networks that take all of them and no others."""
+"""Read safetensors and load them strictly: a network takes all tensors and no others."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Tensors = Mapping[str, Tensor]
 
 
 def read_tensors(files: Sequence[Path], where: str, *, headers_only: bool = False) -> dict[str, Tensor]:
-    """All tensors of some files, on the CPU.
+    """Read all tensors of some files, on the CPU.
 
     Args:
         files: safetensors.
-        where: begins an error message.
-        headers_only: read names, types and shapes; the tensors are on the device ``meta``, without data.
+        where: start of an error message.
+        headers_only: read only names, dtypes and shapes, and give tensors on the meta device.
 
     Raises:
-        UserError: a file is damaged, incomplete, or holds numbers that are no floating point.
+        UserError: a file is damaged or incomplete.
     """
     tensors: dict[str, Tensor] = {}
     for path in files:
@@ -36,7 +36,7 @@ def read_tensors(files: Sequence[Path], where: str, *, headers_only: bool = Fals
                         _empty_like(file.get_slice(name)) if headers_only else file.get_tensor(name)
                     )
         except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-            raise UserError(f"{where}: {shown_file(path)} cannot be read as safetensors ({error})") from error
+            raise UserError(f"{where}: {file_label(path)} cannot be read as safetensors ({error})") from error
     return tensors
 
 
@@ -55,35 +55,35 @@ def _empty_like(slice: Any) -> Tensor:
     return torch.empty(slice.get_shape(), dtype=dtype, device="meta")
 
 
-def shown_file(path: Path) -> str:
-    """A file of a checkpoint as an error message names it."""
+def file_label(path: Path) -> str:
+    """Folder and name of a checkpoint's file, for error messages."""
     return "/".join(path.parts[-2:])
 
 
 def empty_network(kind: str, config: Mapping[str, Any], where: str) -> torch.nn.Module:
-    """A network whose parameters have shapes but no memory; its buffers are real.
+    """Build a network with parameters on the meta device; its buffers have data.
 
     Args:
         kind: class name, of diffusers or transformers.
-        config: as in its config.json.
-        where: begins an error message.
+        config: contents of its config.json.
+        where: start of an error message.
 
     Raises:
-        UserError: the configuration makes no such network.
+        UserError: the configuration is invalid for this class.
     """
     from accelerate import init_empty_weights
 
     try:
         with init_empty_weights():
             network = construct_network(kind, config)
-    except Exception as error:  # constructors raise whatever a wrong value runs into
+    except Exception as error:  # a wrong value can raise anything in the constructor
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{where}/config.json makes no {kind} ({type(error).__name__}: {reason})") from error
     return network.eval()
 
 
 def construct_network(kind: str, config: Mapping[str, Any]) -> torch.nn.Module:
-    """A network with random weights; the arguments are those of :func:`empty_network`."""
+    """Build a network with random weights; arguments as in :func:`empty_network`."""
     import diffusers
     import transformers
 
@@ -100,57 +100,63 @@ def construct_network(kind: str, config: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def fit(network: torch.nn.Module, tensors: Tensors, where: str) -> dict[str, Tensor]:
-    """The tensors under the names that the network has for them.
+    """Rename tensors to the network's parameter names and check that they match one to one.
 
-    Names that older versions of diffusers and transformers wrote are understood.
+    Names of older versions of diffusers and transformers are accepted.
 
     Args:
-        network: its parameters may be empty.
-        tensors: as they were read.
-        where: begins an error message, and names the file.
+        network: its parameters may be on the meta device.
+        tensors: by their names in the file.
+        where: start of an error message, which names the file.
 
     Raises:
-        UserError: a tensor is missing or too many, or of another shape than the configuration says.
+        UserError: a tensor is missing, superfluous, of another shape, or not of floating point.
     """
     expected = network.state_dict()
-    given: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith("position_ids"):  # a constant, stored by older versions of transformers
             continue
-        present = _present_name(name, expected)
-        if present in given:
-            raise UserError(f"{where} has {present} twice, once under an older name")
-        given[present] = tensor
-    if lacking := expected.keys() - given.keys():
-        raise UserError(f"{where} lacks {_some(lacking)} of its configuration's network")
-    if left_over := given.keys() - expected.keys():
-        raise UserError(f"{where} also has {_some(left_over)}, not of its configuration's network")
-    for name, tensor in given.items():
+        current = _current_name(name, expected)
+        if current in renamed:
+            raise UserError(f"{where} has {current} twice, once under an older name")
+        renamed[current] = tensor
+    if missing := expected.keys() - renamed.keys():
+        raise UserError(f"{where} lacks {_listed(missing)} of its configuration's network")
+    if superfluous := renamed.keys() - expected.keys():
+        raise UserError(f"{where} also has {_listed(superfluous)}, not of its configuration's network")
+    for name, tensor in renamed.items():
         if tensor.shape != expected[name].shape:
             raise UserError(
                 f"{where}: {name} is {_shape(tensor)}, but by its configuration {_shape(expected[name])}"
             )
         if not tensor.is_floating_point():
             raise UserError(f"{where}: {name} holds no floating point numbers")
-    return given
+    return renamed
 
 
-_RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_LEVELS = (("text_model.", ""), ("", "text_model."), ("vision_model.vision_model.", "vision_model."))
+_RENAMED_LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_MOVED_PREFIXES = (("text_model.", ""), ("", "text_model."), ("vision_model.vision_model.", "vision_model."))
 
 
-def _present_name(name: str, expected: Collection[str]) -> str:
-    """A tensor's name today: attention of the VAE was renamed, CLIP lost a level here and has it there."""
+def _current_name(name: str, expected: Collection[str]) -> str:
+    """A tensor's name in the installed versions of diffusers and transformers.
+
+    The VAE's attention layers were renamed, and CLIP models lost or gained a prefix.
+    """
     renamed = re.sub(
         r"\.(query|key|value|proj_attn)(\.weight|\.bias)$",
-        lambda found: f".{_RENAMED[found[1]]}{found[2]}",
+        lambda match: f".{_RENAMED_LAYERS[match[1]]}{match[2]}",
         name,
     )
-    moved = [after + name.removeprefix(before) for before, after in _LEVELS if name.startswith(before)]
+    moved = [
+        after + name.removeprefix(before) for before, after in _MOVED_PREFIXES if name.startswith(before)
+    ]
     return next((candidate for candidate in (name, renamed, *moved) if candidate in expected), name)
 
 
-def _some(names: Collection[str]) -> str:
+def _listed(names: Collection[str]) -> str:
+    """The number of tensors and the first three names."""
     ordered = sorted(names)
     more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
     return f"{len(ordered)} tensor{'s' if len(ordered) > 1 else ''} ({', '.join(ordered[:3])}{more})"
@@ -163,7 +169,7 @@ def _shape(tensor: Tensor) -> str:
 def fill(
     network: torch.nn.Module, tensors: Tensors, device: torch.device, dtype: torch.dtype
 ) -> torch.nn.Module:
-    """Give an empty network its weights, one by one, each in its final type and place.
+    """Load weights into an empty network, each directly with its final dtype and device.
 
     Args:
         network: from :func:`empty_network`.
@@ -171,7 +177,7 @@ def fill(
         device: of the parameters.
         dtype: of the parameters.
     """
-    # Copies, for what is read is a window of the file, which is in memory for as long as one of them is used.
-    placed = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in tensors.items()}
-    network.load_state_dict(placed, strict=True, assign=True)
+    # Copy: a tensor from safetensors is a view of the mapped file and would keep all of it in memory.
+    weights = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in tensors.items()}
+    network.load_state_dict(weights, strict=True, assign=True)
     return network.to(device)
