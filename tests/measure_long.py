@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
-from support.stub_sweep import planned, stand_ins, store
+from support.stub_sweep import fake_networks, small_plan, store
 
 from sega_bench.analysis import frames, summary
 from sega_bench.execution import jobs, runner
@@ -85,7 +85,7 @@ def told(what: str, work: Callable[[], _Result]) -> tuple[_Result, Cost]:
 def of_a_short_sweep(folder: Path, words: Sequence[str]) -> float:
     """Processor seconds of a cell of one that is made again and again in the same folder."""
     shutil.rmtree(store(folder).records_dir, ignore_errors=True)
-    with jobs.locked(planned(folder, *words)) as job:
+    with jobs.locked(small_plan(folder, *words)) as job:
         records = runner.execute(job)
         taken(records, job.missing // 4)
         begun = time.process_time()
@@ -122,7 +122,7 @@ def collector() -> Iterator[Callable[[], float]]:
 def make_all(folder: Path, words: Sequence[str], short: Sequence[str]) -> list[Tenth]:
     """Run the sweep; prints each tenth of it."""
     tenths: list[Tenth] = []
-    with stand_ins(), jobs.locked(planned(folder, *words)) as job, collector() as collected:
+    with fake_networks(), jobs.locked(small_plan(folder, *words)) as job, collector() as collected:
         records, size = runner.execute(job), job.missing // TENTHS**2
         of_a_short_sweep(folder / "short", short)  # its folders are made
         for _ in range(TENTHS):
@@ -171,7 +171,7 @@ def measure(folder: Path, cells: int) -> None:
         "engine.threads=1",
     )
     words, short = ((f"seeds={seeds}", *settings) for seeds in (cells // SETTINGS, 4))
-    config = planned(folder, *words).config
+    config = small_plan(folder, *words).config
     print(f"libraries and stand-ins loaded: {megabytes():.0f} MB")
     made, planning = told("plan: every cell, checked", lambda: plan(config))
     told("counts: waves, UNet evaluations, keys", made.counts)

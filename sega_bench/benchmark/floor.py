@@ -16,7 +16,7 @@ from sega_bench.benchmark.clock import interleave, seconds
 from sega_bench.benchmark.forwards import ENGINE, Way
 from sega_bench.benchmark.one_cell import score_settings
 from sega_bench.config import compose
-from sega_bench.execution.generator import Maker
+from sega_bench.execution.generator import ImageGenerator
 from sega_bench.execution.grader import Grader
 from sega_bench.execution.jobs import batching_for
 from sega_bench.planning.planner import Plan, plan
@@ -117,7 +117,7 @@ def _run(made: Plan, denoiser: StableDiffusion, scorers: Sequence[Scorer], batch
     with TemporaryDirectory() as folder:
         store = Store(Path(folder))
         store.prepare()
-        maker = Maker(
+        generator = ImageGenerator(
             store=store,
             denoiser=denoiser,
             grader=Grader(store, scorers, made.config.scores.batch_size),
@@ -128,7 +128,7 @@ def _run(made: Plan, denoiser: StableDiffusion, scorers: Sequence[Scorer], batch
             versions="",
             on_evaluations=lambda count: None,
         )
-        _exhaust(maker.make(made.waves))
+        _exhaust(generator.generate(made.waves))
 
 
 def _decode(made: Plan, denoiser: StableDiffusion) -> None:

@@ -45,7 +45,7 @@ def run_sweeps(configs: Sequence[Config]) -> int:
         work: list[Callable[[], int]] = []
         for made, study, on in resolved:
             if made.config.dry_run:
-                print_plan(console, made, study.cost() if study else launch.dealt(made))
+                print_plan(console, made, study.cost() if study else launch.describe_sharding(made))
                 continue
             job = folders.enter_context(jobs.locked(made, on))
             work.append(partial(_run_study, study, job, on) if study else partial(run_job, job))
@@ -70,7 +70,7 @@ def resolve(config: Config) -> tuple[Plan, Study | None, Processes]:
         made = planner.plan(config)
     from sega_bench import launch
 
-    return made, study, launch.asked(made.config)
+    return made, study, launch.requested_processes(made.config)
 
 
 def _refuse_one_folder_for_two(plans: Sequence[Plan]) -> None:

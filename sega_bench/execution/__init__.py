@@ -1,1 +1,1 @@
-"""From a plan to records: what is missing goes through the engine and the scorers into the store."""
+"""From a plan to records: generates the missing cells, scores them, and writes them to the store."""

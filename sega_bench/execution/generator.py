@@ -1,4 +1,4 @@
-"""Waves through the engine and the scorers, onto the disk."""
+"""Generates images from waves of cells, scores them, and writes images and records to the store."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from sega_bench.store import Picture, Record, Store
 log = logging.getLogger(__name__)
 
 WRITERS = 4
-"""Threads that compress pictures and wait for the disk; a few suffice to hide both behind the scorers."""
+"""Threads that encode PNG files and wait for the disk; a few suffice to hide both behind the scorers."""
 
 _Files = dict[str, Future[tuple[str, str]]]
-"""Pictures on their way to the disk by the keys of the cells that own them, as the store returns them."""
+"""Image files being written, by their owner's key; each resolves to its path and its SHA-256."""
 
 
 @dataclass(frozen=True)
-class Maker:
-    """Makes and scores cells; what it yields is on disk.
+class ImageGenerator:
+    """Generates and scores cells. A record is yielded once it and its image are on disk.
 
     Args:
-        store: where it goes.
-        denoiser: the networks.
-        grader: scores what they made.
+        store: the sweep's folder.
+        denoiser: the diffusion model.
+        grader: scores the images.
         config: for ``fail_fast``.
         batching: sizes of the engine's batches, which it halves when memory runs out.
-        worker, device, versions: what every record says.
-        on_evaluations: called with the number of UNet evaluations just made.
+        worker, device, versions: columns that are the same in every record.
+        on_evaluations: called with the number of UNet evaluations since its last call.
     """
 
     store: Store
@@ -53,49 +53,52 @@ class Maker:
     versions: str
     on_evaluations: Callable[[int], None]
 
-    def make(
+    def generate(
         self,
         waves: Sequence[Wave],
         unscored: Sequence[Record] = (),
-        is_leaving: Callable[[], bool] = lambda: False,
+        is_preempted: Callable[[], bool] = lambda: False,
     ) -> Iterator[Record]:
-        """Make waves, then score what is on disk already; with ``fail_fast`` only until a cell has failed.
+        """Generate waves, then score stored images; with ``fail_fast`` only until a cell fails.
 
         Args:
-            waves: of cells to be made.
-            unscored: records, still without scores, of cells that have their image.
-            is_leaving: whether not to go on, asked behind each wave once all its records have left.
+            waves: of the cells to generate.
+            unscored: records, without scores, of cells whose image is stored.
+            is_preempted: called after all records of a wave were yielded; whether to stop there.
 
         Raises:
-            UserError: there is no space for more; what was written is kept.
+            UserError: the disk is full or cannot be written; everything written before is kept.
         """
-        if not (yield from self._make(waves, is_leaving)):
-            yield from self._score_stored(unscored, is_leaving)
+        if not (yield from self._generate_waves(waves, is_preempted)):
+            yield from self._score_stored(unscored, is_preempted)
 
-    def _make(self, waves: Sequence[Wave], is_leaving: Callable[[], bool]) -> Generator[Record, None, bool]:
-        """Records in the order in which they reach the disk, each wave's before the next one goes on.
+    def _generate_waves(
+        self, waves: Sequence[Wave], is_preempted: Callable[[], bool]
+    ) -> Generator[Record, None, bool]:
+        """Generate waves one after the other; a wave's records are on disk before the next wave goes on.
 
-        A wave's pictures are written while it is scored. So a kill costs the waves that are under way: the
-        oldest, and what younger ones did in its gaps; at the end, on several threads, two that end together.
-        No more pictures than a wave's wait for a slow disk, and what was counted is there.
+        A kill therefore loses only the waves in flight: the oldest one, and what younger ones have computed
+        in its gaps. Images are encoded while their wave is scored. At most one wave's images wait in memory
+        for a slow disk.
 
         Returns:
-            Whether it was stopped, by a failure or to leave.
+            Whether generation stopped early, after a failure or a preemption.
         """
         recent: dict[str, Picture] = {}
         with ThreadPoolExecutor(WRITERS, thread_name_prefix="writer") as writers:
             start = time.perf_counter()
             for outcomes in self._run(waves):
-                files = self._write(outcomes, writers)
-                made, recent = self._score(outcomes, recent)
+                files = self._write_images(outcomes, writers)
+                records, recent = self._score(outcomes, recent)
                 now = time.perf_counter()
-                made, start = _share_time(made, now - start), now
-                yield from writers.submit(self._commit, made, files).result()
-                if self._stops(made) or is_leaving():
+                records, start = _share_time(records, now - start), now
+                # On a writer's thread, so that a KeyboardInterrupt cannot separate images from their records.
+                yield from writers.submit(self._commit, records, files).result()
+                if self._fails_fast(records) or is_preempted():
                     return True
         return False
 
-    def _stops(self, records: Iterable[Record]) -> bool:
+    def _fails_fast(self, records: Iterable[Record]) -> bool:
         failed = next((record for record in records if record.status == "failed"), None)
         if failed is None or not self.config.fail_fast:
             return False
@@ -103,116 +106,125 @@ class Maker:
         return True
 
     def _run(self, waves: Sequence[Wave]) -> Iterator[list[Outcome]]:
-        """Each wave's outcomes. What raises is halved until the one cell that does is alone, and failed."""
+        """Run waves through the engine. A wave that raises is bisected until each failing cell is alone."""
         results = run_waves(self.denoiser, waves, self.batching, self.on_evaluations)
-        for wave, made in zip(waves, results, strict=True):
-            yield made if not isinstance(made, Exception) else self._halved(wave, made)
+        for wave, result in zip(waves, results, strict=True):
+            yield self._bisect(wave, result) if isinstance(result, Exception) else result
 
-    def _halved(self, wave: Wave, error: Exception) -> list[Outcome]:
-        """The outcomes of a wave that raised, cell by cell if need be."""
+    def _bisect(self, wave: Wave, error: Exception) -> list[Outcome]:
+        """Run the halves of a wave that raised; a wave of one cell has failed."""
         if self.config.fail_fast:
             raise error
         cells = wave.cells
         log.warning("a wave of %d cells raised %s", len(cells), named(error))
         if len(cells) == 1:
             return [Outcome(cells[0], None, 0, named(error))]
-        return [outcome for half in _halves(wave) for made in self._run([half]) for outcome in made]
+        return [outcome for half in _halves(wave) for outcomes in self._run([half]) for outcome in outcomes]
 
     def _score(
         self, outcomes: Sequence[Outcome], recent: Mapping[str, Picture]
     ) -> tuple[list[Record], dict[str, Picture]]:
-        """Records with scores, paths still to come, and the references that the next wave may need."""
-        pictures = _pictures(outcomes)
-        references = self.grader.references((o.cell for o in outcomes), {**recent, **pictures})
+        """Score one wave.
+
+        Args:
+            outcomes: of the wave.
+            recent: the reference images of the wave before, since trunks that were split share a reference.
+
+        Returns:
+            Records with scores and without image paths, and the wave's reference images.
+        """
+        images = _images(outcomes)
+        references = self.grader.references((o.cell for o in outcomes), {**recent, **images})
         records = [self._record(outcome) for outcome in outcomes]
-        return self.grader.grade(records, pictures, references), references
+        return self.grader.grade(records, images, references), references
 
     def _record(self, outcome: Outcome) -> Record:
         return Record(
             cell=outcome.cell,
             status="done" if outcome.image_HWC is not None else "failed",
-            error=outcome.error or self._cut(outcome.cell),
+            error=outcome.error or self._truncation_note(outcome.cell),
             unet_evals=outcome.unet_evals,
             worker=self.worker,
             device=self.device,
             versions=self.versions,
         )
 
-    def _cut(self, cell: Cell) -> str | None:
-        """Which of the cell's texts the model does not read to their end."""
-        cut = [self.denoiser.truncation(text) for text in dict.fromkeys(cell.texts)]
-        return SEPARATOR.join(note for note in cut if note) or None
+    def _truncation_note(self, cell: Cell) -> str | None:
+        """Which of the cell's texts are longer than the text encoder reads; None if none is."""
+        notes = [self.denoiser.truncation(text) for text in dict.fromkeys(cell.texts)]
+        return SEPARATOR.join(note for note in notes if note) or None
 
-    def _write(self, outcomes: Iterable[Outcome], writers: Executor) -> _Files:
-        """Begin to write the pictures; cells that are equal share a file."""
+    def _write_images(self, outcomes: Iterable[Outcome], writers: Executor) -> _Files:
+        """Start writing the images. Cells whose images are equal by construction share a file."""
         files: _Files = {}
-        for cell, picture in ((o.cell, _picture(o)) for o in outcomes):
+        for cell, image in ((o.cell, _image(o)) for o in outcomes):
             owner = _owner(cell)
-            if picture is not None and owner.key not in files:
-                files[owner.key] = writers.submit(self.store.write_picture, owner, picture)
+            if image is not None and owner.key not in files:
+                files[owner.key] = writers.submit(self.store.write_picture, owner, image)
         return files
 
     def _commit(self, records: Sequence[Record], files: _Files) -> list[Record]:
-        """The records, once the pictures that they speak of are on disk.
+        """Append the records once their images are on disk; returns them with the images' paths.
 
-        Runs on a thread of the writers, so that an interruption does not come between it and the disk. Of a
-        wave that does not fit there, what does is kept.
+        When the disk is full, the records whose images were written are kept before the error is raised.
         """
         wait(files.values())
-        done = {key: file.result() for key, file in files.items() if file.exception() is None}
-        written = [
-            _at(record, done)
+        written = {key: file.result() for key, file in files.items() if file.exception() is None}
+        committed = [
+            _with_path(record, written)
             for record in records
-            if record.status == "failed" or _owner(record.cell).key in done
+            if record.status == "failed" or _owner(record.cell).key in written
         ]
-        self.store.append(self.worker, written)
+        self.store.append(self.worker, committed)
         for file in files.values():
-            file.result()  # raises what it met
-        return written
+            file.result()  # raises the first image's error
+        return committed
 
-    def _score_stored(self, unscored: Sequence[Record], is_leaving: Callable[[], bool]) -> Iterator[Record]:
-        """Score images that are on disk already; none is made or written again."""
-        sizes: dict[tuple[int, int], list[Record]] = {}
+    def _score_stored(self, unscored: Sequence[Record], is_preempted: Callable[[], bool]) -> Iterator[Record]:
+        """Score stored images, a wave's worth at a time."""
+        by_size: dict[tuple[int, int], list[Record]] = {}  # scorers take images of one size
         for record in unscored:
-            sizes.setdefault((record.cell.height, record.cell.width), []).append(record)
-        for records in sizes.values():
+            by_size.setdefault((record.cell.height, record.cell.width), []).append(record)
+        for records in by_size.values():
             for start in range(0, len(records), self.batching.wave_rows):
-                chunk = records[start : start + self.batching.wave_rows]
-                found = {record.cell.key: self.grader.read(str(record.image)) for record in chunk}
-                pictures = {key: picture for key, picture in found.items() if picture is not None}
-                references = self.grader.references((record.cell for record in chunk), pictures)
-                noted = [replace(record, error=self._cut(record.cell)) for record in chunk]
-                scored = self.grader.grade(noted, pictures, references)
+                scored = self._score_records(records[start : start + self.batching.wave_rows])
                 self.store.append(self.worker, scored)
                 yield from scored
-                if is_leaving():
+                if is_preempted():
                     return
 
+    def _score_records(self, records: Sequence[Record]) -> list[Record]:
+        stored = {record.cell.key: self.grader.read(str(record.image)) for record in records}
+        images = {key: image for key, image in stored.items() if image is not None}
+        references = self.grader.references((record.cell for record in records), images)
+        noted = [replace(record, error=self._truncation_note(record.cell)) for record in records]
+        return self.grader.grade(noted, images, references)
 
-def _picture(outcome: Outcome) -> Picture | None:
+
+def _image(outcome: Outcome) -> Picture | None:
     return None if outcome.image_HWC is None else Picture(outcome.image_HWC, outcome.is_guided_HW)
 
 
-def _pictures(outcomes: Iterable[Outcome]) -> dict[str, Picture]:
-    found = {outcome.cell.key: _picture(outcome) for outcome in outcomes}
-    return {key: picture for key, picture in found.items() if picture is not None}
+def _images(outcomes: Iterable[Outcome]) -> dict[str, Picture]:
+    images = {outcome.cell.key: _image(outcome) for outcome in outcomes}
+    return {key: image for key, image in images.items() if image is not None}
 
 
 def _owner(cell: Cell) -> Cell:
-    """The cell under whose key a cell's picture is kept."""
+    """The cell under whose key a cell's image is stored."""
     return image_owner(cell, count_timesteps(cell))
 
 
-def _at(record: Record, files: Mapping[str, tuple[str, str]]) -> Record:
-    """A record with the place of its picture, if it has one."""
+def _with_path(record: Record, files: Mapping[str, tuple[str, str]]) -> Record:
+    """A record with its image's path and hash, unless it failed."""
     if record.status == "failed":
         return record
-    image, digest = files[_owner(record.cell).key]
-    return replace(record, image=image, image_sha256=digest)
+    path, digest = files[_owner(record.cell).key]
+    return replace(record, image=path, image_sha256=digest)
 
 
 def _share_time(records: Sequence[Record], seconds: float) -> list[Record]:
-    """A wave's wall time, shared by evaluations, so that the column sums to what was spent."""
+    """Divide a wave's wall time in proportion to UNet evaluations, so that the column sums to the total."""
     total = sum(record.unet_evals for record in records)
     if total == 0:
         return [replace(record, seconds=seconds / len(records)) for record in records]
@@ -220,7 +232,7 @@ def _share_time(records: Sequence[Record], seconds: float) -> list[Record]:
 
 
 def _halves(wave: Wave) -> tuple[Wave, Wave]:
-    """A wave of at least two cells as two, by trunks while there are several, then by cells."""
+    """Divide a wave of at least two cells between trunks, or between the cells of its only trunk."""
     groups = [trunk.cells for trunk in wave.trunks if trunk.cells]
     if len(groups) == 1:
         groups = [(cell,) for cell in groups[0]]

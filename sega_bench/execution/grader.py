@@ -1,4 +1,4 @@
-"""Records and pictures through the scorers; what cannot be scored keeps everything else, and says why."""
+"""Scores records against their references; a cell that cannot be scored keeps its image and a note why."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sega_bench.cell import Cell
 from sega_bench.errors import named
 from sega_bench.execution.resume import NOT_APPLICABLE, NOT_SCORED, REFERENCE_FAILED
 from sega_bench.scores.locality import LocalityScorer
-from sega_bench.scores.scoring import Score, Scorer, reasons, score, taken
+from sega_bench.scores.scoring import Score, Scorer, existing_scores, score, unscored_reasons
 from sega_bench.store import UNREADABLE, Picture, Record, Store
 
 SEPARATOR = "; "
-"""Between the notes in ``error``."""
+"""Separates the notes in a record's ``error``."""
 
 _NO_IMAGE = f"{NOT_SCORED}its image is not there or cannot be read"
 
@@ -27,26 +27,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Grader:
-    """Scores cells whose pictures are made.
+    """Scores cells that have an image.
 
     Args:
-        store: where references are looked for.
-        scorers: the networks.
-        batch_size: pictures that go through one of them together.
+        store: reads references that are not in memory.
+        scorers: see :func:`sega_bench.scores.build`.
+        batch_size: images per scorer batch.
     """
 
     store: Store
     scorers: Sequence[Scorer]
     batch_size: int
 
-    def references(self, cells: Iterable[Cell], at_hand: Mapping[str, Picture]) -> dict[str, Picture]:
-        """The references' pictures by their keys, from memory or the disk; without those that failed."""
+    def references(self, cells: Iterable[Cell], in_memory: Mapping[str, Picture]) -> dict[str, Picture]:
+        """The reference images of cells by key, from memory or the store; failed references are left out."""
         keys = dict.fromkeys(cell.reference().key for cell in cells)
-        found = {key: at_hand[key] if key in at_hand else self.read(key) for key in keys}
-        return {key: picture for key, picture in found.items() if picture is not None}
+        images = {key: in_memory[key] if key in in_memory else self.read(key) for key in keys}
+        return {key: image for key, image in images.items() if image is not None}
 
     def read(self, name: str) -> Picture | None:
-        """A stored picture by its key or path; None if it is not there or cannot be read."""
+        """A stored image by its key or path; None if it is missing or damaged."""
         try:
             return self.store.read_picture(name)
         except FileNotFoundError:
@@ -56,68 +56,68 @@ class Grader:
             return None
 
     def grade(
-        self, records: Sequence[Record], pictures: Mapping[str, Picture], references: Mapping[str, Picture]
+        self, records: Sequence[Record], images: Mapping[str, Picture], references: Mapping[str, Picture]
     ) -> list[Record]:
-        """The records with scores, and in ``error`` what a reader must know of those that they lack.
+        """Add scores to records, and to ``error`` a note on the scores that are missing.
 
         Args:
-            records: without scores; what ``error`` says of a cell that did not fail stays behind it.
-            pictures: of those that have one, by key.
-            references: of their references, as far as there are any.
+            records: without scores; the ``error`` of a cell that did not fail follows the new notes.
+            images: by key, of the cells that have one.
+            references: by key, as far as they exist.
         """
-        cells = [record.cell for record in records if record.cell.key in pictures]
-        known = {**references, **pictures}
+        cells = [record.cell for record in records if record.cell.key in images]
+        known = {**references, **images}
         scores: dict[str, dict[str, Score]] = {cell.key: {} for cell in cells}
-        lacking: dict[str, str] = {}
-        for scorer in (*self.scorers, LocalityScorer(_guided(known))):
-            for cell, values, error in self._take(scorer, cells, known):
+        notes: dict[str, str] = {}
+        for scorer in (*self.scorers, LocalityScorer(_guided_masks(known))):
+            for cell, values, error in self._run_scorer(scorer, cells, known):
                 scores[cell.key] |= values
                 if error is not None:
-                    lacking.setdefault(cell.key, f"{NOT_SCORED}{', '.join(scorer.provenance)}: {error}")
-        if lacking:
-            first = next(iter(lacking.values()))
-            log.warning("%d of %d cells %s; retry_failed=true tries again", len(lacking), len(cells), first)
+                    notes.setdefault(cell.key, f"{NOT_SCORED}{', '.join(scorer.provenance)}: {error}")
+        if notes:
+            first = next(iter(notes.values()))
+            log.warning("%d of %d cells %s; retry_failed=true tries again", len(notes), len(cells), first)
+        # After the warning: these need no retry by the user, or follow from a failure that was reported.
         for cell in (record.cell for record in records):
-            if cell.key not in pictures:
-                lacking[cell.key] = _NO_IMAGE
+            if cell.key not in images:
+                notes[cell.key] = _NO_IMAGE
             elif cell.reference().key not in known:
-                lacking[cell.key] = REFERENCE_FAILED
-        return [_graded(r, scores.get(r.cell.key, {}), lacking.get(r.cell.key)) for r in records]
+                notes[cell.key] = REFERENCE_FAILED
+        return [_with_scores(r, scores.get(r.cell.key, {}), notes.get(r.cell.key)) for r in records]
 
-    def _take(
-        self, scorer: Scorer, cells: Sequence[Cell], pictures: Mapping[str, Picture]
+    def _run_scorer(
+        self, scorer: Scorer, cells: Sequence[Cell], images: Mapping[str, Picture]
     ) -> Iterator[tuple[Cell, Mapping[str, Score], str | None]]:
-        """One scorer's scores. What raises is halved until the one cell that does is alone, without them."""
-        images = {key: picture.image_HWC for key, picture in pictures.items()}
+        """One scorer's values per cell. Cells that raise are bisected until each failing one is alone."""
+        arrays = {key: image.image_HWC for key, image in images.items()}
         try:
-            values = score((scorer,), cells, images, self.batch_size) if cells else []
+            values = score((scorer,), cells, arrays, self.batch_size) if cells else []
         except Exception as error:
             if len(cells) == 1:
                 yield cells[0], {}, named(error)
                 return
             middle = len(cells) // 2
-            yield from self._take(scorer, cells[:middle], pictures)
-            yield from self._take(scorer, cells[middle:], pictures)
+            yield from self._run_scorer(scorer, cells[:middle], images)
+            yield from self._run_scorer(scorer, cells[middle:], images)
         else:
             yield from zip(cells, values, itertools.repeat(None), strict=False)
 
 
-def _guided(pictures: Mapping[str, Picture]) -> dict[str, NDArray[np.bool_]]:
-    return {key: p.is_guided_HW for key, p in pictures.items() if p.is_guided_HW is not None}
+def _guided_masks(images: Mapping[str, Picture]) -> dict[str, NDArray[np.bool_]]:
+    return {key: image.is_guided_HW for key, image in images.items() if image.is_guided_HW is not None}
 
 
-def _graded(record: Record, scores: Mapping[str, Score], lacking: str | None) -> Record:
+def _with_scores(record: Record, scores: Mapping[str, Score], note: str | None) -> Record:
+    """A record with its scores and with the notes on them before its other notes."""
     if record.status == "failed":
         return record
-    notes = [lacking, *(NOT_APPLICABLE + reason for reason in reasons(scores))]
-    said = [note.replace(SEPARATOR, ", ") for note in notes if note]
-    return replace(
-        record, scores=taken(scores), error=SEPARATOR.join([*said, *filter(None, [record.error])]) or None
-    )
+    notes = [note, *(NOT_APPLICABLE + reason for reason in unscored_reasons(scores))]
+    parts = [note.replace(SEPARATOR, ", ") for note in notes if note]  # other_notes() splits at the separator
+    error = SEPARATOR.join([*parts, *filter(None, [record.error])]) or None
+    return replace(record, scores=existing_scores(scores), error=error)
 
 
-def remarks(error: str | None) -> str | None:
-    """What of a finished record's ``error`` does not speak of its scores."""
+def other_notes(error: str | None) -> str | None:
+    """The notes in a done record's ``error`` that are not about its scores."""
     notes = (error or "").split(SEPARATOR)
-    kept = [note for note in notes if not note.startswith((NOT_SCORED, NOT_APPLICABLE))]
-    return SEPARATOR.join(kept) or None
+    return SEPARATOR.join(n for n in notes if not n.startswith((NOT_SCORED, NOT_APPLICABLE))) or None

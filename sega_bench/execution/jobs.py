@@ -1,4 +1,4 @@
-"""What is left to do of a plan, in its folder: the plan minus the store, and how it will be computed."""
+"""A job: the part of a plan that its folder lacks, and the batch sizes it will be computed with."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sega_bench.cell import Cell
 from sega_bench.config import Config
 from sega_bench.errors import UserError
 from sega_bench.execution import resume
@@ -23,29 +24,29 @@ from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import DamagedPlanError, Record, Store, lock
 
 
-def at_ease() -> None:
-    """Nobody can take over the folder of a job that holds no lock."""
+def no_lock() -> None:
+    """``Job.confirm`` of a job that holds no lock: there is none to lose."""
 
 
-EXACT = ("micro_batch_size", "decode_batch_size", "threads", "compile")
-"""What an image's last bit depends on beside its cell: recorded, and reused by a resume."""
+BIT_EXACT_SETTINGS = ("micro_batch_size", "decode_batch_size", "threads", "compile")
+"""Engine settings that change an image's last bits. plan.json records them and a resume reuses them."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is left to do of a plan.
+    """The missing part of a plan.
 
     Args:
-        plan: the whole.
-        store: where it goes.
-        waves: the cells to be made, as the engine will run them.
-        unscored: records of cells that lack nothing but scores.
-        done: cells of the plan that lack nothing.
-        batching: sizes of the batches, those of an earlier run of the same sweep if there was one.
-        threads: of torch on the CPU, likewise; None is torch's own choice.
-        compile: whether the UNet is compiled, likewise.
-        stored: plan.json as it was found, if there was one.
-        confirm: raises a UserError if another command has taken the folder over.
+        plan: the whole plan.
+        store: its folder.
+        waves: the cells to generate, as the engine will run them.
+        unscored: records, without scores, of cells whose image is stored.
+        done: number of cells that need nothing.
+        batching: batch sizes; those of an earlier run of the same sweep, if there was one.
+        threads: torch's CPU thread count, from the earlier run too; None is torch's default.
+        compile: whether the UNet is compiled, from the earlier run too.
+        stored: the folder's plan.json, if there is one.
+        confirm: raises a UserError if another command has taken over the folder.
     """
 
     plan: Plan
@@ -57,92 +58,97 @@ class Job:
     threads: int | None
     compile: bool
     stored: Mapping[str, Any] | None
-    confirm: Callable[[], None] = at_ease
+    confirm: Callable[[], None] = no_lock
 
     @property
-    def is_news(self) -> bool:
-        """Whether the folder does not hold this plan yet."""
+    def cells(self) -> list[Cell]:
+        """The cells to generate."""
+        return [cell for wave in self.waves for cell in wave.cells]
+
+    @property
+    def needs_update(self) -> bool:
+        """Whether the folder lacks cells of this plan, or its plan.json differs from it."""
         return bool(self.missing) or self.stored is None or manifest.is_behind(self.plan, self.stored)
 
     @property
     def missing(self) -> int:
-        """Cells to make or score."""
+        """Number of cells to generate or score."""
         return sum(len(wave.cells) for wave in self.waves) + len(self.unscored)
 
     @property
     def unet_evals(self) -> int:
-        """UNet evaluations to make them."""
+        """UNet evaluations that the job takes."""
         return sum(wave.unet_evals for wave in self.waves)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """What a job is made on.
+    """The processes that execute a job.
 
     Args:
-        count: so many processes at once.
-        threads: of each, where neither the command nor the folder says; None is torch's own choice.
-        are_elsewhere: on machines that can't be asked what they have.
+        count: number of processes.
+        threads: of each, unless the command or the folder sets them; None is torch's default.
+        are_remote: whether they run on cluster nodes, whose hardware cannot be inspected from here.
     """
 
     count: int = 1
     threads: int | None = None
-    are_elsewhere: bool = False
+    are_remote: bool = False
 
 
-THIS_ONE = Processes()
+THIS_PROCESS = Processes()
 
 
 @contextmanager
-def locked(made: Plan, processes: Processes = THIS_ONE) -> Iterator[Job]:
-    """:func:`prepare`, in a folder that no other command works on until this is left.
+def locked(plan: Plan, processes: Processes = THIS_PROCESS) -> Iterator[Job]:
+    """:func:`prepare` a plan's job and hold the lock of its folder inside the block.
 
     Raises:
-        UserError: what :func:`prepare` raises; this machine lacks what was asked for, the folder cannot be
-            written, or another command works on it.
+        UserError: as :func:`prepare` does; or the device is missing, the folder cannot be written, or another
+            command holds the lock.
     """
-    device_of(made.config)
-    if made.config.engine.compile and not processes.are_elsewhere:
+    device_of(plan.config)
+    if plan.config.engine.compile and not processes.are_remote:
         compiling.check()
-    store = _store(made)
+    store = _store(plan)
     store.prepare()
-    with lock.held(store, attaches=processes.are_elsewhere) as confirm:
-        yield replace(prepare(made, processes), confirm=confirm)
+    with lock.held(store, attaches=processes.are_remote) as confirm:
+        yield replace(prepare(plan, processes), confirm=confirm)
 
 
-def _store(made: Plan) -> Store:
-    return Store(Path(made.config.output_dir) / made.name)
+def _store(plan: Plan) -> Store:
+    return Store(Path(plan.config.output_dir) / plan.name)
 
 
-def prepare(made: Plan, processes: Processes = THIS_ONE) -> Job:
-    """Compare a plan with its folder; nothing is loaded and nothing is written.
+def prepare(plan: Plan, processes: Processes = THIS_PROCESS) -> Job:
+    """Compare a plan with its folder. Loads no model and writes nothing.
 
     Args:
-        made: the plan.
-        processes: what it will be made on.
+        plan: the plan.
+        processes: that will execute the job.
 
     Raises:
         UserError: the folder holds another sweep.
     """
-    config, store = made.config, _store(made)
-    _refuse_half_scored(store)
+    config, store = plan.config, _store(plan)
+    _check_not_rescoring(store)
     stored = _stored_plan(store)
     if stored is not None:
-        manifest.check_same_sweep(made, stored)
-    remaining = resume.compare(made.cells, store, retry_failed=config.retry_failed)
-    if remaining.cells == made.cells:
-        waves = made.waves  # which the plan has counted
+        manifest.check_same_sweep(plan, stored)
+    remaining = resume.compare(plan.cells, store, retry_failed=config.retry_failed)
+    if remaining.cells == plan.cells:
+        waves = plan.waves  # cached: forming the waves of 100,000 cells takes seconds
     else:
         waves = form_waves(remaining.cells, config.engine.wave_rows, count_timesteps)
     sizes = _sizes(config, stored)
     sizes["threads"] = sizes["threads"] or processes.threads
     return Job(
-        plan=made,
+        plan=plan,
         store=store,
         waves=waves,
         unscored=remaining.unscored,
         done=remaining.done,
-        batching=batching_for(made, waves, sizes, processes),
+        batching=batching_for(plan, waves, sizes, processes),
         threads=sizes["threads"],
         compile=bool(sizes["compile"]),
         stored=stored,
@@ -150,7 +156,7 @@ def prepare(made: Plan, processes: Processes = THIS_ONE) -> Job:
 
 
 def _stored_plan(store: Store) -> dict[str, Any] | None:
-    """plan.json; a damaged one is as good as lost: what is done is known by its keys."""
+    """plan.json; None if it is missing or damaged, since cells are recognised by their keys without it."""
     try:
         return store.read_plan()
     except DamagedPlanError:
@@ -158,32 +164,33 @@ def _stored_plan(store: Store) -> dict[str, Any] | None:
 
 
 def _sizes(config: Config, stored: Mapping[str, Any] | None) -> dict[str, int | None]:
-    """Each as asked for; else as the sweep began, since images are exact for one size; else None."""
-    before = (stored or {}).get("engine", {})
-    return {name: getattr(config.engine, name) or before.get(name) for name in EXACT}
+    """Each of :data:`BIT_EXACT_SETTINGS` from the configuration, else from plan.json, else None."""
+    recorded = (stored or {}).get("engine", {})
+    return {name: getattr(config.engine, name) or recorded.get(name) for name in BIT_EXACT_SETTINGS}
 
 
 def batching_for(
-    made: Plan, waves: Sequence[Wave], sizes: Mapping[str, int | None], processes: Processes = THIS_ONE
+    plan: Plan, waves: Sequence[Wave], sizes: Mapping[str, int | None], processes: Processes = THIS_PROCESS
 ) -> Batching:
-    """Batch sizes for these waves: those that are given, else what they fill and memory holds.
+    """Batch sizes for waves: those that are set, else what the waves fill and memory holds.
 
     Args:
-        made: the plan.
+        plan: the plan.
         waves: of its cells.
-        sizes: ``micro_batch_size``, ``decode_batch_size`` and ``threads``, None where they are to be found.
-        processes: share a machine's memory; a GPU is one's own.
+        sizes: ``micro_batch_size``, ``decode_batch_size`` and ``threads``, None where they are not set.
+        processes: that share this machine's memory; each has a GPU of its own.
     """
-    config, checkpoint = made.config, made.model.checkpoint
+    config, checkpoint = plan.config, plan.model.checkpoint
     micro, decode = sizes["micro_batch_size"], sizes["decode_batch_size"]
     if micro is None or decode is None:
         fitting = memory.fitting(
             device_of(config),
-            pixels=max(cell.height * cell.width for cell in made.cells),
-            itemsize=getattr(torch, made.cells[0].dtype).itemsize,
+            pixels=max(cell.height * cell.width for cell in plan.cells),
+            itemsize=getattr(torch, plan.cells[0].dtype).itemsize,
             weights=checkpoint.weights_bytes if checkpoint is not None else 0,
             threads=sizes["threads"] or torch.get_num_threads(),
-            processes=1 if processes.are_elsewhere else processes.count,
+            processes=1 if processes.are_remote else processes.count,
+            # The mean number of estimates that are ready at once: those of one step of the waves in flight.
             estimates=min(AT_ONCE, len(waves))
             * sum(wave.unet_evals for wave in waves)
             / max(1, sum(wave.n for wave in waves)),
@@ -192,7 +199,7 @@ def batching_for(
     return Batching(micro, decode, config.engine.wave_rows)
 
 
-def _refuse_half_scored(store: Store) -> None:
+def _check_not_rescoring(store: Store) -> None:
     if store.rescoring_path.exists():
         raise UserError(
             f"name: scoring {store.root} again was interrupted, so its scores are of two kinds: "

@@ -1,7 +1,6 @@
-"""Runs a plan: what the store lacks goes through the engine and the scorers, and into the store.
+"""Executes a job: loads the model and the scorers, generates the missing cells and updates plan.json.
 
-Resuming is a set difference. Records leave as an iterator once they are on disk; progress bars, logging and
-views are their reader's business.
+Records are yielded once they are on disk. Progress bars, logging and views belong to the caller.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from sega_bench import scores
 from sega_bench.cell import shown
 from sega_bench.config import Config
 from sega_bench.errors import UserError
-from sega_bench.execution.generator import Maker
+from sega_bench.execution.generator import ImageGenerator
 from sega_bench.execution.grader import Grader
-from sega_bench.execution.jobs import EXACT, Job, locked
+from sega_bench.execution.jobs import BIT_EXACT_SETTINGS, Job, locked
 from sega_bench.planning import manifest
 from sega_bench.planning.launch_options import device_of
 from sega_bench.planning.planner import plan
@@ -39,9 +38,9 @@ log = logging.getLogger(__name__)
 
 
 class Networks:
-    """The model and the scorers: loaded when they are first needed, kept for the jobs that follow.
+    """The model and the scorers, loaded on first use and shared by consecutive jobs.
 
-    All those jobs have the same model, device, precision and scorers.
+    The jobs must have the same model, device, precision and scorers.
     """
 
     def __init__(self) -> None:
@@ -49,10 +48,10 @@ class Networks:
         self._scorers: tuple[Scorer, ...] | None = None
 
     def denoiser(self, job: Job) -> Denoiser:
-        """The model of a job.
+        """The diffusion model of a job.
 
         Raises:
-            UserError: it is not the one that was planned with.
+            UserError: the weights have changed since the job was planned.
         """
         if self._denoiser is None:
             device, model = _device(job), job.plan.model
@@ -68,7 +67,11 @@ class Networks:
 
 
 def _device(job: Job) -> torch.device:
-    """The device of this process, which has to be there."""
+    """The job's device on this machine.
+
+    Raises:
+        UserError: this machine lacks it.
+    """
     return resolve_device(str(device_of(job.plan.config)))
 
 
@@ -78,25 +81,26 @@ def _scorers(job: Job, device: torch.device) -> tuple[Scorer, ...]:
 
 
 def _checked(job: Job, scorers: tuple[Scorer, ...]) -> tuple[Scorer, ...]:
-    """The scorers, if they are those of the job's folder."""
+    """The same scorers, after a check that their weights are those of the job's folder."""
     manifest.check_same_scores(scores.provenance(scorers), job.stored or {})
     return scorers
 
 
 def run(config: Config) -> Iterator[Record]:
-    """Plan, resume and run a sweep; yields a record for every cell newly made, once it is on disk.
+    """Plan a sweep and generate what its folder lacks; yields each new record once it is on disk.
 
-    Its folder is locked from the first record that is asked for until the last, or until it is closed.
+    The plan is made at once. The folder is locked from the first ``next()`` until the iterator ends or is
+    closed.
 
     Raises:
-        UserError: anything wrong with what was asked.
+        UserError: a mistake in the configuration.
     """
-    made = plan(config)
+    resolved = plan(config)
     if (name := config.launch.name) != "inline":
         raise UserError(f"launch.name is {shown(name)}, but this is one process: inline, or the command line")
 
     def records() -> Iterator[Record]:
-        with locked(made) as job:
+        with locked(resolved) as job:
             yield from execute(job)
 
     return records()
@@ -108,19 +112,19 @@ def execute(
     worker: str = "0",
     networks: Networks | None = None,
 ) -> Iterator[Record]:
-    """Load the model and the scorers once and make what is missing.
+    """Execute a job in this process and write its plan.json.
 
     Args:
         job: from :func:`sega_bench.execution.jobs.prepare`.
-        on_evaluations: called with the number of UNet evaluations just made.
+        on_evaluations: called with the number of UNet evaluations since its last call.
         worker: names this process's records file.
-        networks: of jobs that were executed before; None are this job's alone.
+        networks: shared with earlier jobs; None loads them for this job.
     """
     networks = networks or Networks()
     if job.done and job.stored is None:
         log.warning("plan.json was lost or damaged: it is written again, with the sizes of this command")
     if not job.missing and job.stored is not None:
-        if job.is_news:  # the sweep shrank, or says the same in other words
+        if job.needs_update:  # the sweep shrank, or its settings describe the same cells differently
             job.store.write_plan(manifest.renewed(job.plan, job.stored))
         return
     scorers = _checked(job, networks.scorers(job))
@@ -128,40 +132,41 @@ def execute(
         if not job.missing:  # plan.json was lost, and nothing else
             _write_plan(job, scorers)
             return
-        maker = _maker(job, networks, on_evaluations, worker)
+        generator = _image_generator(job, networks, on_evaluations, worker)
         engine = _write_plan(job, scorers)
-        _tell_changes(job, engine)
-        for record in maker.make(job.waves, job.unscored):
-            if smaller := _changes(engine, _engine(job)):
-                log.warning("out of memory: %s", smaller)
-                engine = _write_plan(job, scorers)  # a resume begins with what fitted
+        _warn_of_changes(job, engine)
+        for record in generator.generate(job.waves, job.unscored):
+            if changes := _setting_changes(engine, _engine(job)):
+                log.warning("out of memory: %s", changes)
+                engine = _write_plan(job, scorers)  # a resume starts with the sizes that fitted
             job.confirm()
             yield record
 
 
-def begin(job: Job) -> None:
-    """Write the plan.json of a job whose parts other processes do; what the scorers lack is told here.
+def write_plan_for_workers(job: Job) -> None:
+    """Write plan.json, in the launcher, of a job whose shards workers execute.
 
     Raises:
-        UserError: scorers' weights cannot be had, or are others than this folder's.
+        UserError: scorer weights cannot be had, or differ from this folder's.
     """
     with threads(job.threads):
-        _tell_changes(job, _write_plan(job, _checked(job, _scorers(job, torch.device("cpu")))))
+        scorers = _checked(job, _scorers(job, torch.device("cpu")))
+        _warn_of_changes(job, _write_plan(job, scorers))
 
 
-def work(
-    job: Job, worker: str, is_leaving: Callable[[], bool], on_record: Callable[[Record], None]
+def execute_shard(
+    job: Job, worker: str, is_preempted: Callable[[], bool], on_record: Callable[[Record], None]
 ) -> Batching:
-    """Do a part of a job, in a process that leaves everything but its records and images to who launched it.
+    """Execute a shard in a worker process, which writes only images and its own records file.
 
     Args:
-        job: a part of one.
-        worker: names this process's records file.
-        is_leaving: whether not to go on, asked behind each wave.
-        on_record: called with every record, once it is on disk.
+        job: the shard.
+        worker: names the records file.
+        is_preempted: called after each wave; whether to stop there.
+        on_record: called with every record once it is on disk.
 
     Returns:
-        The sizes of the batches, smaller if memory ran out.
+        The batch sizes, reduced if memory ran out.
 
     Raises:
         UserError: this machine lacks the device.
@@ -169,28 +174,29 @@ def work(
     networks = Networks()
     _checked(job, networks.scorers(job))
     with threads(job.threads), gc_control.frozen():
-        maker = _maker(job, networks, lambda count: None, worker)
-        for record in maker.make(job.waves, job.unscored, is_leaving):
+        generator = _image_generator(job, networks, lambda count: None, worker)
+        for record in generator.generate(job.waves, job.unscored, is_preempted):
             on_record(record)
     return job.batching
 
 
-def shrink(job: Job, micro: int, decode: int) -> None:
-    """Go on with what fitted into a worker's memory, and note it in plan.json, so that a resume does too."""
-    before = _engine(job)
+def shrink_batches(job: Job, micro: int, decode: int) -> None:
+    """Reduce a job's batch sizes to those that fitted a worker's memory, and record them in plan.json."""
+    engine = _engine(job)
     job.batching.micro = min(job.batching.micro, micro)
     job.batching.decode = min(job.batching.decode, decode)
     stored = job.store.read_plan()
-    if stored is not None and (smaller := _changes(before, _engine(job))):
-        log.warning("out of memory: %s", smaller)
+    if stored is not None and (changes := _setting_changes(engine, _engine(job))):
+        log.warning("out of memory: %s", changes)
         sizes = {"micro_batch_size": job.batching.micro, "decode_batch_size": job.batching.decode}
         job.store.write_plan({**stored, "engine": {**stored["engine"], **sizes}})
 
 
-def _maker(job: Job, networks: Networks, on_evaluations: Callable[[int], None], worker: str) -> Maker:
-    """The model, loaded, and all that makes images with it."""
+def _image_generator(
+    job: Job, networks: Networks, on_evaluations: Callable[[int], None], worker: str
+) -> ImageGenerator:
     config = job.plan.config
-    return Maker(
+    return ImageGenerator(
         store=job.store,
         denoiser=networks.denoiser(job),
         grader=Grader(job.store, networks.scorers(job), config.scores.batch_size),
@@ -204,21 +210,21 @@ def _maker(job: Job, networks: Networks, on_evaluations: Callable[[int], None], 
 
 
 def _write_plan(job: Job, scorers: Sequence[Scorer]) -> dict[str, Any]:
-    """Write plan.json; returns what it says of how the images are computed."""
+    """Write plan.json; returns its ``engine`` section."""
     engine = _engine(job)
     job.store.write_plan(manifest.document(job.plan, engine, scores.provenance(scorers)))
     return engine
 
 
-def _tell_changes(job: Job, engine: Mapping[str, Any]) -> None:
-    """A word of what differs from how this folder's other images were computed."""
-    if others := manifest.changes(job.stored or {}, engine, job.plan.config):
-        words = ", ".join(others)
-        log.warning("%s: new images and scores may differ from this folder's others by rounding", words)
+def _warn_of_changes(job: Job, engine: Mapping[str, Any]) -> None:
+    """Warn if new images will be computed differently from those that the folder already holds."""
+    if changes := manifest.changes(job.stored or {}, engine, job.plan.config):
+        text = ", ".join(changes)
+        log.warning("%s: new images and scores may differ from this folder's others by rounding", text)
 
 
 def _engine(job: Job) -> dict[str, Any]:
-    """What plan.json says of how the images are computed."""
+    """The ``engine`` section of plan.json: how images are computed."""
     return {
         "device": _device_name(device_of(job.plan.config)),
         "dtype": job.plan.cells[0].dtype,
@@ -230,13 +236,13 @@ def _engine(job: Job) -> dict[str, Any]:
     }
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Which of the sizes that images are exact for are others than they were, as words."""
-    changed = [name for name in EXACT if before.get(name) not in (None, now[name])]
+def _setting_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The bit-exact settings that differ between two ``engine`` sections, in words; empty if none does."""
+    changed = [name for name in BIT_EXACT_SETTINGS if before.get(name) not in (None, now[name])]
     return ", ".join(f"{name} is {now[name]} and was {before[name]}" for name in changed)
 
 
-def _device_name(where: torch.device) -> str:
-    if where.type == "cuda":  # of a cluster's nodes one can't know before
-        return torch.cuda.get_device_name(where) if torch.cuda.is_available() else "cuda"
-    return f"{where.type} {platform.machine()}"
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":  # a launcher without a GPU cannot know which ones the nodes have
+        return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "cuda"
+    return f"{device.type} {platform.machine()}"

@@ -1,41 +1,41 @@
-"""A sweep on several processes: its shards go to workers through submitit, its rows come back from the store.
+"""Launches a sweep on several processes, on this machine or a Slurm cluster, through submitit.
 
-A worker loads the model once, and writes images and a records file of its own. Everything else in the folder
-is the launcher's, which holds the lock: it reads the records as they grow, and gives what a dead worker left
-undone to a new one. Workers on a cluster may outlive their launcher; the same command finds them by a note.
+Each worker loads the model once and writes only images and its own records file. The launcher writes
+everything else in the folder and holds its lock: it follows the records as they grow and retries workers that
+die. Slurm workers may outlive their launcher; the same command attaches to them through workers.json.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from sega_bench.cell import shown
+from sega_bench.cell import Cell, shown
 from sega_bench.config import Config
 from sega_bench.errors import UserError
 from sega_bench.execution import jobs, runner
 from sega_bench.execution.jobs import Job, Processes
 from sega_bench.launch import local, slurm
-from sega_bench.launch.sharding import Deal, deal
-from sega_bench.launch.supervisor import Crew, Host, enlisted, enlisted_before
-from sega_bench.launch.worker import part_of
+from sega_bench.launch.sharding import Sharding, shard_cells
+from sega_bench.launch.supervisor import Backend, LaunchState, Supervisor, attached_workers, new_workers
+from sega_bench.launch.worker import shard_job
 from sega_bench.planning.planner import Plan
 from sega_bench.tracking import run_ids
 from sega_bench.tracking.login import resolve_mode
 
-__all__ = ["Launch", "asked", "dealt"]
+__all__ = ["Launch", "describe_sharding", "requested_processes"]
 
 
-def asked(config: Config) -> Processes:
-    """The processes that a sweep is asked to run on.
+def requested_processes(config: Config) -> Processes:
+    """The processes that a configuration requests, after a check that they can be had.
 
     Raises:
-        UserError: there are not so many GPUs, no cluster, or submitit is not installed.
+        UserError: there are fewer GPUs, Slurm is not available, or submitit is not installed.
     """
     launch = config.launch
     if config.study.space and not launch.wait:
@@ -56,21 +56,22 @@ def _processes(config: Config) -> Processes:
     if config.launch.name == "inline":
         return Processes()
     if config.launch.name == "slurm":
-        return Processes(config.launch.workers, threads=slurm.cpus(config.launch), are_elsewhere=True)
-    count = local.workers(config)
+        return Processes(config.launch.workers, threads=slurm.cpus_per_task(config.launch), are_remote=True)
+    count = local.worker_count(config)
     return Processes(count, threads=max(1, torch.get_num_threads() // count) if count > 1 else None)
 
 
-def dealt(made: Plan) -> dict[str, str]:
-    """How a whole plan would be shared, in words; nothing if it would not."""
-    config = made.config
+def describe_sharding(plan: Plan) -> dict[str, str]:
+    """The line ``launch`` of a dry run: how evenly the whole plan divides among workers. Empty if inline."""
+    config = plan.config
     if config.launch.name == "inline":
         return {}
-    return {"launch": str(deal(made.cells, asked(config).count, config.engine.wave_rows))}
+    workers = requested_processes(config).count
+    return {"launch": str(shard_cells(plan.cells, workers, config.engine.wave_rows))}
 
 
 class Launch:
-    """What is missing of a sweep, made on other processes; a context on leaving which they have ended.
+    """A job's missing cells on other processes: a context manager that leaves none of them running.
 
     Args:
         job: of a folder whose lock this process holds.
@@ -78,83 +79,95 @@ class Launch:
 
     def __init__(self, job: Job) -> None:
         config = job.plan.config
-        self._job, self._count = job, _processes(config).count
-        self._before = enlisted_before(job) if config.launch.name == "slurm" else []
-        cells = [] if self._before else [cell for wave in job.waves for cell in wave.cells]
-        self._deal = deal(cells, self._count, config.engine.wave_rows)
-        self._crew = Crew(job, _host(job), self._before)
+        self._job, self._workers = job, _processes(config).count
+        self._attached = attached_workers(job) if config.launch.name == "slurm" else []
+        self._sharding = self._shard([] if self._attached else job.cells)
+        self._supervisor = Supervisor(job, _backend(job), self._attached)
 
     def __enter__(self) -> Launch:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End all processes, unless they are to go on alone."""
-        self._crew.call_off()
+        """End all processes, unless the launch has detached from them."""
+        self._supervisor.cancel()
 
     def __str__(self) -> str:
-        """Who makes it."""
-        if not self._before:
-            return str(self._deal)
-        jobs = sorted({str(worker.handle).partition("_")[0] for worker in self._before})
-        return f"attached to Slurm job {', '.join(jobs)}: {len(self._before)} tasks had not ended"
+        """How the cells are divided among the workers, or which Slurm jobs this launch attaches to."""
+        if not self._attached:
+            return str(self._sharding)
+        array_jobs = sorted({str(worker.handle).partition("_")[0] for worker in self._attached})
+        return f"attached to Slurm job {', '.join(array_jobs)}: {len(self._attached)} tasks had not ended"
 
     @property
     def unet_evals(self) -> int:
-        """UNet evaluations to make it."""
-        return sum(shard.unet_evals for shard in self._deal.shards) or self._job.unet_evals
+        """UNet evaluations in all, with those that cutting trunks repeats."""
+        return sum(shard.unet_evals for shard in self._sharding.shards) or self._job.unet_evals
 
     def rows(self) -> Generator[tuple[dict[str, Any], int], None, None]:
-        """Make it; if it is not to wait for processes that go on alone, only begin with it.
+        """Run the workers and follow their records; with ``launch.wait=false`` only submit them.
 
         Yields:
-            Every row that is added to the records, and how many workers are at work.
+            Every row that is added to the records, and the number of workers that are running.
 
         Raises:
-            UserError: what a worker could not do and the user can mend, or what a cluster says to it.
+            UserError: a worker met a mistake of the user's, or Slurm refuses the job.
         """
-        job, crew = self._job, self._crew
-        if self._before:
-            yield from crew.work(self._before)
+        if self._attached:
+            yield from self._supervisor.run(self._attached)
         else:
-            if job.missing:
-                runner.begin(job)
-            if resolve_mode(job.plan.config.wandb.mode) != "disabled":
-                run_ids.run_id(job.store)  # before there are workers, whose runs' group is named by it
-            shutil.rmtree(job.store.launch_dir, ignore_errors=True)
-            yield from crew.work(enlisted(_parts(job, self._deal, self._count)))
-        if crew.is_stopped or crew.is_detached:
-            return
-        yield from self._rest()
-        if not crew.has_faults and not crew.is_detached:
-            shutil.rmtree(job.store.launch_dir, ignore_errors=True)
+            self._prepare()
+            shards = self._shard_jobs(self._job, self._sharding, self._workers)
+            yield from self._supervisor.run(new_workers(shards))
+        if self._supervisor.state is LaunchState.ACTIVE:
+            yield from self._remaining_rows()
+            self._remove_logs()
 
-    def _rest(self) -> Generator[tuple[dict[str, Any], int], None, None]:
-        """What is scored against another worker's cell waited for it; and what was asked for meanwhile.
+    def _prepare(self) -> None:
+        """Write what workers read, and clear what an earlier launch left."""
+        if self._job.missing:
+            runner.write_plan_for_workers(self._job)
+        if resolve_mode(self._job.plan.config.wandb.mode) != "disabled":
+            run_ids.run_id(self._job.store)  # the workers' W&B runs are grouped by it
+        shutil.rmtree(self._job.store.launch_dir, ignore_errors=True)
 
-        Failures are tried again once only.
+    def _remaining_rows(self) -> Generator[tuple[dict[str, Any], int], None, None]:
+        """Run what the first round could not finish.
+
+        These are scores against a reference that another worker generated, and cells that were added to the
+        sweep after the attached workers were submitted.
         """
         plan = self._job.plan
-        once = replace(plan, config=replace(plan.config, retry_failed=False))
-        rest = jobs.prepare(once, _processes(plan.config))
-        if self._before and rest.is_news:  # the sweep grew meanwhile
-            runner.begin(rest)
-        cells = [cell for wave in rest.waves for cell in wave.cells]
-        few = max(1, min(self._count, len(rest.unscored) // rest.batching.wave_rows))
-        yield from self._crew.work(
-            enlisted(_parts(rest, deal(cells, self._count, rest.batching.wave_rows), few))
-        )
+        # With retry_failed this round would repeat the failures of the first.
+        plan = replace(plan, config=replace(plan.config, retry_failed=False))
+        job = jobs.prepare(plan, _processes(plan.config))
+        if self._attached and job.needs_update:
+            runner.write_plan_for_workers(job)
+        # A worker loads its scorers first: one with less than a wave to score is not worth its start.
+        scorers = max(1, min(self._workers, len(job.unscored) // job.batching.wave_rows))
+        shards = self._shard_jobs(job, self._shard(job.cells), scorers)
+        yield from self._supervisor.run(new_workers(shards))
+
+    def _remove_logs(self) -> None:
+        """Remove the launch folder, unless its logs tell of a fault or workers still use it."""
+        if not self._supervisor.has_faults and self._supervisor.state is not LaunchState.DETACHED:
+            shutil.rmtree(self._job.store.launch_dir, ignore_errors=True)
+
+    def _shard(self, cells: Sequence[Cell]) -> Sharding:
+        return shard_cells(cells, self._workers, self._job.plan.config.engine.wave_rows)
+
+    @staticmethod
+    def _shard_jobs(job: Job, sharding: Sharding, scorers: int) -> list[Job]:
+        """A job per worker; the first ``scorers`` of them share the cells that only lack scores."""
+        cells = [shard.cells for shard in sharding.shards]
+        cells += [()] * (sharding.workers - len(cells))
+        return [
+            shard_job(job, own, job.unscored[number::scorers] if number < scorers else ())
+            for number, own in enumerate(cells)
+        ]
 
 
-def _parts(job: Job, dealt: Deal, scorers: int) -> list[Job]:
-    """What each worker is given; the first ``scorers`` share what has its image and is only to be scored."""
-    shards = [shard.cells for shard in dealt.shards] + [()] * (dealt.workers - len(dealt.shards))
-    return [
-        part_of(job, cells, job.unscored[i::scorers] if i < scorers else ()) for i, cells in enumerate(shards)
-    ]
-
-
-def _host(job: Job) -> Host:
+def _backend(job: Job) -> Backend:
     config = job.plan.config
     if config.launch.name == "slurm":
-        return slurm.Slurm(job.store, config.launch, job.plan.name)
-    return local.Local(job.store, local.gpus(config))
+        return slurm.SlurmBackend(job.store, config.launch, job.plan.name)
+    return local.LocalBackend(job.store, local.visible_gpus(config))

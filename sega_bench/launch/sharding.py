@@ -1,4 +1,4 @@
-"""What each worker is given: a sweep's cells in shards, and how even they are."""
+"""Divides a sweep's cells into one shard per worker, and describes how even the shards are."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sega_bench.sega.wave import count_timesteps
 
 
 @dataclass(frozen=True)
-class Deal:
-    """Cells to be made, in shards.
+class Sharding:
+    """A sweep's cells in shards.
 
     Args:
-        shards: not more than there are workers.
-        workers: how many were asked for.
-        trunks: how many shards none of which repeats another's steps there could be.
-        unet_evals: UNet evaluations that one worker alone would make.
+        shards: at most one per worker, none of them empty.
+        workers: number of workers requested.
+        trunks: the largest number of shards that repeat none of each other's steps.
+        unet_evals: UNet evaluations that a single worker would need.
     """
 
     shards: tuple[Shard, ...]
@@ -27,28 +27,28 @@ class Deal:
     unet_evals: int
 
     def __str__(self) -> str:
-        """How even it is, and what it costs that trunks are cut."""
+        """How even the shards are, and how many evaluations cutting trunks repeats."""
         lengths = [shard.unet_evals for shard in self.shards]
-        said = f"{self.workers} worker{'s' * (self.workers != 1)}"
+        text = f"{self.workers} worker{'s' * (self.workers != 1)}"
         if not lengths:
-            return said
+            return text
         if self.workers > self.trunks:
-            said += f", more than the {self.trunks} trunk{'s' * (self.trunks != 1)}"
+            text += f", more than the {self.trunks} trunk{'s' * (self.trunks != 1)}"
         if len(lengths) < self.workers:
-            said += f"; {self.workers - len(lengths)} have nothing to make"
+            text += f"; {self.workers - len(lengths)} have nothing to make"
         mean = sum(lengths) / len(lengths)
-        said += f"; at most {max(lengths):,} UNet evaluations each, {max(lengths) / mean:.2f} times the mean"
-        more = sum(lengths) - self.unet_evals
-        return f"{said}; {more:,} of all are made again where trunks are cut" if more > 0 else said
+        text += f"; at most {max(lengths):,} UNet evaluations each, {max(lengths) / mean:.2f} times the mean"
+        repeated = sum(lengths) - self.unet_evals
+        return f"{text}; {repeated:,} of all are made again where trunks are cut" if repeated > 0 else text
 
 
-def deal(cells: Sequence[Cell], count: int, limit: int) -> Deal:
-    """Cells that are to be made, dealt out.
+def shard_cells(cells: Sequence[Cell], workers: int, wave_rows: int) -> Sharding:
+    """Divide the cells to be generated among workers.
 
     Args:
-        cells: distinct.
-        count: of workers.
-        limit: rows of latents in a wave.
+        cells: distinct cells.
+        workers: number of workers.
+        wave_rows: rows of latents in a wave; larger trunks are cut.
     """
-    made = shards(cells, count, limit, count_timesteps)
-    return Deal(made.parts, count, made.trunks, made.unet_evals)
+    result = shards(cells, workers, wave_rows, count_timesteps)
+    return Sharding(result.parts, workers, result.trunks, result.unet_evals)

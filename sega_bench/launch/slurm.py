@@ -1,4 +1,4 @@
-"""Workers on a cluster: tasks of a job array that submitit hands to Slurm, and what Slurm says of them."""
+"""Runs workers as tasks of Slurm job arrays through submitit, and asks Slurm for their states."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from typing import Any
 from sega_bench.cell import shown
 from sega_bench.config import LaunchConfig
 from sega_bench.errors import UserError, check_count, nearest
-from sega_bench.launch.worker import Errand
+from sega_bench.launch.worker import WorkerTask
 from sega_bench.store import Store
 from sega_bench.system.signals import held
 
 log = logging.getLogger(__name__)
 
-_ANSWER_SECONDS = 20.0
-"""A controller that takes longer does not answer."""
-_ASK_SECONDS = 5.0
-"""Slurm is asked no more often."""
-_PATIENCE_SECONDS = 60.0
-_REQUEUES = 1_000_000
-"""Of a task; what makes no progress gives up by itself."""
+_COMMAND_SECONDS = 20.0
+"""Time limit for a Slurm command. A controller that takes longer counts as unavailable."""
+_QUEUE_SECONDS = 5.0
+"""Minimum interval between two calls of squeue, and how long after a task's end its outcome is waited for."""
+_CANCEL_SECONDS = 60.0
+_MAX_REQUEUES = 1_000_000
+"""Submitit's limit per task, in effect none: workers that make no progress give up by themselves."""
 
-_BLOCKED = (
+_PYTHON_WITH_USR2_BLOCKED = (
     "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]); "
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
-"""Python that keeps USR2, which would end a process that is still importing, until it has a handler."""
+"""Blocks USR2, whose default action ends the process, until the worker has imported and set its handler."""
 
-_OURS = {
+_RESERVED_OPTIONS = {
     "array": "launch.workers",
     "partition": "launch.partition",
     "time": "launch.timeout_min",
@@ -53,152 +53,170 @@ _OURS = {
     "parsable": "the command itself",
     "test-only": "dry_run=true",
 }
-"""Options of sbatch that have a key of their own, or must be as they are."""
+"""Options of sbatch that other keys set, or that sega_bench itself must set."""
 
 
 def check(launch: LaunchConfig) -> None:
-    """Refuse what no cluster can be asked for from here.
+    """Check that Slurm is available here and that its sbatch has every option of ``launch.extra``.
 
     Raises:
-        UserError: there is no Slurm, it does not answer, or its sbatch has no such option.
+        UserError: Slurm is not installed, its controller does not answer, or an option is unknown.
     """
     for program in ("sbatch", "squeue", "scancel", "sinfo"):
         if shutil.which(program) is None:
             raise UserError(
                 f"launch=slurm: there is no {program} here: run it where jobs are submitted, or launch=local"
             )
-    code, said = _ask("sinfo", "--noheader")
-    if code != 0:
-        raise UserError(f"launch=slurm: {said}: wait until the cluster answers, or launch=local")
-    known = sorted(set(re.findall(r"--([a-z][a-z0-9-]+)", _ask("sbatch", "--help")[1])) - {*_OURS, "help"})
+    status, output = _run_slurm("sinfo", "--noheader")
+    if status != 0:
+        raise UserError(f"launch=slurm: {output}: wait until the cluster answers, or launch=local")
+    known = sorted(_sbatch_options() - {*_RESERVED_OPTIONS, "help"})
     for name in map(_option, launch.extra):
-        if name in _OURS:
-            raise UserError(f"launch.extra.{name} is not an extra: it is decided by {_OURS[name]}")
+        if name in _RESERVED_OPTIONS:
+            raise UserError(
+                f"launch.extra.{name} is not an extra: it is decided by {_RESERVED_OPTIONS[name]}"
+            )
         if name not in known:
             raise UserError(f"launch.extra.{name}: {nearest(name, known)}sbatch has {', '.join(known)}")
 
 
+def _sbatch_options() -> set[str]:
+    """The long options of this cluster's sbatch; they vary with its version."""
+    return set(re.findall(r"--([a-z][a-z0-9-]+)", _run_slurm("sbatch", "--help")[1]))
+
+
 def _option(name: Any) -> str:
-    """An option of sbatch by its name with dashes or underscores."""
+    """An sbatch option's name with dashes, from one with dashes or underscores."""
     return str(name).replace("_", "-")
 
 
-def _ask(*command: str) -> tuple[int, str]:
-    """A command of Slurm's: its exit status, and what it says."""
+def _run_slurm(*command: str) -> tuple[int, str]:
+    """Run a Slurm command; returns its exit status and its output, or its error message if it failed."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False, errors="replace"
+        process = subprocess.run(
+            command, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False, errors="replace"
         )
     except subprocess.TimeoutExpired:
-        return 1, f"{command[0]} did not answer in {_ANSWER_SECONDS:.0f} seconds"
-    return done.returncode, done.stdout if done.returncode == 0 else done.stderr.strip() or done.stdout
+        return 1, f"{command[0]} did not answer in {_COMMAND_SECONDS:.0f} seconds"
+    if process.returncode == 0:
+        return 0, process.stdout
+    return process.returncode, process.stderr.strip() or process.stdout
 
 
-def cpus(launch: LaunchConfig) -> int:
-    """Of each worker, and so its threads."""
-    asked = {_option(name): value for name, value in launch.extra.items()}.get("cpus-per-task", 1)
-    if type(asked) is not int:
-        raise UserError(f"launch.extra.cpus-per-task is {shown(asked)}, but it must be a number")
-    check_count("launch.extra.cpus-per-task", asked, 1024)
-    return asked
+def cpus_per_task(launch: LaunchConfig) -> int:
+    """CPU cores of each task, which set the worker's thread count.
+
+    Raises:
+        UserError: the value is no positive whole number.
+    """
+    count = {_option(name): value for name, value in launch.extra.items()}.get("cpus-per-task", 1)
+    if type(count) is not int:
+        raise UserError(f"launch.extra.cpus-per-task is {shown(count)}, but it must be a number")
+    check_count("launch.extra.cpus-per-task", count, 1024)
+    return count
 
 
-class Slurm:
-    """Tasks of job arrays, which outlive this process.
+class SlurmBackend:
+    """Tasks of job arrays, which outlive the launching process. A handle is ``<array job>_<task>``.
 
     Args:
-        store: their folder, which every node sees.
-        launch: what each asks for.
-        name: of the job.
+        store: the sweep's folder, which every node must see.
+        launch: the resources of each task.
+        name: of the plan, part of the job's name.
     """
 
     outlives_launcher = True
 
     def __init__(self, store: Store, launch: LaunchConfig, name: str) -> None:
         self._store, self._launch, self._name = store, launch, name
-        self._started: set[str] = set()
-        self._asked: float | None = None
+        self._submitted: set[str] = set()
+        self._queue_time: float | None = None
         self._queued: set[str] = set()
         self._gone_since: dict[str, float] = {}
 
-    def start(self, errands: Sequence[Errand]) -> list[str]:
-        """Submit the errands, several as one array; returns what each task is called, as ``12_0``.
+    def submit(self, tasks: Sequence[WorkerTask]) -> list[str]:
+        """Submit the tasks, several as one job array; returns their handles.
 
         Raises:
-            UserError: Slurm refuses them, in its own words.
+            UserError: Slurm refuses them, with Slurm's message.
         """
         import submitit
         from submitit.core.utils import FailedJobError
 
         executor = submitit.SlurmExecutor(
             self._store.launch_dir.absolute() / "slurm",
-            max_num_timeout=_REQUEUES,
-            python=f"{shlex.quote(sys.executable)} -c {shlex.quote(_BLOCKED)}",
+            max_num_timeout=_MAX_REQUEUES,
+            python=f"{shlex.quote(sys.executable)} -c {shlex.quote(_PYTHON_WITH_USR2_BLOCKED)}",
         )
         executor.update_parameters(**self._parameters())
         try:
-            # Submitit prints what it raises; and nothing may be submitted that nobody knows of.
+            # Submitit prints the error that it raises. An interruption between sbatch and the next line would
+            # leave jobs in the queue whose handles are lost, so signals wait.
             with redirect_stderr(io.StringIO()), held(signal.SIGINT, signal.SIGTERM):
-                handles = [str(job.job_id) for job in executor.submit_array(errands)]
-                self._started.update(handles)
+                handles = [str(job.job_id) for job in executor.submit_array(tasks)]
+                self._submitted.update(handles)
         except (FailedJobError, OSError) as error:
             raise UserError(f"launch=slurm: {error}") from error
-        self._asked = None
+        self._queue_time = None
         return handles
 
     def _parameters(self) -> Mapping[str, Any]:
         launch = self._launch
-        asked = {
+        optional = {
             "partition": launch.partition,
             "account": launch.account,
             "gpus_per_node": launch.gpus_per_worker or None,
             "setup": list(launch.setup) or None,
         }
         extra = {_option(name): value for name, value in launch.extra.items()}
-        return {name: value for name, value in asked.items() if value is not None} | {
+        return {name: value for name, value in optional.items() if value is not None} | {
             "job_name": f"sega-{self._name}",
             "time": launch.timeout_min,
             "array_parallelism": launch.workers,
             "additional_parameters": {"requeue": True} | extra,
         }
 
-    def alive(self, handles: Collection[str]) -> set[str]:
-        """Which of them Slurm may still run, or has not been gone for so long that word of their end had
-        time to come.
-        """
+    def running(self, handles: Collection[str]) -> set[str]:
+        """The tasks that are in the queue, or left it so recently that their outcome may be on its way."""
         now = time.monotonic()
-        if self._asked is None or now - self._asked >= _ASK_SECONDS:
-            self._asked = now
-            self._queued = self._ask_queue(handles)
+        if self._queue_time is None or now - self._queue_time >= _QUEUE_SECONDS:
+            self._queue_time = now
+            self._queued = self._queued_tasks(handles)
         for handle in handles:
             if handle in self._queued:
                 self._gone_since.pop(handle, None)
             else:
                 self._gone_since.setdefault(handle, now)
-        return {handle for handle in handles if now - self._gone_since.get(handle, now) < _ASK_SECONDS}
+        return {handle for handle in handles if now - self._gone_since.get(handle, now) < _QUEUE_SECONDS}
 
-    def _ask_queue(self, handles: Collection[str]) -> set[str]:
-        """Which are pending or running; all of them if Slurm does not say."""
+    def _queued_tasks(self, handles: Collection[str]) -> set[str]:
+        """The tasks that are pending or running."""
         jobs = sorted({handle.partition("_")[0] for handle in handles})
-        code, said = _ask("squeue", "--noheader", "--array", "--format=%i", f"--jobs={','.join(jobs)}")
-        if code == 0:
-            return set(said.split())
-        return set() if "Invalid job id" in said else set(handles)
+        options = ("--noheader", "--array", "--format=%i", f"--jobs={','.join(jobs)}")
+        status, output = _run_slurm("squeue", *options)
+        if status == 0:
+            return set(output.split())
+        # Slurm forgets a job some minutes after its end. Any other error tells nothing of the tasks, and to
+        # take them for ended would start a second process for each shard.
+        return set() if "Invalid job id" in output else set(handles)
 
-    def end(self, handles: Collection[str]) -> None:
-        """Cancel them, and what was submitted when this was interrupted, and wait until none is left."""
-        handles = self._started.union(handles)
-        self._started.clear()
+    def cancel(self, handles: Collection[str]) -> None:
+        """Cancel the tasks and wait until they have left the queue, for a minute at most.
+
+        Tasks whose handles :meth:`submit` could not return, since it was interrupted, are cancelled too.
+        """
+        handles = self._submitted.union(handles)
+        self._submitted.clear()
         if not handles:
             return
-        _ask("scancel", *handles)
-        patience = time.monotonic() + _PATIENCE_SECONDS
-        while left := self._ask_queue(handles) & set(handles):
-            if time.monotonic() > patience:
-                log.warning("Slurm has not ended its tasks: scancel %s", " ".join(sorted(left)))
+        _run_slurm("scancel", *handles)
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        while queued := self._queued_tasks(handles) & set(handles):
+            if time.monotonic() > deadline:
+                log.warning("Slurm has not ended its tasks: scancel %s", " ".join(sorted(queued)))
                 return
             time.sleep(0.5)
 
-    def log(self, handle: str) -> str:
-        """Where one of them said what went wrong."""
+    def stderr_path(self, handle: str) -> str:
+        """The task's log of errors."""
         return f"{self._store.launch_dir}/slurm/{handle}_0_log.err"

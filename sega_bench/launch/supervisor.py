@@ -1,4 +1,8 @@
-"""The workers of one command: who is at work, who takes over from whom, and what is given up."""
+"""Supervises the workers of one launch: submits them, follows their records, retries them, gives up on them.
+
+A worker stands for one shard. Each attempt at the shard is a new process under the worker's number, and
+continues its records file.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,242 +20,314 @@ from sega_bench.errors import UserError
 from sega_bench.execution import runner
 from sega_bench.execution.jobs import Job
 from sega_bench.launch.worker import (
-    ATTEMPTS,
-    Errand,
-    Outcome,
-    clear,
-    code,
-    differences,
-    left,
-    part_of,
+    MAX_ATTEMPTS,
+    WorkerOutcome,
+    WorkerTask,
+    clear_outcome,
+    code_versions,
     read_outcome,
+    remaining_job,
+    shard_job,
+    version_differences,
 )
 from sega_bench.store import Record, Store
 from sega_bench.store.following import Following
 
 LAUNCHER = "launcher"
-"""The records file of what no worker could do."""
+"""Name of the records file for cells that no worker could generate."""
 
 POLL_SECONDS = 0.05
-"""Between two looks at the folder, for each worker: a file system that many share is not kept busy by it."""
-_MOST_POLL_SECONDS = 5.0
+"""Polling interval per worker, so that many workers do not keep a shared file system busy."""
+_MAX_POLL_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
 
-class Host(Protocol):
-    """Where workers run."""
+class Backend(Protocol):
+    """Where worker processes run. A handle is submitit's job id of one process."""
 
     outlives_launcher: bool
-    """Whether they go on when the launching process is gone."""
+    """Whether processes go on after the launching process has exited."""
 
-    def start(self, errands: Sequence[Errand]) -> list[str]:
-        """Start a worker for each errand; returns a handle of each, which another process can use."""
+    def submit(self, tasks: Sequence[WorkerTask]) -> list[str]:
+        """Start a process for each task; returns their handles, which are valid in other processes too."""
         ...
 
-    def alive(self, handles: Collection[str]) -> set[str]:
-        """Which of them have not ended, or have and may yet be heard of."""
+    def running(self, handles: Collection[str]) -> set[str]:
+        """The handles whose process has not ended, or so recently that its outcome may not be visible yet."""
         ...
 
-    def end(self, handles: Collection[str]) -> None:
-        """End them, and wait until they have."""
+    def cancel(self, handles: Collection[str]) -> None:
+        """End the processes and wait until they have ended."""
         ...
 
-    def log(self, handle: str) -> str:
-        """The file, there from its beginning on, in which one of them said what went wrong."""
+    def stderr_path(self, handle: str) -> str:
+        """The process's log of errors. The file exists from the process's start on."""
         ...
+
+
+class WorkerState(Enum):
+    """The states of a worker: PENDING -> RUNNING, then DONE, GIVEN_UP or, for a retry, PENDING again."""
+
+    PENDING = auto()
+    """To be submitted."""
+    RUNNING = auto()
+    """Its process was submitted and has not been seen to end."""
+    DONE = auto()
+    """Its process ended in good order, or everything in its shard is recorded."""
+    GIVEN_UP = auto()
+    """Too many consecutive attempts recorded nothing; the rest of its shard is recorded as failed."""
+
+
+class LaunchState(Enum):
+    """The states of a launch: ACTIVE unless it is left before its workers are DONE or GIVEN_UP."""
+
+    ACTIVE = auto()
+    STOPPED = auto()
+    """A cell failed and ``fail_fast`` is set: workers are cancelled."""
+    DETACHED = auto()
+    """``launch.wait`` is false: workers go on without this process, and a later command may attach."""
 
 
 @dataclass
 class Worker:
-    """One shard's process, and what came of those before it.
+    """One shard and the processes that work on it, one at a time.
 
     Args:
         number: names its records file.
-        part: what it is to make.
-        since: bytes of its records that are older than the part.
-        handle: of its process; None before it has one.
-        faults: of those before it that recorded nothing, since one that did: why they ended.
+        job: the part of its shard that was missing at the latest submission.
+        records_offset: first byte of its records file that belongs to this launch.
+        handle: of its latest process; None before the first.
+        faults: why its latest consecutive attempts, those that recorded nothing, ended early.
+        state: where it stands.
     """
 
     number: int
-    part: Job
-    since: int
+    job: Job
+    records_offset: int
     handle: str | None = None
     faults: list[str] = field(default_factory=list)
+    state: WorkerState = WorkerState.PENDING
 
 
-def enlisted(parts: Sequence[Job]) -> list[Worker]:
-    """A worker for each part that has something to make."""
+def new_workers(shards: Sequence[Job]) -> list[Worker]:
+    """A worker for each shard that has something missing, numbered by its position."""
     return [
-        Worker(number, part, part.store.journal.size(str(number)))
-        for number, part in enumerate(parts)
-        if part.missing
+        Worker(number, shard, shard.store.journal.size(str(number)))
+        for number, shard in enumerate(shards)
+        if shard.missing
     ]
 
 
-def enlisted_before(job: Job) -> list[Worker]:
-    """Workers of a launch that its command left alone, as far as their cells are still asked for.
+def attached_workers(job: Job) -> list[Worker]:
+    """The workers of an earlier launch that may still run, without cells that this plan no longer has.
 
     Raises:
         UserError: they run other code than this command.
     """
-    state = read_state(job.store)
-    started = sorted({one["handle"].partition("_")[0] for one in state["workers"] if one["handle"]})
-    if started and (others := differences(code(), state["code"])):
+    noted = read_launch_file(job.store)
+    array_jobs = sorted({entry["handle"].partition("_")[0] for entry in noted["workers"] if entry["handle"]})
+    if array_jobs and (differences := version_differences(code_versions(), noted["code"])):
         raise UserError(
-            f"launch: this command has {others} than the workers of {job.store.root}: attach with what they "
-            f"were started with, or scancel {' '.join(started)} and remove {job.store.launch_path}"
+            f"launch: this command has {differences} than the workers of {job.store.root}: attach with what "
+            f"they were started with, or scancel {' '.join(array_jobs)} and remove {job.store.launch_path}"
         )
     cells = {cell.key: cell for cell in job.plan.cells}
     unscored = {record.cell.key: record for record in job.unscored}
     return [
         Worker(
-            part=part_of(
+            number=entry["number"],
+            job=shard_job(
                 job,
-                [cells[key] for key in one.pop("cells") if key in cells],
-                [unscored[key] for key in one.pop("unscored") if key in unscored],
+                [cells[key] for key in entry["cells"] if key in cells],
+                [unscored[key] for key in entry["unscored"] if key in unscored],
             ),
-            **one,
+            records_offset=entry["since"],
+            handle=entry["handle"],
+            faults=entry["faults"],
+            state=WorkerState.RUNNING if entry["handle"] else WorkerState.PENDING,
         )
-        for one in state["workers"]
+        for entry in noted["workers"]
     ]
 
 
-def read_state(store: Store) -> dict[str, Any]:
-    """What a launch noted of its workers that outlive it; no workers if there is none, or it is damaged."""
+def read_launch_file(store: Store) -> dict[str, Any]:
+    """The contents of workers.json; without workers if the file is missing or damaged."""
     try:
-        state: dict[str, Any] = json.loads(store.launch_path.read_bytes())
-        return {"code": state["code"], "workers": state["workers"]}
+        noted: dict[str, Any] = json.loads(store.launch_path.read_bytes())
+        return {"code": noted["code"], "workers": noted["workers"]}
     except (OSError, ValueError, TypeError, KeyError):
         return {"code": {}, "workers": []}
 
 
-class Crew:
-    """The processes of one command.
+class Supervisor:
+    """Runs the workers of one launch to their end.
 
     Args:
-        job: the whole.
-        host: where they run.
-        before: those that another command of this job has left alone.
+        job: the whole job, whose folder this process has locked.
+        backend: where the workers run.
+        attached: workers of an earlier launch, cancelled together with this one.
     """
 
-    def __init__(self, job: Job, host: Host, before: Sequence[Worker] = ()) -> None:
-        self._job, self._host = job, host
-        self._running = list(before)
-        self.has_faults = self.is_stopped = self.is_detached = False
+    def __init__(self, job: Job, backend: Backend, attached: Sequence[Worker] = ()) -> None:
+        self._job, self._backend = job, backend
+        self._workers = list(attached)
+        self.state = LaunchState.ACTIVE
+        self.has_faults = False  # any attempt ended early: its log is worth keeping
 
-    def work(self, workers: Sequence[Worker]) -> Generator[tuple[Row, int], None, None]:
-        """Rows as they come, and how many are at work, until every part is done or given up.
+    def run(self, workers: Sequence[Worker]) -> Generator[tuple[Row, int], None, None]:
+        """Submit workers and follow them until each is DONE or GIVEN_UP, or the launch is left early.
 
-        With workers that go on alone it returns before, if it is not to wait.
+        Yields:
+            Every new row of the records, and the number of workers that were running.
+
+        Raises:
+            UserError: a worker met a mistake, or another command has taken over the folder.
         """
-        following = Following(self._job.store, {str(worker.number): worker.since for worker in workers})
-        config = self._job.plan.config
-        is_waiting = config.launch.wait or not self._host.outlives_launcher
-        self._running = list(workers)
-        self._start([worker for worker in workers if worker.handle is None])
-        while self._running and not self.is_stopped:
-            running = self._running
-            alive = self._host.alive([str(worker.handle) for worker in running])
-            if len(alive) < len(running):
-                self._job.store.look_anew()  # before who has ended is taken for silent
-            heard = {worker.number: read_outcome(self._job.store, worker.number) for worker in running}
-            for row in following.rows():  # whoever has ended has written all it will
-                self.is_stopped |= row["status"] == "failed" and config.fail_fast
+        self._workers = list(workers)
+        following = Following(self._job.store, {str(one.number): one.records_offset for one in workers})
+        self._submit_pending()
+        while (running := self._in_state(WorkerState.RUNNING)) and self.state is LaunchState.ACTIVE:
+            # The order matters: a process writes its last record before it ends, so the rows that are read
+            # after its end was seen are all it has written.
+            ended = self._ended(running)
+            for row in following.rows():
+                self._stop_if_failed(row)
                 yield row, len(running)
-            self._job.confirm()
-            ended = {
-                worker.number: heard[worker.number]
-                for worker in running
-                if worker.handle not in alive or (self._host.outlives_launcher and heard[worker.number])
-            }
-            self._replace(ended)
-            if self._running and not is_waiting:
-                self.is_detached = True
+            self._job.confirm()  # nothing is submitted after another command has taken over the folder
+            for worker, outcome in ended:
+                self._settle(worker, outcome)
+            self._submit_pending()
+            if self._detaches():
+                self.state = LaunchState.DETACHED
                 return
-            time.sleep(min(_MOST_POLL_SECONDS, POLL_SECONDS * len(self._running)))
-        self.call_off()
-        yield from ((row, 0) for row in following.rows())
+            time.sleep(min(_MAX_POLL_SECONDS, POLL_SECONDS * len(self._in_state(WorkerState.RUNNING))))
+        self.cancel()
+        yield from ((row, 0) for row in following.rows())  # rows written while workers were being cancelled
 
-    def call_off(self) -> None:
-        """End all that are still at work, unless they are to go on alone."""
-        if not self.is_detached:
-            self._job.store.launch_path.unlink(missing_ok=True)
-            self._host.end([worker.handle for worker in self._running if worker.handle is not None])
+    def cancel(self) -> None:
+        """End all processes and remove workers.json, unless this launch has detached from its workers."""
+        if self.state is LaunchState.DETACHED:
+            return
+        # The file goes first: a Slurm worker that receives SIGTERM exits only if it is gone.
+        self._job.store.launch_path.unlink(missing_ok=True)
+        self._backend.cancel([worker.handle for worker in self._unfinished() if worker.handle is not None])
 
-    def _start(self, workers: Sequence[Worker]) -> None:
+    def _in_state(self, state: WorkerState) -> list[Worker]:
+        return [worker for worker in self._workers if worker.state is state]
+
+    def _unfinished(self) -> list[Worker]:
+        return [one for one in self._workers if one.state in (WorkerState.PENDING, WorkerState.RUNNING)]
+
+    def _stop_if_failed(self, row: Row) -> None:
+        if row["status"] == "failed" and self._job.plan.config.fail_fast:
+            self.state = LaunchState.STOPPED
+
+    def _detaches(self) -> bool:
+        """Whether to leave the workers that still run to themselves."""
+        is_waiting = self._job.plan.config.launch.wait or not self._backend.outlives_launcher
+        return not is_waiting and bool(self._in_state(WorkerState.RUNNING))
+
+    def _submit_pending(self) -> None:
+        """Start a process for every PENDING worker."""
+        workers = self._in_state(WorkerState.PENDING)
         if not workers:
             return
-        store = self._job.store
         for worker in workers:
-            clear(store, worker.number)
-        launcher = None if self._host.outlives_launcher else os.getpid()
-        errands = [Errand(one.part, one.number, one.since, code(), launcher) for one in workers]
-        self._note()  # before there is one: a worker that is called off must know
-        for worker, handle in zip(workers, self._host.start(errands), strict=True):
-            worker.handle = handle
-        self._note()
+            clear_outcome(self._job.store, worker.number)
+        launcher = None if self._backend.outlives_launcher else os.getpid()
+        tasks = [
+            WorkerTask(one.job, one.number, one.records_offset, code_versions(), launcher) for one in workers
+        ]
+        # Written before the submission, since a worker takes a missing file for a cancelled launch; and again
+        # after it, with the new handles.
+        self._write_launch_file()
+        for worker, handle in zip(workers, self._backend.submit(tasks), strict=True):
+            worker.handle, worker.state = handle, WorkerState.RUNNING
+        self._write_launch_file()
 
-    def _note(self) -> None:
-        """Who is at work, for another command to find them by."""
-        if not self._host.outlives_launcher:
+    def _write_launch_file(self) -> None:
+        """Write workers.json, from which another command can attach to the unfinished workers."""
+        if not self._backend.outlives_launcher:
             return
-        noted = [
+        entries = [
             {
                 "number": worker.number,
                 "handle": worker.handle,
-                "since": worker.since,
+                "since": worker.records_offset,
                 "faults": worker.faults,
-                "cells": [cell.key for wave in worker.part.waves for cell in wave.cells],
-                "unscored": [record.cell.key for record in worker.part.unscored],
+                "cells": [cell.key for cell in worker.job.cells],
+                "unscored": [record.cell.key for record in worker.job.unscored],
             }
-            for worker in self._running
+            for worker in self._unfinished()
         ]
-        text = json.dumps({"code": code(), "workers": noted}) + "\n"
+        text = json.dumps({"code": code_versions(), "workers": entries}) + "\n"
         self._job.store.write_text(self._job.store.launch_path, text)
 
-    def _replace(self, ended: Mapping[int, Outcome | None]) -> None:
-        """Leave out those that have ended, and give those a successor that did so before their time."""
-        self._running = [
-            worker for worker in self._running if worker.number not in ended or self._goes_on(worker, ended)
+    def _ended(self, running: Sequence[Worker]) -> list[tuple[Worker, WorkerOutcome | None]]:
+        """The workers whose process has ended, each with its outcome, None if it left none."""
+        store = self._job.store
+        handles = self._backend.running([str(worker.handle) for worker in running])
+        if len(handles) < len(running):
+            # An NFS client caches which files are missing: an outcome could be there and not be visible yet,
+            # and its worker would be taken for killed.
+            store.look_anew()
+        outcomes = [(worker, read_outcome(store, worker.number)) for worker in running]
+        # On a cluster an outcome is as good as an end: the scheduler takes seconds to report one.
+        is_final = self._backend.outlives_launcher
+        return [
+            (worker, outcome)
+            for worker, outcome in outcomes
+            if worker.handle not in handles or (is_final and outcome is not None)
         ]
-        self._start([worker for worker in self._running if worker.number in ended])
 
-    def _goes_on(self, worker: Worker, ended: Mapping[int, Outcome | None]) -> bool:
-        """Whether a worker that has ended gets a successor; three in a row that recorded nothing give up."""
-        outcome = ended[worker.number] or Outcome(fault=self._silence(worker))
+    def _settle(self, worker: Worker, outcome: WorkerOutcome | None) -> None:
+        """Move a worker whose process has ended to its next state."""
+        outcome = outcome or WorkerOutcome(fault=self._fault_without_outcome(worker))
         if outcome.mistake is not None:
             raise UserError(outcome.mistake)
         if outcome.micro is not None and outcome.decode is not None:
-            runner.shrink(self._job, outcome.micro, outcome.decode)
-        to_go = worker.part.missing
-        worker.part = left(worker.part, worker.number, worker.since)
-        if outcome.fault is None or not worker.part.missing:
-            return False
+            runner.shrink_batches(self._job, outcome.micro, outcome.decode)
+        missing_before = worker.job.missing
+        worker.job = remaining_job(worker.job, worker.number, worker.records_offset)
+        if outcome.fault is None or not worker.job.missing:
+            worker.state = WorkerState.DONE
+            return
         self.has_faults = True
-        if worker.part.missing < to_go:  # however long a shard is and however often its worker is killed
+        if worker.job.missing < missing_before:
+            # Any progress resets the count: a long shard may be preempted often and is still finished.
             worker.faults.clear()
         else:
             worker.faults.append(outcome.fault)
-        said = f"worker {worker.number} {outcome.fault} with {worker.part.missing} cells to go"
-        if len(worker.faults) == ATTEMPTS:
-            log.warning("%s, as the %dth in a row that recorded nothing: they are given up", said, ATTEMPTS)
-            self._give_up(worker)
-            return False
-        log.warning("%s, see %s: a new one goes on", said, self._host.log(str(worker.handle)))
-        return True
+        self._retry_or_give_up(worker, outcome.fault)
 
-    def _silence(self, worker: Worker) -> str:
-        """How a worker ended that left no word."""
-        has_begun = Path(self._host.log(str(worker.handle))).exists()
+    def _retry_or_give_up(self, worker: Worker, fault: str) -> None:
+        message = f"worker {worker.number} {fault} with {worker.job.missing} cells to go"
+        if len(worker.faults) < MAX_ATTEMPTS:
+            stderr = self._backend.stderr_path(str(worker.handle))
+            log.warning("%s, see %s: a new one goes on", message, stderr)
+            worker.state = WorkerState.PENDING
+            return
+        attempts = len(worker.faults)
+        log.warning("%s, as the %dth in a row that recorded nothing: they are given up", message, attempts)
+        self._record_given_up(worker)
+        worker.state = WorkerState.GIVEN_UP
+
+    def _fault_without_outcome(self, worker: Worker) -> str:
+        """The fault of a process that ended without writing an outcome."""
+        has_begun = Path(self._backend.stderr_path(str(worker.handle))).exists()
         return "was killed" if has_begun else "never began, or its machine does not see this folder,"
 
-    def _give_up(self, worker: Worker) -> None:
-        cells = worker.part.plan.cells  # of one that is made and lacks scores the older record counts
-        last = worker.faults[-1]
-        reason = f"given up: {ATTEMPTS} workers in a row recorded nothing of this shard, the last one {last}"
-        failed = [Record(cell, "failed", error=reason, worker=LAUNCHER) for cell in cells]
+    def _record_given_up(self, worker: Worker) -> None:
+        """Record the rest of a shard as failed.
+
+        A cell that has its image and lacks only scores keeps its older record: the store prefers ``done``.
+        """
+        reason = (
+            f"given up: {MAX_ATTEMPTS} workers in a row recorded nothing of this shard, "
+            f"the last one {worker.faults[-1]}"
+        )
+        failed = [Record(cell, "failed", error=reason, worker=LAUNCHER) for cell in worker.job.plan.cells]
         self._job.store.append(LAUNCHER, failed)

@@ -1,4 +1,4 @@
-"""What a worker tells W&B while it works: live curves of its shard, in the group of its sweep."""
+"""Logs one worker's records to a W&B run of its own, in the group of its sweep."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from sega_bench.store import Record
 from sega_bench.store.following import rows_since
 from sega_bench.tracking.login import resolve_mode
 
-PATIENCE_SECONDS = 30.0
-"""How long a worker waits for its run to be closed, if its server answers; the pre-empted have no more."""
+FINISH_SECONDS = 30.0
+"""Time limit for closing the run. A preempted worker has no more."""
 
 
 @contextmanager
-def telling(part: Job, worker: str) -> Iterator[Callable[[Record], None]]:
-    """What to call with each record; a run of the worker's own, with which its next life goes on.
+def logging_to_wandb(job: Job, worker: str) -> Iterator[Callable[[Record], None]]:
+    """Open the worker's W&B run and yield a function that logs one record to it.
+
+    A later attempt of the same worker resumes the same run.
 
     Raises:
-        UserError: this machine's WANDB_MODE is none.
+        UserError: this machine's WANDB_MODE is no mode of W&B.
     """
-    store, settings = part.store, part.plan.config.wandb
+    store, settings = job.store, job.plan.config.wandb
     if (mode := resolve_mode(settings.mode)) == "disabled":
         yield lambda record: None
         return
     from sega_bench.tracking.wandb_run import WandbRun, guarded
 
-    os.environ.pop("WANDB_SERVICE", None)  # the launcher's, perhaps on another machine
+    # The launcher's environment names its own W&B service, which may run on another machine.
+    os.environ.pop("WANDB_SERVICE", None)
     done = {row["key"] for row in rows_since(store, worker, 0) if row["status"] == "done"}
     run = WandbRun(
         store,
@@ -43,4 +46,4 @@ def telling(part: Job, worker: str) -> Iterator[Callable[[Record], None]]:
         yield lambda record: run.log([record])
     finally:
         with suppress(TimeoutError):
-            run.close(lambda run: None, PATIENCE_SECONDS)
+            run.close(lambda run: None, FINISH_SECONDS)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.stub_sweep import NAME, FakeScorer, planned, results, stand_ins, work
+from support.stub_sweep import NAME, FakeScorer, fake_networks, results, run_sweep, small_plan
 
 from sega_bench.cell import Cell
 from sega_bench.cli import console, sweep
@@ -37,17 +37,17 @@ def test_cells_that_lack_scores_are_told_by_the_exit_code_and_in_their_column(
 
     with monkeypatch.context() as patch:
         patch.setattr(FakeScorer, "compare", choke)
-        assert work(tmp_path / "hurt") == 1
+        assert run_sweep(tmp_path / "hurt") == 1
         said = "1 of 6 cells could not be scored; the reasons are in the column 'error'"
         assert said in capsys.readouterr().err
-        assert work(tmp_path / "hurt") == 1  # as long as it is so
+        assert run_sweep(tmp_path / "hurt") == 1  # as long as it is so
     table = pd.read_csv(tmp_path / "hurt" / NAME / "results.csv")
     assert set(table["status"]) == {"done"}
     assert table["error"].dropna().tolist() == ["not scored: clip, lpips: RuntimeError: out of noses"]
     images = {path: path.stat().st_mtime_ns for path in (tmp_path / "hurt" / NAME / "images").rglob("*.png")}
-    assert work(tmp_path / "hurt", "retry_failed=true", "scores.batch_size=4") == 0
+    assert run_sweep(tmp_path / "hurt", "retry_failed=true", "scores.batch_size=4") == 0
     assert {path: path.stat().st_mtime_ns for path in images} == images
-    assert work(tmp_path / "fresh") == 0
+    assert run_sweep(tmp_path / "fresh") == 0
     assert results(tmp_path / "hurt") == results(tmp_path / "fresh")
 
 
@@ -63,11 +63,11 @@ def test_hostile_texts_are_inert_in_tables_and_terminal_and_exact_in_the_store(
     prompts = [FORMULA, "@SUM(1)", "+1", "-1", REVERSED]
     listed = tmp_path / "prompts.jsonl"
     listed.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
-    made = planned(
+    made = small_plan(
         tmp_path, f"prompts={listed}", "concepts=['=1+1']", f"+axes.negative_prompt=['','{REVERSED}']"
     )
     print_plan(console.console, made, {})
-    with stand_ins(), jobs.locked(made) as job:
+    with fake_networks(), jobs.locked(made) as job:
         assert sweep.run_job(job) == 0
     out, err = capfd.readouterr()
     assert "negative_prompt" in out
@@ -87,7 +87,7 @@ def test_a_prompt_file_cannot_bring_what_the_command_line_may_not(tmp_path: Path
     listed = tmp_path / "prompts.jsonl"
     listed.write_text(json.dumps({"prompt": "a face"}) + "\n" + json.dumps({"prompt": text}))
     with pytest.raises(UserError, match=r"prompts.jsonl line 2, column prompt") as told:
-        planned(tmp_path, f"prompts={listed}")
+        small_plan(tmp_path, f"prompts={listed}")
     assert str(told.value).isprintable()
     assert len(str(told.value)) < 1100
 
@@ -111,9 +111,9 @@ def test_a_slow_disk_is_waited_for_with_no_more_than_a_wave_in_memory(
     with monkeypatch.context() as patch:
         patch.setattr(Store, "write_picture", slowly)
         words = ("seeds=4", "engine.wave_rows=3")
-        assert work(tmp_path / "slow", *words, before=lambda latents: left_behind.extend(waiting)) == 0
+        assert run_sweep(tmp_path / "slow", *words, before=lambda latents: left_behind.extend(waiting)) == 0
     assert left_behind == []  # nothing is computed while pictures pile up
-    assert work(tmp_path / "fresh", "seeds=4") == 0
+    assert run_sweep(tmp_path / "fresh", "seeds=4") == 0
     assert results(tmp_path / "slow") == results(tmp_path / "fresh")
 
 
@@ -137,10 +137,10 @@ def test_a_folder_that_turns_read_only_is_one_line_and_the_same_command_goes_on(
         patch.setattr(os, "replace", fail)
         patch.setattr(Path, "unlink", refuse)
         with pytest.raises(UserError, match=r"can't be written any more \(Read-only file system\)"):
-            work(tmp_path / "hurt", "engine.wave_rows=3", "seeds=4")
+            run_sweep(tmp_path / "hurt", "engine.wave_rows=3", "seeds=4")
     kept = results(tmp_path / "hurt")
     assert 0 < len(kept) < 12
-    assert work(tmp_path / "hurt", "engine.wave_rows=3", "seeds=4") == 0
-    assert work(tmp_path / "fresh", "seeds=4") == 0
+    assert run_sweep(tmp_path / "hurt", "engine.wave_rows=3", "seeds=4") == 0
+    assert run_sweep(tmp_path / "fresh", "seeds=4") == 0
     assert kept.items() <= results(tmp_path / "hurt").items()
     assert results(tmp_path / "hurt") == results(tmp_path / "fresh")

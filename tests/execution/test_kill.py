@@ -14,7 +14,7 @@ import pytest
 import torch
 from support.doom import Doom
 from support.fakes import FakeDenoiser
-from support.stub_sweep import planned, results, stand_ins, store
+from support.stub_sweep import fake_networks, results, small_plan, store
 
 from sega_bench.config import compose
 from sega_bench.execution import generator, jobs, runner
@@ -34,7 +34,7 @@ MOST_EVENTS = 60
 
 
 def make_rest(folder: Path, words: tuple[str, ...]) -> None:
-    with stand_ins(), jobs.locked(planned(folder, *words)) as job:
+    with fake_networks(), jobs.locked(small_plan(folder, *words)) as job:
         for _ in runner.execute(job):
             pass
 
@@ -66,7 +66,7 @@ def killed(folder: Path, kills: int, seed: int) -> tuple[int, int]:
     """Kill a sweep so often and let it end; how often, and the most cells that one kill cost."""
     rng = Random(seed)
     words = (f"seeds={5 * kills}", f"engine.wave_rows={ROWS}", "engine.threads=1")
-    planned(folder, *words)  # before the first fork
+    small_plan(folder, *words)  # before the first fork
     torch.set_num_threads(1)
     died, dearest, begun = 0, 0, folder / "begun"
     folder.mkdir()

@@ -198,14 +198,14 @@ def test_plan_json_follows_the_axes_even_if_no_cell_changes(
     before = document(tmp_path)
     refuse_to_load(monkeypatch)
     one_more = "+axes.edit_guidance_scale=[5]"
-    assert jobs.prepare(plan(small(tmp_path, one_more))).is_news
+    assert jobs.prepare(plan(small(tmp_path, one_more))).needs_update
     assert run(tmp_path, one_more) == []
     after = document(tmp_path)
     assert after["axes"] == {"edit_threshold": [0.5, 0.9], "edit_guidance_scale": [5]}
     assert [after[name] for name in ("keys", "engine", "scores")] == [
         before[name] for name in ("keys", "engine", "scores")
     ]
-    assert not jobs.prepare(plan(small(tmp_path, one_more))).is_news
+    assert not jobs.prepare(plan(small(tmp_path, one_more))).needs_update
 
 
 def test_plan_json_stays_as_it_is_for_settings_that_change_no_result(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_same_command_again_does_nothing(tmp_path: Path, monkeypatch: pytest
     run(tmp_path)
     refuse_to_load(monkeypatch)
     assert run(tmp_path) == []
-    assert not jobs.prepare(plan(small(tmp_path))).is_news
+    assert not jobs.prepare(plan(small(tmp_path))).needs_update
 
 
 def test_the_collector_does_not_look_through_the_plan_while_its_cells_are_made(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_replays_that_are_added_run_their_sources_again_unseen(tmp_path: Path) -
 def test_a_smaller_sweep_keeps_what_it_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
     refuse_to_load(monkeypatch)
-    assert jobs.prepare(plan(small(tmp_path, "seeds=1"))).is_news
+    assert jobs.prepare(plan(small(tmp_path, "seeds=1"))).needs_update
     assert run(tmp_path, "seeds=1") == []
     assert len(sega_bench.load(store(tmp_path).root)) == 3
     assert run(tmp_path) == []

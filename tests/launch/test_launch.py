@@ -1,4 +1,4 @@
-"""Several processes on one machine, for real: what they come to, and what they survive."""
+"""Launches with real worker processes on one machine, and the tasks that workers execute."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.launched import LOCAL, command, lines, scores, wait_for, work_pids
+from support.launched import LOCAL, comparable_rows, rows_by_worker, start_command, wait_for_rows, worker_pids
 from support.small_sweep import hashes, overrides, run, small, store
-from support.stub_sweep import planned, stand_ins
+from support.stub_sweep import fake_networks, small_plan
 
 from sega_bench import launch
 from sega_bench.config import Config
@@ -20,37 +20,37 @@ from sega_bench.errors import UserError
 from sega_bench.execution import jobs
 from sega_bench.execution.resume import REFERENCE_FAILED
 from sega_bench.launch import local
-from sega_bench.launch.worker import ATTEMPTS, Errand, code, part_of
+from sega_bench.launch.worker import MAX_ATTEMPTS, WorkerTask, code_versions, shard_job
 from sega_bench.planning.planner import plan
 
 THREE_TRUNKS = ("seeds=3", "axes.edit_threshold=[0.5,0.6,0.7,0.8,0.9]", "engine.threads=1")
 
 
-def waits(row: dict[str, Any]) -> bool:
-    """Whether it lacks scores for want of a reference."""
+def lacks_reference(row: dict[str, Any]) -> bool:
+    """Whether a row has no scores because its reference was missing."""
     return REFERENCE_FAILED in (row["error"] or "")
 
 
 @pytest.mark.parametrize(
-    ("count", "words"), [(2, "2 workers; at most"), (4, "4 workers, more than the 3 trunks; at most")]
+    ("count", "message"), [(2, "2 workers; at most"), (4, "4 workers, more than the 3 trunks; at most")]
 )
-def test_workers_come_to_what_one_process_does(count: int, words: str, tmp_path: Path) -> None:
-    """Three trunks on two or four: one is cut, so that some cells are scored once the others have ended."""
+def test_workers_generate_the_same_sweep_as_one_process(count: int, message: str, tmp_path: Path) -> None:
+    """One of the three trunks is cut, so some cells are scored only after the other workers have ended."""
     one, several = tmp_path / "one", tmp_path / "several"
-    process = command(*overrides(several, *THREE_TRUNKS, "launch=local", f"launch.workers={count}"))
-    said, wrong = process.communicate()
-    assert (process.returncode, wrong) == (0, "")
-    assert words in said
+    process = start_command(*overrides(several, *THREE_TRUNKS, "launch=local", f"launch.workers={count}"))
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stderr) == (0, "")
+    assert message in stdout
     run(one, *THREE_TRUNKS)
     assert hashes(several) == hashes(one)
-    assert scores(several) == scores(one)
-    written = lines(several)
-    assert set(written) == {str(number) for number in range(count)}
-    for worker, own in written.items():
-        assert {row["worker"] for row in own if waits(row)} <= {worker}
-    made = [row["key"] for own in written.values() for row in own]
-    again = [key for key in made if made.count(key) > 1]
-    assert {row["key"] for own in written.values() for row in own if waits(row)} == set(again)
+    assert comparable_rows(several) == comparable_rows(one)
+    rows = rows_by_worker(several)
+    assert set(rows) == {str(number) for number in range(count)}
+    for worker, own in rows.items():
+        assert {row["worker"] for row in own if lacks_reference(row)} <= {worker}
+    keys = [row["key"] for own in rows.values() for row in own]
+    recorded_twice = {key for key in keys if keys.count(key) > 1}
+    assert {row["key"] for own in rows.values() for row in own if lacks_reference(row)} == recorded_twice
     plans = [store(folder).read_plan() for folder in (one, several)]
     assert plans[0] is not None
     assert plans[1] is not None
@@ -60,48 +60,49 @@ def test_workers_come_to_what_one_process_does(count: int, words: str, tmp_path:
     assert not store(several).launch_dir.exists()
 
 
-def test_killed_workers_and_launchers_are_made_good(tmp_path: Path) -> None:
-    """A killed worker has a successor, Ctrl-C ends all workers, and so does the launcher's own death."""
+def test_a_sweep_survives_killed_workers_and_launchers(tmp_path: Path) -> None:
+    """A killed worker is retried; workers end on Ctrl-C and when their launcher dies."""
     words = ("seeds=40", "engine.wave_rows=3", "engine.threads=1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = command(*overrides(killed, *words, *LOCAL))
-    wait_for(killed, "0", 3, process)
-    (victim,) = work_pids(killed, "0")
+    process = start_command(*overrides(killed, *words, *LOCAL))
+    wait_for_rows(killed, "0", 3, process)
+    (victim,) = worker_pids(killed, "0")
     os.kill(victim, signal.SIGKILL)
-    before = len(lines(killed)["0"])
-    wait_for(killed, "0", before + 9, process)
+    before = len(rows_by_worker(killed)["0"])
+    wait_for_rows(killed, "0", before + 9, process)
     process.send_signal(signal.SIGINT)
-    _, wrong = process.communicate()
-    assert process.returncode == 130, wrong
-    assert "worker 0 was killed with" in " ".join(wrong.split())
-    assert "the same command goes on" in wrong
-    assert "Traceback" not in wrong
-    assert work_pids(killed) == []
+    _, stderr = process.communicate()
+    assert process.returncode == 130, stderr
+    assert "worker 0 was killed with" in " ".join(stderr.split())
+    assert "the same command continues it" in stderr
+    assert "Traceback" not in stderr
+    assert worker_pids(killed) == []
     assert not store(killed).lock_path.exists()
 
-    process = command(*overrides(killed, *words, *LOCAL))
-    so_far = len(lines(killed)["1"])
-    wait_for(killed, "1", so_far + 1, process)
+    process = start_command(*overrides(killed, *words, *LOCAL))
+    before = len(rows_by_worker(killed)["1"])
+    wait_for_rows(killed, "1", before + 1, process)
     process.kill()
     process.communicate()
-    while work_pids(killed):
+    while worker_pids(killed):
         time.sleep(0.1)
 
-    process = command(*overrides(killed, *words, *LOCAL))
-    _, wrong = process.communicate()
-    assert process.returncode == 0, wrong
+    process = start_command(*overrides(killed, *words, *LOCAL))
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     run(whole, *words)
     assert hashes(killed) == hashes(whole)
-    assert scores(killed) == scores(whole)
-    made = [row["key"] for own in lines(killed).values() for row in own if not waits(row)]
-    assert len(made) == len(set(made)) == 120
+    assert comparable_rows(killed) == comparable_rows(whole)
+    rows = [row for own in rows_by_worker(killed).values() for row in own]
+    keys = [row["key"] for row in rows if not lacks_reference(row)]
+    assert len(keys) == len(set(keys)) == 120
 
 
-def test_more_workers_than_trunks_is_said(tmp_path: Path) -> None:
-    said = launch.dealt(plan(small(tmp_path, "launch=local", "launch.workers=9")))["launch"]
-    assert said.startswith("9 workers, more than the 2 trunks; ")
-    assert "have nothing to make" in said
-    assert "UNet evaluations each" in said
+def test_the_dry_run_reports_more_workers_than_trunks(tmp_path: Path) -> None:
+    line = launch.describe_sharding(plan(small(tmp_path, "launch=local", "launch.workers=9")))["launch"]
+    assert line.startswith("9 workers, more than the 2 trunks; ")
+    assert "have nothing to make" in line
+    assert "UNet evaluations each" in line
 
 
 @pytest.fixture
@@ -110,37 +111,36 @@ def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
 
 
-def asked(*words: str) -> Config:
+def local_config(*words: str) -> Config:
     return small(Path("nowhere"), "launch=local", *words)
 
 
 @pytest.mark.usefixtures("three_gpus")
-def test_every_gpu_has_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_gpu_gets_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert launch.asked(asked("engine.device=cuda")).count == 3
-    assert launch.asked(asked("engine.device=cuda", "launch.workers=2")).count == 2
-    assert local.gpus(asked("engine.device=cuda")) == ["0", "1", "2"]
+    assert launch.requested_processes(local_config("engine.device=cuda")).count == 3
+    assert launch.requested_processes(local_config("engine.device=cuda", "launch.workers=2")).count == 2
+    assert local.visible_gpus(local_config("engine.device=cuda")) == ["0", "1", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5ab,4,7")
-    assert local.gpus(asked("engine.device=cuda")) == ["GPU-5ab", "4", "7"]
+    assert local.visible_gpus(local_config("engine.device=cuda")) == ["GPU-5ab", "4", "7"]
     with pytest.raises(UserError, match=r"^launch.workers is 4, but there are 3 GPUs"):
-        launch.asked(asked("engine.device=cuda", "launch.workers=4"))
+        launch.requested_processes(local_config("engine.device=cuda", "launch.workers=4"))
 
 
-def test_on_a_cpu_threads_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_workers_divide_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    made = plan(small(tmp_path))
+    sweep = plan(small(tmp_path))
     threads = {}
     for count in ("auto", 2, 3, 20):
-        on = launch.asked(asked("engine.device=cpu", f"launch.workers={count}"))
-        threads[count] = (on.count, jobs.prepare(made, on).threads)
+        processes = launch.requested_processes(local_config("engine.device=cpu", f"launch.workers={count}"))
+        threads[count] = (processes.count, jobs.prepare(sweep, processes).threads)
     assert threads == {"auto": (1, None), 2: (2, 4), 3: (3, 2), 20: (20, 1)}
 
 
 CLUSTER = ("launch=slurm", "launch.workers=2")
 
 
-def test_a_clusters_nodes_are_not_asked_what_they_have(tmp_path: Path) -> None:
-    """Nor is there a GPU where a sweep is launched."""
+def test_a_cluster_sweep_is_planned_for_gpus_that_the_launching_machine_lacks(tmp_path: Path) -> None:
     cells = plan(small(tmp_path, *CLUSTER)).cells
     assert {cell.dtype for cell in cells} == {"float16"}
     cells = plan(small(tmp_path, *CLUSTER, "launch.gpus_per_worker=0")).cells
@@ -148,49 +148,54 @@ def test_a_clusters_nodes_are_not_asked_what_they_have(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("versions", "message"),
     [
         ({"sega_bench": "0.1 (ab)"}, "has another sega_bench ("),
-        ({"torch": "1.0"}, f"has another torch ({code()['torch']}, not 1.0) than the launching command"),
+        (
+            {"torch": "1.0"},
+            f"has another torch ({code_versions()['torch']}, not 1.0) than the launching command",
+        ),
         ({"Python": "3.9.1"}, "has another Python ("),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
-def test_a_worker_of_other_code_does_nothing(other: dict[str, str], said: str, tmp_path: Path) -> None:
-    with stand_ins(), jobs.locked(planned(tmp_path)) as job:
-        outcome = Errand(job, 0, 0, code() | other)._do(lambda: False)
+def test_a_worker_with_other_versions_than_its_launcher_generates_nothing(
+    versions: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    with fake_networks(), jobs.locked(small_plan(tmp_path)) as job:
+        outcome = WorkerTask(job, 0, 0, code_versions() | versions)._run_attempt(lambda: False)
     assert outcome is not None
     assert str(outcome.mistake).startswith("launch: worker 0 on ")
-    assert said in str(outcome.mistake)
+    assert message in str(outcome.mistake)
     assert job.store.rows() == ([], 0)
 
 
-def test_a_worker_that_is_always_sent_away_makes_a_wave_each_time(tmp_path: Path) -> None:
-    with stand_ins(), jobs.locked(planned(tmp_path, "engine.wave_rows=3")) as job:
-        errand = Errand(part_of(job, job.plan.cells, ()), 0, 0, code())
-        lives = 0
-        while errand._do(lambda: True) is None:
-            lives += 1
-    assert lives == 1  # and one more, of two waves
+def test_a_worker_that_is_always_preempted_finishes_a_wave_in_each_attempt(tmp_path: Path) -> None:
+    with fake_networks(), jobs.locked(small_plan(tmp_path, "engine.wave_rows=3")) as job:
+        task = WorkerTask(shard_job(job, job.plan.cells, ()), 0, 0, code_versions())
+        preemptions = 0
+        while task._run_attempt(lambda: True) is None:
+            preemptions += 1
+    assert preemptions == 1  # two waves in all
     assert len(job.store.done_keys(job.store.rows()[0])) == 6
 
 
-def test_a_worker_that_records_nothing_gives_up(tmp_path: Path) -> None:
-    with stand_ins(), jobs.locked(planned(tmp_path)) as job:
-        errand = Errand(part_of(job, job.plan.cells, ()), 0, 0, code())
-        for _ in range(ATTEMPTS):  # each is killed in its first wave
-            assert errand._starts(6) <= ATTEMPTS
-        outcome = errand._do(lambda: False)
+def test_a_worker_gives_up_after_three_attempts_that_recorded_nothing(tmp_path: Path) -> None:
+    with fake_networks(), jobs.locked(small_plan(tmp_path)) as job:
+        task = WorkerTask(shard_job(job, job.plan.cells, ()), 0, 0, code_versions())
+        for _ in range(MAX_ATTEMPTS):  # each is killed before it records anything
+            assert task._count_attempt(6) <= MAX_ATTEMPTS
+        outcome = task._run_attempt(lambda: False)
     assert outcome is not None
     assert outcome.fault == "began 3 times and recorded nothing, interrupted each time"
 
 
-def test_who_works_on_a_cluster_keeps_others_out(tmp_path: Path) -> None:
-    made = planned(tmp_path)
-    with jobs.locked(made) as job:
+def test_workers_on_a_cluster_keep_the_folder_locked(tmp_path: Path) -> None:
+    sweep = small_plan(tmp_path)
+    with jobs.locked(sweep) as job:
         job.store.write_text(job.store.launch_path, "{}")
-    with pytest.raises(UserError, match="has workers on a cluster"), jobs.locked(made):
+    with pytest.raises(UserError, match="has workers on a cluster"), jobs.locked(sweep):
         pass
     assert not job.store.lock_path.exists()
-    with jobs.locked(made, jobs.Processes(2, are_elsewhere=True)):
+    with jobs.locked(sweep, jobs.Processes(2, are_remote=True)):
         pass

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from support import stub_sweep
 from support.command_line import subcommand
-from support.stub_sweep import NAME, results, store, work
+from support.stub_sweep import NAME, results, run_sweep, store
 
 from sega_bench.errors import UserError
 from sega_bench.store import Store, lock
@@ -24,7 +24,7 @@ from sega_bench.store.verification import verify
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    assert work(folder) == 0
+    assert run_sweep(folder) == 0
     return folder
 
 
@@ -81,7 +81,7 @@ def mend(finished: Path, folder: Path, damage: Callable[[Random, Path], None], s
     said = f"{path.relative_to(folder)}, seed {seed}"
     lines = sum(len(file.read_bytes().splitlines()) for file in store(folder).records_dir.iterdir())
     kept = {row["key"] for row in store(folder).rows()[0]}
-    assert work(folder) == 0, said
+    assert run_sweep(folder) == 0, said
     assert results(folder) == results(finished), said
     made = store(folder).records_dir / "0.jsonl"
     again = [row["key"] for line in made.read_bytes().splitlines()[lines:] if (row := from_line(line))]
@@ -163,7 +163,7 @@ def test_verify_names_what_is_damaged_and_repair_lets_it_be_made_again(
     assert not changed.exists()
     whole = [path for path in before if path not in (changed, lost, root / "plan.json")]
     assert [path for path in whole if path.read_bytes() != before[path]] == [root / "records" / "0.jsonl"]
-    assert work(folder) == 0
+    assert run_sweep(folder) == 0
     assert results(folder) == results(finished)
     capsys.readouterr()
     assert verified(capsys, root) == (0, ["6 images are intact, 0 parts are damaged"])

@@ -22,7 +22,7 @@ import torch
 from support.command_line import call, subcommand
 from support.doom import Doom
 from support.small_sweep import overrides, poison, refuse_to_load
-from support.stub_sweep import stand_ins
+from support.stub_sweep import fake_networks
 from support.study_runs import SPACE, conduct, store, study, told, written
 
 from sega_bench.analysis.frames import load
@@ -97,7 +97,7 @@ def test_the_same_command_makes_nothing_and_a_larger_one_what_is_new(
     assert longer[:8] == first
     assert len(longer) == 12
     assert before < {row["key"] for row in store(tmp_path).rows()[0]}
-    monkeypatch.setattr(runner.Maker, "make", None)  # whatever would make a cell raises
+    monkeypatch.setattr(runner.ImageGenerator, "generate", None)  # whatever would make a cell raises
     assert told(conduct(study(tmp_path, "study.trials=12"))) == longer
     at_once = told(conduct_elsewhere(tmp_path, monkeypatch))
     assert at_once == longer
@@ -199,7 +199,7 @@ def test_the_first_failed_cell_ends_a_study_and_no_trial_is_told(
             assert not isinstance(made, Exception)
             yield [replace(one, image_HWC=None, error="NaN") if one.cell == victim else one for one in made]
 
-    with monkeypatch.context() as patch, stand_ins():
+    with monkeypatch.context() as patch, fake_networks():
         patch.setattr(generator, "run_waves", poisoned)
         assert call(patch, *written(tmp_path, *words, "fail_fast=true")) == 1
     assert [row["key"] for row in store(tmp_path).rows()[0] if row["status"] == "failed"] == [victim.key]
@@ -234,7 +234,7 @@ def test_what_a_kill_leaves_of_the_journal_is_cleared(tmp_path: Path) -> None:
 def test_a_lost_journal_costs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = told(conduct(study(tmp_path)))
     store(tmp_path).study_journal.unlink()
-    monkeypatch.setattr(runner.Maker, "make", None)
+    monkeypatch.setattr(runner.ImageGenerator, "generate", None)
     assert told(conduct(study(tmp_path))) == first
 
 
@@ -390,7 +390,7 @@ def test_the_command_leaves_sweeps_that_run_and_calls_that_are_diffusers(
         "concepts=['${nope}', a smile]".replace("$", "\\$"),
         "study.held_out.seeds=[5]",
     ]
-    with stand_ins():
+    with fake_networks():
         assert call(monkeypatch, *words, "sampling.height=16", "sampling.width=16") == 0
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines()[:-8])) <= 100

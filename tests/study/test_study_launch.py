@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.command_line import call
-from support.launched import LOCAL, command, lines, wait_for, work_pids
+from support.launched import LOCAL, rows_by_worker, start_command, wait_for_rows, worker_pids
 from support.small_sweep import hashes, store
 from support.study_runs import study, written
 
@@ -29,9 +29,9 @@ def test_a_study_on_two_workers_one_of_them_killed_comes_to_what_one_process_doe
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    process = command(*written(two, *FEW, *LOCAL))
-    wait_for(two, "1", 3, process)
-    (victim,) = work_pids(two, "1")
+    process = start_command(*written(two, *FEW, *LOCAL))
+    wait_for_rows(two, "1", 3, process)
+    (victim,) = worker_pids(two, "1")
     os.kill(victim, signal.SIGKILL)
     said, wrong = process.communicate()
     assert process.returncode == 0, wrong
@@ -40,7 +40,7 @@ def test_a_study_on_two_workers_one_of_them_killed_comes_to_what_one_process_doe
     assert call(monkeypatch, *written(one, *FEW)) == 0
     assert answers(two)["best"] == answers(one)["best"]  # evaluations differ where trunks are cut
     assert hashes(two) == hashes(one)
-    assert set(lines(two)) == {"0", "1"}
+    assert set(rows_by_worker(two)) == {"0", "1"}
     trials = [(store(folder).answers_dir / "trials.csv").read_text() for folder in (one, two)]
     assert trials[0] == trials[1]
 
@@ -48,4 +48,4 @@ def test_a_study_on_two_workers_one_of_them_killed_comes_to_what_one_process_doe
 def test_a_study_waits_for_its_workers(tmp_path: Path) -> None:
     made = study(tmp_path, "launch=slurm", "launch.workers=2", "launch.wait=false", "dry_run=true")
     with pytest.raises(UserError, match=r"^launch\.wait is false, but a study"):
-        launch.asked(made.config)
+        launch.requested_processes(made.config)

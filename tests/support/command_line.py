@@ -1,4 +1,4 @@
-"""The command line, called in the process of the test."""
+"""Calls the command line in the test's process."""
 
 import sys
 
@@ -10,20 +10,20 @@ from sega_bench.errors import mistakes_in_one_line
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """The command line in this process; its exit code."""
+    """Run the command line in this process; returns its exit code."""
     monkeypatch.setattr(sys, "argv", ["sega_bench", *words])
     monkeypatch.setattr(sweep, "quieten_libraries", lambda: None)
     try:
         main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
     return 0
 
 
 def subcommand(*words: object) -> int:
-    """A sub-command, run in this process; returns its exit code."""
+    """Run a sub-command in this process; returns its exit code."""
     try:
         with mistakes_in_one_line():
             return subcommands.run([str(word) for word in words])
-    except SystemExit as ended:
-        return int(ended.code or 0)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)

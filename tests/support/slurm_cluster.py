@@ -1,8 +1,8 @@
-"""A real Slurm cluster of one node, on loopback, in one temporary folder, with eight pretended GPUs.
+"""A real Slurm cluster: one node on loopback, with eight fake GPUs, in one temporary folder.
 
     apt-get install --no-install-recommends slurmctld slurmd slurm-client munge
 
-Nothing outside the folder is read or written, so that it stands beside a cluster the machine may belong to.
+It reads and writes nothing outside the folder, and does not disturb a cluster that the machine belongs to.
 """
 
 from __future__ import annotations
@@ -24,45 +24,45 @@ from pathlib import Path
 import pytest
 
 HIGH, LOW = "high", "low"
-"""Partitions: a job of the first pre-empts those of the second, which are requeued."""
+"""Partitions: jobs of the first preempt jobs of the second, which are requeued."""
 GPUS = 8
 CPUS = 8
 GRACE_SECONDS = 20
-"""What a pre-empted job has after USR2 to end by itself; Slurm looks every 30 seconds if they are over."""
+"""Time that a preempted job has after USR2 to end by itself; Slurm checks it every 30 seconds."""
 REQUEUE_SECONDS = 5
-"""What a requeued job waits: the least Slurm takes; its default is 120."""
+"""Delay of a requeued job: Slurm's minimum; its default is 120."""
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
-_PATIENCE = 60
-"""Seconds until a wait is given up: many times what any of them takes, for machines with other work."""
+_TIMEOUT_SECONDS = 60
+"""Time limit of every wait: many times the usual duration, for loaded machines."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that runs.
+    """A running cluster.
 
     Args:
-        folder: all there is of it.
-        environment: what a process needs to speak with it, and no other.
+        folder: holds all of its files.
+        environment: variables with which a process reaches this cluster and no other.
     """
 
     folder: Path
     environment: Mapping[str, str]
 
     def run(self, *command: str) -> str:
-        """What a command of Slurm's prints; CalledProcessError, with its own words, if it fails."""
+        """Run a Slurm command; returns its output, or raises CalledProcessError with its error message."""
         environment = without_slurm(os.environ) | self.environment
-        done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
-        if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
-        return done.stdout
+        process = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command, process.stdout, process.stderr)
+        return process.stdout
 
     def scontrol(self, *words: str) -> str:
-        """``scontrol``, for what is done to a job: ``scontrol("requeue", "7")``."""
+        """Run ``scontrol``: ``scontrol("requeue", "7")``."""
         return self.run("scontrol", *words)
 
     def submit(self, *options: str, script: str) -> str:
-        """The number of a new batch job, whose output :meth:`output` reads.
+        """Submit a batch job whose output :meth:`output` reads; returns its id.
 
         Args:
             options: of sbatch.
@@ -81,12 +81,12 @@ class Cluster:
         ).strip()
 
     def output(self, job: str) -> str:
-        """What a job, or a task of an array (``7_2``), has printed so far."""
+        """The output so far of a job, or of an array task (``7_2``)."""
         path = self.folder / f"{job}.out"
         return path.read_text() if path.exists() else ""
 
     def states(self) -> dict[str, str]:
-        """Jobs that are pending or running, by number, an array's task as ``7_2``, and the state of each."""
+        """States of the jobs in the queue by their id; an array task's is ``7_2``."""
         lines = self.run("squeue", "--noheader", "--array", "--format=%i %T").splitlines()
         return {job: state for job, _, state in (line.partition(" ") for line in lines)}
 
@@ -96,8 +96,8 @@ class Cluster:
         return next(word.partition("=")[2] for word in words if word.startswith(f"{name}="))
 
     def wait_for(self, predicate: Callable[[], object], what: str = "") -> None:
-        """Wait until something holds; the daemons' last words if it never does."""
-        deadline = time.monotonic() + _PATIENCE
+        """Wait until the predicate holds; the error shows the queue and the daemons' logs."""
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
         while not predicate():
             if time.monotonic() > deadline:
                 raise TimeoutError(
@@ -106,20 +106,20 @@ class Cluster:
             time.sleep(0.1)
 
     def cancel_all(self) -> None:
-        """End every job, and wait until the node is idle."""
+        """Cancel every job and wait until the queue is empty."""
         self.run("scancel", "--partition", HIGH)
         self.run("scancel", "--partition", LOW)
         self.wait_for(lambda: not self.states(), "an empty queue")
 
     def log(self) -> str:
-        """The end of what each daemon said."""
+        """The end of each daemon's log."""
         paths = sorted(self.folder.glob("*.log"))
         return "\n".join(f"--- {path.name}\n{path.read_text()[-2000:]}" for path in paths)
 
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
-    """A cluster whose node is idle; skips, with the reason, where there can be none."""
+    """Start a cluster and wait until its node is idle; skips the test where it cannot run."""
     if missing := [name for name in _PROGRAMS if shutil.which(name, path=_path()) is None]:
         pytest.skip(
             f"there is no {', '.join(missing)}: apt-get install --no-install-recommends "
@@ -127,13 +127,13 @@ def cluster() -> Iterator[Cluster]:
         )
     if os.geteuid() != 0:
         pytest.skip("Slurm's daemons want root, which starts jobs as other users")
-    # Not pytest's own folder: the name of a socket may have 107 characters.
+    # Not in pytest's folder, whose path may exceed the 107 characters of a socket's name.
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
         stack.callback(_end_stragglers, folder)
         _configure(folder)
-        made = Cluster(folder, {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()})
+        running = Cluster(folder, {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()})
         key, munge = str(folder / "munge.key"), str(folder / "munge.socket")
         stack.enter_context(
             _daemon(
@@ -143,16 +143,16 @@ def cluster() -> Iterator[Cluster]:
                 *(f"--{name}-file={folder}/munge.{name}" for name in ("pid", "log", "seed")),
             )
         )
-        made.wait_for((folder / "munge.socket").exists, "munged")
+        running.wait_for((folder / "munge.socket").exists, "munged")
         stack.enter_context(_daemon(folder, "slurmctld", "-D"))
         stack.enter_context(_daemon(folder, "slurmd", "-D", "-N", socket.gethostname()))
-        made.wait_for(lambda: _is_idle(made), "an idle node")
-        stack.callback(made.cancel_all)  # first of all: jobs outlive slurmd
-        yield made
+        running.wait_for(lambda: _is_idle(running), "an idle node")
+        stack.callback(running.cancel_all)  # before the daemons stop: jobs outlive slurmd
+        yield running
 
 
 def without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment that knows of no cluster, nor of a job that the tests themselves may run in."""
+    """An environment without the variables of a cluster or of a job that the tests may run in."""
     return {
         name: value
         for name, value in environment.items()
@@ -161,26 +161,26 @@ def without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def processes(folder: Path) -> list[int]:
-    """Processes that the cluster in this folder started, by what their environment says."""
-    mark = f"SLURM_CONF={folder}/".encode()
-    found = []
+    """Ids of the processes that the cluster in this folder started, found by their environment."""
+    entry_prefix = f"SLURM_CONF={folder}/".encode()
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             environment = path.read_bytes()
-        except OSError:  # it has ended, or is none of ours
+        except OSError:  # it has ended, or belongs to another user
             continue
-        if any(entry.startswith(mark) for entry in environment.split(b"\0")):
-            found.append(int(path.parent.name))
-    return found
+        if any(entry.startswith(entry_prefix) for entry in environment.split(b"\0")):
+            pids.append(int(path.parent.name))
+    return pids
 
 
 def _path() -> str:
-    """Daemons are in sbin, which a user's PATH may lack."""
+    """PATH with sbin, where the daemons are."""
     return os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 
 def _configure(folder: Path) -> None:
-    """Every file that the daemons want; skips where pretended devices can't be made."""
+    """Write the configuration and make the fake devices; skips the test where mknod is forbidden."""
     for name in ("dev", "state", "spool", "jobs"):
         (folder / name).mkdir()
     key = folder / "munge.key"
@@ -256,7 +256,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _daemon(folder: Path, *command: str) -> Iterator[None]:
-    """A daemon in the foreground, which keeps it ours to end."""
+    """Run a daemon inside the block, in the foreground so that it can be terminated."""
     environment = without_slurm(os.environ) | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
     with open(folder / f"{command[0]}.out.log", "wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -271,15 +271,15 @@ def _daemon(folder: Path, *command: str) -> Iterator[None]:
             process.wait()
 
 
-def _is_idle(made: Cluster) -> bool:
+def _is_idle(cluster: Cluster) -> bool:
     try:
-        return made.run("sinfo", "--noheader", "--partition", LOW, "--format=%T").split() == ["idle"]
-    except subprocess.CalledProcessError:  # the controller does not listen yet
+        return cluster.run("sinfo", "--noheader", "--partition", LOW, "--format=%T").split() == ["idle"]
+    except subprocess.CalledProcessError:  # the controller is not listening yet
         return False
 
 
 def _end_stragglers(folder: Path) -> None:
-    """Nothing should be left by now; what is, must not outlive the tests."""
+    """Kill jobs that survived :meth:`Cluster.cancel_all`, so that none outlives the tests."""
     for process in processes(folder):
         try:
             os.kill(process, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The command's own way through a sweep, from plan to views, with stand-ins for the networks: no wait."""
+"""Runs small sweeps as the command does, from plan to views, with fake networks that take no time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "small-local"
 
 
 class FakeScorer:
-    """Gain and price of an edit, from the mean colour of its picture."""
+    """Scores ``clip_concept_delta`` and ``lpips`` from the mean colour of the image."""
 
     provenance: Mapping[str, Mapping[str, str]] = {
         name: {"name": name, "backbone": "none", "weights": "none"} for name in ("clip", "lpips")
@@ -43,19 +43,19 @@ class FakeScorer:
 
 
 @cache
-def _planned(words: tuple[str, ...]) -> Plan:
+def _plan(words: tuple[str, ...]) -> Plan:
     return plan(compose(*overrides(Path("nowhere"), "sampling.height=16", "sampling.width=16", *words)))
 
 
-def planned(output_dir: Path, *words: str) -> Plan:
-    """The plan of two thresholds of one concept on two seeds, six cells of 16 x 16 pixels."""
-    made = _planned(words)
-    return replace(made, config=replace(made.config, output_dir=str(output_dir)))
+def small_plan(output_dir: Path, *words: str) -> Plan:
+    """A plan of two thresholds of one concept on two seeds: six cells of 16 x 16 pixels."""
+    cached = _plan(words)
+    return replace(cached, config=replace(cached.config, output_dir=str(output_dir)))
 
 
 @contextmanager
-def stand_ins(before: Callable[[torch.Tensor], None] = lambda latents: None) -> Iterator[None]:
-    """Instead of every network; ``before`` is called with whatever goes through the UNet."""
+def fake_networks(before: Callable[[torch.Tensor], None] = lambda latents: None) -> Iterator[None]:
+    """Replace every network inside the block; ``before`` is called with each batch for the UNet."""
     with (
         mock.patch.object(runner, "load", return_value=FakeDenoiser(before)),
         mock.patch.object(runner.scores, "build", return_value=(FakeScorer(),)),
@@ -63,9 +63,11 @@ def stand_ins(before: Callable[[torch.Tensor], None] = lambda latents: None) -> 
         yield
 
 
-def work(output_dir: Path, *words: str, before: Callable[[torch.Tensor], None] = lambda latents: None) -> int:
-    """What the command does with a plan, views and all; the number of failed cells."""
-    with stand_ins(before), jobs.locked(planned(output_dir, *words)) as job:
+def run_sweep(
+    output_dir: Path, *words: str, before: Callable[[torch.Tensor], None] = lambda latents: None
+) -> int:
+    """Run a small sweep to its views; returns the number of cells that failed or lack scores."""
+    with fake_networks(before), jobs.locked(small_plan(output_dir, *words)) as job:
         return sweep.run_job(job)
 
 
@@ -74,10 +76,10 @@ def store(output_dir: Path) -> Store:
 
 
 def results(output_dir: Path) -> dict[str, tuple[Any, ...]]:
-    """What a sweep comes to: by key, its image's hash, that of the pixels on disk, and the scores."""
-    found = {}
+    """By key: the recorded hash of the image, the hash of the pixels on disk, and the scores."""
+    by_key = {}
     for row in store(output_dir).rows()[0]:
         pixels = np.ascontiguousarray(store(output_dir).read_image(row["image"]))
         score = [row[name] for name in ("clip_concept_delta", "lpips", "error")]
-        found[row["key"]] = (row["image_sha256"], hashlib.sha256(pixels).hexdigest(), *score)
-    return found
+        by_key[row["key"]] = (row["image_sha256"], hashlib.sha256(pixels).hexdigest(), *score)
+    return by_key

@@ -13,7 +13,7 @@ from sega_bench.study.answers import Answers
 from sega_bench.study.study_run import Conduct
 from sega_bench.study.trials import Study, Trial, resolve
 from support.small_sweep import overrides
-from support.stub_sweep import stand_ins
+from support.stub_sweep import fake_networks
 
 SPACE = (
     "+study.space.edit_threshold={low: 0.1, high: 0.9}",
@@ -44,7 +44,7 @@ def store(folder: Path) -> Store:
 def conduct(made: Study, on_step: Callable[[], None] = lambda: None) -> Answers:
     """Search, and answer from what is stored; nothing is loaded twice, nor shown."""
     networks = runner.Networks()
-    with stand_ins(), jobs.locked(made.plan(())) as job:
+    with fake_networks(), jobs.locked(made.plan(())) as job:
         conducted = Conduct(made, job.store)
         for step in conducted.search():
             list(runner.execute(jobs.prepare(step.plan), networks=networks))

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 from support import stub_sweep
-from support.launched import command
+from support.launched import start_command
 from support.small_sweep import overrides, store
-from support.stub_sweep import planned, stand_ins
+from support.stub_sweep import fake_networks, small_plan
 from support.wandb_runs import read, updates, without_account
 from support.wandb_server import FAULTS, Backend, faulty, serving
 
 from sega_bench.execution import jobs, runner
 from sega_bench.execution.jobs import Job
 from sega_bench.launch import wandb_logging
-from sega_bench.launch.worker import Errand, Outcome, code, part_of
+from sega_bench.launch.worker import WorkerOutcome, WorkerTask, code_versions, shard_job
 from sega_bench.store import Store
 from sega_bench.tracking import run_ids, wandb_run
 
@@ -29,11 +29,11 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def errand(job: Job, number: int) -> Errand:
+def task(job: Job, number: int) -> WorkerTask:
     """A worker's, of all cells, in the folder of a launch that has begun."""
-    runner.begin(job)
+    runner.write_plan_for_workers(job)
     run_ids.run_id(job.store)
-    return Errand(part_of(job, job.plan.cells, ()), number, 0, code())
+    return WorkerTask(shard_job(job, job.plan.cells, ()), number, 0, code_versions())
 
 
 def offline(made: Store) -> list[list[dict[str, Any]]]:
@@ -52,7 +52,7 @@ def points(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_two_workers_and_what_they_come_to_are_a_group_of_three_runs(tmp_path: Path) -> None:
-    process = command(*overrides(tmp_path, "launch=local", "launch.workers=2", "wandb.mode=offline"))
+    process = start_command(*overrides(tmp_path, "launch=local", "launch.workers=2", "wandb.mode=offline"))
     said, wrong = process.communicate()
     assert (process.returncode, wrong) == (0, "")
     made = store(tmp_path)
@@ -76,12 +76,15 @@ def test_two_workers_and_what_they_come_to_are_a_group_of_three_runs(tmp_path: P
 
 
 def test_a_requeued_worker_goes_on_with_its_run(tmp_path: Path) -> None:
-    with stand_ins(), jobs.locked(planned(tmp_path, "engine.wave_rows=3", "wandb.mode=offline")) as job:
-        mine = errand(job, 3)
-        assert mine._do(lambda: True) is None
+    with (
+        fake_networks(),
+        jobs.locked(small_plan(tmp_path, "engine.wave_rows=3", "wandb.mode=offline")) as job,
+    ):
+        mine = task(job, 3)
+        assert mine._run_attempt(lambda: True) is None
         half = len(job.store.rows()[0])
         time.sleep(1)  # W&B names an offline run by the second
-        outcome = mine._do(lambda: True)
+        outcome = mine._run_attempt(lambda: True)
     assert outcome is not None
     assert outcome.fault is outcome.mistake is None
     lives = offline(job.store)
@@ -96,9 +99,9 @@ def test_a_workers_run_is_sent_while_it_works(tmp_path: Path, monkeypatch: pytes
     with serving(Backend) as address:
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
         monkeypatch.setenv("WANDB_BASE_URL", address)
-        with stand_ins(), jobs.locked(planned(tmp_path, "wandb.mode=online")) as job:
-            outcome = errand(job, 0)._do(lambda: False)
-    assert outcome == Outcome(job.batching.micro, job.batching.decode)
+        with fake_networks(), jobs.locked(small_plan(tmp_path, "wandb.mode=online")) as job:
+            outcome = task(job, 0)._run_attempt(lambda: False)
+    assert outcome == WorkerOutcome(job.batching.micro, job.batching.decode)
     assert b'\\"cells_done\\":6' in Backend.uploads["file_stream"]
     assert not any(name.startswith("media/") for name in Backend.uploads)
     assert run_ids.places(job.store, None) == {}  # nothing was kept offline
@@ -108,17 +111,17 @@ def test_a_workers_run_is_sent_while_it_works(tmp_path: Path, monkeypatch: pytes
 def test_a_dead_server_changes_nothing_of_a_worker(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb_logging, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(wandb_logging, "FINISH_SECONDS", 2.0)
     limits = {"init_timeout": 2.0, "finish_timeout": 4.0}
     monkeypatch.setattr(wandb_run, "_SETTINGS", wandb_run._SETTINGS.model_copy(update=limits))
     with faulty(fault) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        with stand_ins(), jobs.locked(planned(tmp_path, "wandb.mode=online")) as job:
-            outcome = errand(job, 0)._do(lambda: False)
-    assert outcome == Outcome(job.batching.micro, job.batching.decode)
+        with fake_networks(), jobs.locked(small_plan(tmp_path, "wandb.mode=online")) as job:
+            outcome = task(job, 0)._run_attempt(lambda: False)
+    assert outcome == WorkerOutcome(job.batching.micro, job.batching.decode)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert stub_sweep.work(tmp_path / "alone") == 0
+    assert stub_sweep.run_sweep(tmp_path / "alone") == 0
     assert stub_sweep.results(tmp_path) == stub_sweep.results(tmp_path / "alone")
 
 
@@ -126,9 +129,9 @@ def test_a_run_that_cannot_be_told_of_costs_the_worker_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Store, "read_plan", lambda self: None)
-    with stand_ins(), jobs.locked(planned(tmp_path, "wandb.mode=offline")) as job:
-        outcome = errand(job, 0)._do(lambda: False)
-    assert outcome == Outcome(job.batching.micro, job.batching.decode)
+    with fake_networks(), jobs.locked(small_plan(tmp_path, "wandb.mode=offline")) as job:
+        outcome = task(job, 0)._run_attempt(lambda: False)
+    assert outcome == WorkerOutcome(job.batching.micro, job.batching.decode)
 
 
 def test_what_is_to_be_sent_is_one_command(tmp_path: Path) -> None:
