@@ -1,4 +1,4 @@
-"""Checkpoints found, identified and refused: nothing is loaded that is not exactly what its files say."""
+"""Locating, identifying and refusing checkpoints: only files that fit their configurations are loaded."""
 
 import json
 import shutil
@@ -26,12 +26,12 @@ WEIGHTS = (
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A checkpoint of one's own to damage."""
+    """A private copy of a checkpoint, for a test to damage."""
     return Path(shutil.copytree(tiny_sd.folder(), tmp_path / "mine"))
 
 
-def described(path: Path, **more: Any) -> Model:
-    return describe(ModelSettings("mine", str(path), **more))
+def described(path: Path, **settings: Any) -> Model:
+    return describe(ModelSettings("mine", str(path), **settings))
 
 
 def edit_json(path: Path, **values: Any) -> None:
@@ -44,7 +44,7 @@ def edit_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], object]
     save_file(tensors, path, {"format": "pt"})
 
 
-# What it is
+# Description and identity
 
 
 def test_a_checkpoint_is_described_without_loading_it() -> None:
@@ -54,17 +54,17 @@ def test_a_checkpoint_is_described_without_loading_it() -> None:
     assert model.id.startswith("mine@")
 
 
-def test_the_id_is_of_the_content_and_not_of_the_place(copy: Path) -> None:
+def test_the_id_depends_on_the_content_and_not_on_the_path(copy: Path) -> None:
     before = described(copy).id
     assert described(tiny_sd.folder()).id == before
-    (copy / "README.md").write_text("not part of what it draws")
+    (copy / "README.md").write_text("no part of the model")
     assert described(copy).id == before
     shutil.copytree(tiny_sd.write_checkpoint(copy.parent / "other", seed=1), copy, dirs_exist_ok=True)
     assert described(copy).id != before
 
 
-def test_the_id_of_the_embedded_model_is_a_hash_of_its_files_alone() -> None:
-    """Written out, so that a change of how ids are made does not go unnoticed: it would change every key."""
+def test_the_id_of_the_embedded_model_is_a_hash_of_its_files() -> None:
+    """Computed independently, because another way of making ids would change every cell's key."""
     import hashlib
 
     from sega_bench.faces import PIPELINE_DIR
@@ -84,10 +84,10 @@ def test_a_changed_configuration_is_another_model(copy: Path) -> None:
     assert described(copy).id != before
 
 
-# What it is not
+# Refused checkpoints
 
 
-def test_wrong_places(copy: Path) -> None:
+def test_paths_without_a_checkpoint_are_refused(copy: Path) -> None:
     with pytest.raises(UserError, match=r"model\.path is '/no/such'.*no such folder"):
         describe(ModelSettings("x", "/no/such"))
     with pytest.raises(UserError, match="lacks model_index"):
@@ -97,25 +97,25 @@ def test_wrong_places(copy: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["", "\0", "a" * 5000, "~nobody-of-that-name/x", "/", "/dev/null", "..", "a b"]
 )
-def test_whatever_is_written_as_a_path(path: str) -> None:
+def test_no_text_as_a_path_raises_another_error(path: str) -> None:
     with pytest.raises(UserError, match=r"model\.path is "):
         describe(ModelSettings("x", path))
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"),
+    ("setting", "message"),
     [
         ({"revision": "main"}, r"model\.revision is 'main', but it is for a hub id"),
         ({"config": "sd15"}, r"model\.config is 'sd15', but it is for one \.safetensors file"),
     ],
     ids=str,
 )
-def test_settings_that_would_be_ignored_are_refused(setting: dict[str, str], words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_settings_that_would_be_ignored_are_refused(setting: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         described(tiny_sd.folder(), **setting)
 
 
-def test_pickles_are_refused_with_the_way_to_convert_them(copy: Path) -> None:
+def test_pickled_weights_are_refused_and_the_message_says_how_to_convert_them(copy: Path) -> None:
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(
@@ -143,7 +143,7 @@ def test_pickles_are_refused_with_the_way_to_convert_them(copy: Path) -> None:
     ],
     ids=str,
 )
-def test_another_kind_of_model_is_refused_by_its_name(copy: Path, index: dict[str, Any]) -> None:
+def test_another_model_family_is_refused_by_name(copy: Path, index: dict[str, Any]) -> None:
     (copy / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(
         UserError, match=r"no Stable Diffusion 1\.x, 2\.x or XL: .*" + str(index.get("_class_name"))
@@ -152,7 +152,7 @@ def test_another_kind_of_model_is_refused_by_its_name(copy: Path, index: dict[st
 
 
 @pytest.mark.parametrize(
-    ("config", "values", "words"),
+    ("config", "values", "message"),
     [
         ("unet", {"in_channels": 9}, "no text-to-image model"),
         ("unet", {"class_embed_type": "timestep"}, "an input that SEGA does not know"),
@@ -170,16 +170,16 @@ def test_another_kind_of_model_is_refused_by_its_name(copy: Path, index: dict[st
     ],
     ids=str,
 )
-def test_a_configuration_that_does_not_fit(
-    copy: Path, config: str, values: dict[str, Any], words: str
+def test_a_configuration_that_does_not_fit_is_refused(
+    copy: Path, config: str, values: dict[str, Any], message: str
 ) -> None:
     edit_json(copy / config / "config.json", **values)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         described(copy)
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
         ({"_class_name": None}, "has no _class_name"),
         ({"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction'"),
@@ -188,9 +188,11 @@ def test_a_configuration_that_does_not_fit(
     ],
     ids=str,
 )
-def test_a_scheduler_that_cannot_be_made(copy: Path, values: dict[str, Any], words: str) -> None:
+def test_an_invalid_scheduler_configuration_is_refused(
+    copy: Path, values: dict[str, Any], message: str
+) -> None:
     edit_json(copy / "scheduler" / "scheduler_config.json", **values)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         described(copy)
 
 
@@ -201,12 +203,12 @@ def test_the_refiner_of_xl_is_refused(tmp_path: Path) -> None:
         described(folder)
 
 
-# Weights: all of them, and no others
+# Strict loading of weights
 
 
 @pytest.mark.parametrize("file", WEIGHTS)
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda tensors: tensors.pop(sorted(tensors)[3]), r"lacks 1 tensor \("),
         (lambda tensors: tensors.update({"a.b": torch.zeros(2)}), r"also has 1 tensor \(a\.b\)"),
@@ -222,11 +224,11 @@ def test_the_refiner_of_xl_is_refused(tmp_path: Path) -> None:
     ],
     ids=["missing", "unexpected", "mismatched", "integers", "empty"],
 )
-def test_weights_that_are_not_what_the_configuration_says(
-    copy: Path, file: str, change: Callable[[dict[str, torch.Tensor]], object], words: str
+def test_weights_that_do_not_match_the_configuration_are_refused(
+    copy: Path, file: str, change: Callable[[dict[str, torch.Tensor]], object], message: str
 ) -> None:
     edit_tensors(copy / file, change)
-    with pytest.raises(UserError, match=rf"model\.path: {file}.*{words}"):
+    with pytest.raises(UserError, match=rf"model\.path: {file}.*{message}"):
         described(copy)
 
 
@@ -237,31 +239,31 @@ def test_a_tokenizer_without_files_is_refused(copy: Path) -> None:
         described(copy)
 
 
-def test_weights_are_loaded_as_they_are_written_down(copy: Path) -> None:
+def test_loaded_weights_equal_the_files(copy: Path) -> None:
     model = load(described(copy), torch.device("cpu"), "float32")
     for network, file in zip((*model.text_encoders, model.unet, model.vae), WEIGHTS, strict=True):
-        written, loaded = load_file(copy / file), network.state_dict()
-        assert set(written) == set(loaded)
-        assert all(torch.equal(loaded[name], value) for name, value in written.items())
+        stored, loaded = load_file(copy / file), network.state_dict()
+        assert set(stored) == set(loaded)
+        assert all(torch.equal(loaded[name], value) for name, value in stored.items())
 
 
-def test_names_of_older_versions_are_understood(copy: Path) -> None:
-    """Stable Diffusion 1.5 as it lies on the hub: the VAE's attention and CLIP's levels as they were."""
+def test_tensor_names_of_older_versions_are_accepted(copy: Path) -> None:
+    """Stable Diffusion 1.5 on the hub has older names of the VAE's attention layers and CLIP's prefixes."""
 
-    def age_vae(tensors: dict[str, torch.Tensor]) -> None:
+    def rename_vae(tensors: dict[str, torch.Tensor]) -> None:
         for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
             for name in [name for name in tensors if f"attentions.0.{new}." in name]:
                 tensors[name.replace(new, old)] = tensors.pop(name)
 
-    def age_clip(tensors: dict[str, torch.Tensor]) -> None:
+    def rename_clip(tensors: dict[str, torch.Tensor]) -> None:
         for name in list(tensors):
             bare = name.removeprefix("text_model.")
             tensors[f"text_model.{bare}"] = tensors.pop(name)
         tensors["text_model.embeddings.position_ids"] = torch.arange(32)[None]
 
     new = load(described(copy), torch.device("cpu"), "float32")
-    edit_tensors(copy / WEIGHTS[2], age_vae)
-    edit_tensors(copy / WEIGHTS[0], age_clip)
+    edit_tensors(copy / WEIGHTS[2], rename_vae)
+    edit_tensors(copy / WEIGHTS[0], rename_clip)
     assert any(".query." in name for name in load_file(copy / WEIGHTS[2]))
     old = load(described(copy), torch.device("cpu"), "float32")
     for before, after in zip(new.vae.state_dict().values(), old.vae.state_dict().values(), strict=True):
@@ -270,7 +272,7 @@ def test_names_of_older_versions_are_understood(copy: Path) -> None:
     assert torch.equal(*encoded)
 
 
-def test_shards_are_one_network(copy: Path) -> None:
+def test_shards_give_one_network(copy: Path) -> None:
     whole = load(described(copy), torch.device("cpu"), "float32")
     path = copy / WEIGHTS[1]
     tensors = load_file(path)
@@ -309,7 +311,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize(
-    ("case", "variant", "chosen"),
+    ("case", "variant", "indices"),
     [
         ("one", None, [0]),
         ("variants", None, [4]),
@@ -320,17 +322,17 @@ NAMES = {
         ("older shards", "fp16", [0, 1]),
     ],
 )
-def test_which_files_are_read(case: str, variant: str | None, chosen: list[int]) -> None:
-    expected = tuple(NAMES[case][i] for i in chosen)
+def test_weights_are_chosen_by_variant_and_shards(case: str, variant: str | None, indices: list[int]) -> None:
+    expected = tuple(NAMES[case][i] for i in indices)
     assert choose_weights(NAMES[case], "unet", variant, "here") == expected
 
 
-def test_a_shard_that_is_missing() -> None:
+def test_a_missing_shard_is_an_error() -> None:
     with pytest.raises(UserError, match="has 1 of the 2 files of unet's weights"):
         choose_weights(NAMES["shards"][:1], "unet", None, "here")
 
 
-# Whatever is broken in whatever way
+# Random damage
 
 
 JSON = st.recursive(
@@ -343,12 +345,10 @@ JSON = st.recursive(
 @settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("kind", ["sd", "xl"])
-def test_a_broken_folder_is_the_users_to_mend_or_loads(
-    kind: str, data: st.DataObject, tmp_path: Path
-) -> None:
-    """Each file deleted, cut, replaced or changed: one line or a model, never another exception."""
+def test_a_damaged_folder_is_a_user_error_or_loads(kind: str, data: st.DataObject, tmp_path: Path) -> None:
+    """Files are deleted, truncated, replaced or edited. Never another exception than a UserError."""
     intact = tiny_sd.folder() if kind == "sd" else tiny_xl.folder()
-    folder = tmp_path / "broken"
+    folder = tmp_path / "damaged"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(intact, folder)
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
@@ -378,7 +378,7 @@ def test_a_broken_folder_is_the_users_to_mend_or_loads(
 
 
 def attempt(folder: Path) -> str | None:
-    """What the user is told; None if it loads and reads a text."""
+    """The error message; None if the model loads and encodes a text."""
     try:
         load(described(folder), torch.device("cpu"), "float32").encode("a smile")
     except UserError as error:

@@ -1,6 +1,7 @@
-"""Stable Diffusion 1.5 in its full size with random weights: one file, found, checked, loaded and drawn with.
+"""Stable Diffusion 1.5 at full size with random weights: describe, load and generate from a single file.
 
-``pytest -m slow tests/sega/test_full_size.py -s`` prints seconds and peak memory. It writes 4.3 GB, needs 10 GB.
+``pytest -m slow tests/sega/test_full_size.py -s`` prints durations and peak memory. It writes 4.3 GB and
+needs 10 GB of memory.
 """
 
 import multiprocessing
@@ -23,15 +24,15 @@ pytestmark = pytest.mark.slow
 
 
 def write_file(path: Path) -> None:
-    """Random float32 weights of the released configuration, under their original names."""
+    """Write random float32 weights of the released configuration, by their original names."""
     torch.manual_seed(0)
     layout, _ = original.layout_of("sd15", "here")
     parts = {name: construct_network(kind, config) for name, (kind, config) in layout.networks.items()}
     original_layout.write_original(type("Pipeline", (), parts), path)
 
 
-def draw(path: Path) -> dict[str, Any]:
-    """One edit and what it took."""
+def generate_edit(path: Path) -> dict[str, Any]:
+    """Generate one edit; return its properties, the durations and the peak memory."""
     start = time.perf_counter()
     model = describe(ModelSettings("full", str(path)))
     described = time.perf_counter()
@@ -53,25 +54,24 @@ def draw(path: Path) -> dict[str, Any]:
         "seconds": {
             "describe": described - start,
             "load": loaded - described,
-            "draw": time.perf_counter() - loaded,
+            "generate": time.perf_counter() - loaded,
         },
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
 
 
-def test_stable_diffusion_15_in_full_size(tmp_path: Path) -> None:
+def test_stable_diffusion_15_at_full_size(tmp_path: Path) -> None:
     path = tmp_path / "random.safetensors"
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as process:  # one life, one peak
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as process:  # a process has one peak
         process.submit(write_file, path).result()
-        found = process.submit(draw, path).result()
-    print(found, f"{path.stat().st_size / 1e9:.2f} GB on disk")
-    assert found["id"].startswith("full@")
-    assert found["scheduler"] == "PNDMScheduler"
-    assert found["latents"] == (4, 64, 64)
-    assert found["states"] == (77, 768)
-    assert found["image"] == (512, 512, 3)
-    assert (
-        found["evaluations"] == 3 * 3
-    )  # PNDM makes 3 steps of 2, and momentum wants the concept from the first
-    assert found["peak_gb"] < 10.5
+        result = process.submit(generate_edit, path).result()
+    print(result, f"{path.stat().st_size / 1e9:.2f} GB on disk")
+    assert result["id"].startswith("full@")
+    assert result["scheduler"] == "PNDMScheduler"
+    assert result["latents"] == (4, 64, 64)
+    assert result["states"] == (77, 768)
+    assert result["image"] == (512, 512, 3)
+    # PNDM takes 3 steps for 2, and momentum needs the concept from the first step on.
+    assert result["evaluations"] == 3 * 3
+    assert result["peak_gb"] < 10.5

@@ -1,6 +1,6 @@
-"""What only a GPU can show, in about a minute on one: ``pytest -m gpu``.
+"""Tests for a GPU, about a minute: ``pytest -m gpu``.
 
-Without one the same tests run on the CPU, as far as they make sense there.
+Without a GPU they run on the CPU, except those that need CUDA.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ Images = dict[Cell, np.ndarray]
 
 @cache
 def faces() -> Model:
-    """The embedded model: small, and its images can be scored."""
+    """The embedded model, which is small and has scorers for its images."""
     return describe(ModelSettings("faces", "embedded"))
 
 
@@ -40,58 +40,58 @@ def loaded(dtype: str, *, compile: bool = False) -> StableDiffusion:
 
 
 def cells(dtype: str) -> list[Cell]:
-    """Two seeds, two concepts each and their references."""
+    """Edits of two seeds with two concepts each, and their references."""
     edits = Edit("smiling, smile", 6, 0.95, 4), Edit("glasses, wearing glasses", 6, 0.9, 4)
     settings = {"prompt": "a photo of the face of a woman", "num_inference_steps": 16, "guidance_scale": 5.0}
     edited = [cell_of(faces(), dtype=dtype, seed=s, edits=(e,), **settings) for s in range(2) for e in edits]
     return [*dict.fromkeys(cell.reference() for cell in edited), *edited]
 
 
-def images(denoiser: StableDiffusion, wanted: list[Cell], batching: Batching | None = None) -> Images:
-    return {o.cell: np.asarray(o.image_HWC) for o in generate(denoiser, wanted, batching)}
+def generated(denoiser: StableDiffusion, cells: list[Cell], batching: Batching | None = None) -> Images:
+    return {o.cell: np.asarray(o.image_HWC) for o in generate(denoiser, cells, batching)}
 
 
-def gains(made: Images) -> np.ndarray:
-    """Every edited cell's gain of its concept."""
-    scores = score(
-        build(ScoreSettings(), DEVICE), list(made), {cell.key: image for cell, image in made.items()}, 8
-    )
-    return np.array([of["clip_concept_delta"] for of in scores if "clip_concept_delta" in of])
+def gains(images: Images) -> np.ndarray:
+    """``clip_concept_delta`` of every edited cell."""
+    image_of = {cell.key: image for cell, image in images.items()}
+    scores = score(build(ScoreSettings(), DEVICE), list(images), image_of, 8)
+    return np.array([row["clip_concept_delta"] for row in scores if "clip_concept_delta" in row])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_edits_as_single_precision_does(dtype: str) -> None:
-    """Judged by the score, for pixels may differ: a threshold is a step."""
-    single = gains(images(loaded("float32"), cells("float32")))
-    half = gains(images(loaded(dtype), cells(dtype)))
+def test_half_precision_gives_the_same_scores_as_single_precision(dtype: str) -> None:
+    """Scores, because pixels may differ: the threshold is a step function."""
+    single = gains(generated(loaded("float32"), cells("float32")))
+    half = gains(generated(loaded(dtype), cells(dtype)))
     assert np.abs(half - single).max() < 0.1
     assert np.abs(single).max() > 0.2
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_an_image_does_not_depend_on_its_company(dtype: str) -> None:
-    wanted, sizes = cells(dtype), Batching(micro=8, decode=4)
-    together = images(loaded(dtype), wanted, sizes)
-    for cell in wanted[-2:]:
-        assert np.array_equal(images(loaded(dtype), [cell], sizes)[cell], together[cell])
+def test_an_image_does_not_depend_on_other_cells(dtype: str) -> None:
+    requested, sizes = cells(dtype), Batching(micro=8, decode=4)
+    together = generated(loaded(dtype), requested, sizes)
+    for cell in requested[-2:]:
+        assert np.array_equal(generated(loaded(dtype), [cell], sizes)[cell], together[cell])
 
 
 def test_the_device_and_the_cpu_agree() -> None:
-    wanted = cells("float32")
-    there = images(loaded("float32"), wanted)
-    here = images(load(faces(), torch.device("cpu"), "float32"), wanted)
-    assert np.abs(gains(there) - gains(here)).max() < 0.02
+    requested = cells("float32")
+    on_device = generated(loaded("float32"), requested)
+    on_cpu = generated(load(faces(), torch.device("cpu"), "float32"), requested)
+    assert np.abs(gains(on_device) - gains(on_cpu)).max() < 0.02
 
 
-def test_compiled_edits_as_it_does_otherwise() -> None:
-    wanted = cells("float32")
-    plain, compiled = images(loaded("float32"), wanted), images(loaded("float32", compile=True), wanted)
+def test_a_compiled_unet_gives_the_same_scores() -> None:
+    requested = cells("float32")
+    plain = generated(loaded("float32"), requested)
+    compiled = generated(loaded("float32", compile=True), requested)
     assert np.abs(gains(plain) - gains(compiled)).max() < 0.02
 
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """So little memory for this process that large batches of the face model do not fit."""
+    """Limit this process's memory so that large batches of the face model do not fit."""
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(DEVICE).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(DEVICE) + 100_000_000) / total)
@@ -101,20 +101,20 @@ def little_memory() -> Iterator[None]:
 
 @on_cuda
 @pytest.mark.usefixtures("little_memory")
-def test_when_memory_runs_out_batches_are_halved_until_they_fit() -> None:
+def test_batches_are_halved_until_they_fit_into_memory() -> None:
     batching = Batching(micro=1024, decode=1024)
-    made = images(loaded("float32"), cells("float32"), batching)
+    images = generated(loaded("float32"), cells("float32"), batching)
     assert batching.micro < 1024
-    assert all(image.shape == (64, 64, 3) for image in made.values())
+    assert all(image.shape == (64, 64, 3) for image in images.values())
 
 
 @on_cuda
-def test_batches_are_estimated_from_free_memory() -> None:
+def test_batch_sizes_are_estimated_from_free_memory() -> None:
     sizes = jobs.prepare(plan(compose("+sweep=smoke", f"engine.device={DEVICE}", "dry_run=true"))).batching
     assert 1 <= sizes.decode <= 8 <= sizes.micro <= 64
 
 
-def test_a_whole_sweep_on_the_device(tmp_path: Path) -> None:
+def test_a_sweep_runs_and_resumes_on_the_device(tmp_path: Path) -> None:
     records = run(tmp_path, f"engine.device={DEVICE}")
     assert {record.status for record in records} == {"done"}
     assert all(record.scores["lpips"] >= 0 for record in records if not record.cell.is_reference)

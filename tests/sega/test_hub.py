@@ -1,4 +1,4 @@
-"""Checkpoints of the hub, with the real client and a hub on this machine: what is fetched, what is said."""
+"""Checkpoints from the hub, with the real client and a local server: downloads and error messages."""
 
 import shutil
 from collections.abc import Iterator
@@ -29,12 +29,12 @@ CONFIGURATIONS = {
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("hub")
     checkpoint = tiny_sd.write_checkpoint(root / "checkpoint", has_checker=True)
-    add_what_people_upload_too(checkpoint)
+    add_other_uploads(checkpoint)
     return {"someone/tiny": checkpoint, "someone/xl": tiny_xl.folder(), "someone/gated": checkpoint}
 
 
-def add_what_people_upload_too(folder: Path) -> None:
-    """Half precision (the UNet in two shards), weights that are not averaged, pickles, one file, pictures."""
+def add_other_uploads(folder: Path) -> None:
+    """Add half precision (the UNet in two shards), weights without EMA, pickles, a single file, a README."""
     for file in ("text_encoder/model", "vae/diffusion_pytorch_model", "safety_checker/model"):
         half = {name: value.half() for name, value in load_file(folder / f"{file}.safetensors").items()}
         save_file(half, folder / f"{file}.fp16.safetensors")
@@ -60,12 +60,11 @@ def hub(repositories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
         yield running
 
 
-def described(repo: str, **more: Any) -> Model:
-    dry_run = more.pop("dry_run", False)
-    return describe(ModelSettings("mine", f"someone/{repo}", **more), dry_run=dry_run)
+def described(repo: str, *, dry_run: bool = False, **settings: Any) -> Model:
+    return describe(ModelSettings("mine", f"someone/{repo}", **settings), dry_run=dry_run)
 
 
-def test_a_dry_run_fetches_small_configurations_and_no_more(hub: Hub) -> None:
+def test_a_dry_run_downloads_only_small_configurations(hub: Hub) -> None:
     model = described("tiny", dry_run=True, variant="fp16")
     assert set(hub.sent) == CONFIGURATIONS | {"safety_checker/config.json"}
     assert (model.id, model.scheduler, model.size) == (f"mine@{COMMIT}.fp16", "DDIMScheduler", 32)
@@ -90,9 +89,9 @@ def test_a_dry_run_fetches_small_configurations_and_no_more(hub: Hub) -> None:
             {"text_encoder/model", UNET, "vae/diffusion_pytorch_model", "safety_checker/model"},
         ),
     ],
-    ids=["full", "fp16", "with its checker"],
+    ids=["full", "fp16", "with safety checker"],
 )
-def test_only_the_weights_that_are_loaded_are_fetched(
+def test_only_the_weights_in_use_are_downloaded(
     hub: Hub, settings: dict[str, Any], expected: set[str]
 ) -> None:
     model = described("tiny", **settings)
@@ -106,7 +105,7 @@ def test_only_the_weights_that_are_loaded_are_fetched(
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_xl_too(hub: Hub) -> None:
+def test_xl_is_downloaded_with_both_text_encoders(hub: Hub) -> None:
     model = described("xl")
     assert {"text_encoder_2/model.safetensors", "tokenizer_2/tokenizer_config.json"} <= set(hub.sent)
     expected = tiny_xl.loaded("float32").encode("a smile")
@@ -114,7 +113,7 @@ def test_xl_too(hub: Hub) -> None:
     assert all(torch.equal(encoded[name], value) for name, value in expected.items())
 
 
-def test_what_was_fetched_is_found_again_without_a_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_downloaded_model_needs_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     before = described("tiny", variant="fp16")
     hub.sent.clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -122,7 +121,9 @@ def test_what_was_fetched_is_found_again_without_a_network(hub: Hub, monkeypatch
     assert hub.sent == []
 
 
-def test_after_a_dry_run_alone_the_weights_are_missed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_only_a_dry_run_the_weights_are_missing_offline(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     described("tiny", dry_run=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert described("tiny", dry_run=True).id == f"mine@{COMMIT}"
@@ -132,7 +133,7 @@ def test_after_a_dry_run_alone_the_weights_are_missed(hub: Hub, monkeypatch: pyt
 
 @pytest.mark.parametrize("dry_run", [True, False])
 @pytest.mark.parametrize(
-    ("repo", "settings", "words"),
+    ("repo", "settings", "message"),
     [
         ("nothing", {}, "neither a folder here nor a repository on the hub"),
         ("gated", {}, "is gated: accept its terms"),
@@ -141,16 +142,16 @@ def test_after_a_dry_run_alone_the_weights_are_missed(hub: Hub, monkeypatch: pyt
     ],
     ids=["no repository", "gated", "no revision", "no hub id"],
 )
-def test_what_the_hub_refuses_is_told_even_in_a_dry_run(
-    hub: Hub, repo: str, settings: dict[str, str], words: str, dry_run: bool
+def test_a_refusal_of_the_hub_is_an_error_even_in_a_dry_run(
+    hub: Hub, repo: str, settings: dict[str, str], message: str, dry_run: bool
 ) -> None:
-    with pytest.raises(UserError, match=words) as error:
+    with pytest.raises(UserError, match=message) as error:
         described(repo, dry_run=dry_run, **settings)
     assert not isinstance(error.value, HubUnreachableError)
     assert "\n" not in str(error.value)
 
 
-def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
+def test_another_model_family_is_refused_before_its_weights_are_downloaded(hub: Hub, tmp_path: Path) -> None:
     flux = Path(shutil.copytree(tiny_sd.folder(), tmp_path / "flux"))
     (flux / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     hub.repositories["someone/flux"] = flux
@@ -160,7 +161,7 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(hub: Hu
     assert not [name for name in hub.sent if name.endswith(".safetensors")]
 
 
-def test_without_a_network_a_dry_run_assumes_and_a_run_says_what_to_do(
+def test_without_a_network_a_dry_run_assumes_defaults_and_a_run_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -170,7 +171,7 @@ def test_without_a_network_a_dry_run_assumes_and_a_run_says_what_to_do(
         described("never-seen")
 
 
-def test_a_hub_that_is_not_there_is_unreachable_too(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_refuses_connections_is_unreachable(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubUnreachableError):
         described("tiny")

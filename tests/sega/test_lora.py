@@ -1,4 +1,4 @@
-"""LoRAs in every format that people share: the weights become W + scale * alpha / rank * up @ down."""
+"""LoRAs in all common formats: the fused weights are W + scale * alpha / rank * up @ down."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def parts(model: StableDiffusion) -> dict[str, Any]:
 
 
 def random_pairs(model: StableDiffusion, pattern: str) -> Pairs:
-    """An update for every linear layer and convolution whose name fits."""
+    """An update for every linear layer and convolution whose name matches."""
     generator = torch.manual_seed(7)
     pairs = {}
     for part, network in parts(model).items():
@@ -52,7 +52,7 @@ def random_pairs(model: StableDiffusion, pattern: str) -> Pairs:
 
 
 def expected(model: StableDiffusion, pairs: Pairs, factor: float) -> dict[str, dict[str, Tensor]]:
-    """The fused weights, written out."""
+    """The fused weights, by the formula."""
     states = {part: dict(network.state_dict()) for part, network in parts(model).items()}
     for (part, name), (down, up) in pairs.items():
         weight = states[part][f"{name}.weight"]
@@ -67,7 +67,7 @@ def assert_same(model: StableDiffusion, states: Mapping[str, Mapping[str, Tensor
             torch.testing.assert_close(value, states[part][name], rtol=1e-5, atol=1e-5)
 
 
-# The formats. All say the same; the newest and the oldest of diffusers have no alpha.
+# The formats. All hold the same updates; those of diffusers have no alpha.
 
 ATTENTION = r"(attn\d\.to_(q|k|v|out\.0)|self_attn\.\w+_proj)$"
 EVERYWHERE = ATTENTION + r"|ff\.net|proj_(in|out)|conv\d?$|conv_(in|out)$|mlp\.fc|time_emb_proj|shortcut"
@@ -149,7 +149,7 @@ def test_every_format_is_fused_to_the_same_weights(
     assert_same(fused(kind, LoraSettings(str(path), 0.5)), expected(base, pairs, 0.5 * alpha / RANK))
 
 
-def test_the_alpha_in_the_header_counts(tmp_path: Path) -> None:
+def test_the_alpha_in_the_header_is_used(tmp_path: Path) -> None:
     base = tiny_sd.loaded("float32")
     pairs = random_pairs(base, ATTENTION)
     header = json.dumps({"unet.r": RANK, "unet.lora_alpha": 12, "text_encoder.lora_alpha": 12})
@@ -164,7 +164,7 @@ def test_the_alpha_in_the_header_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sd", "xl"])
 @pytest.mark.parametrize("spell", [new_diffusers, kohya])
-def test_diffusers_fuses_the_same_weights(
+def test_fused_weights_equal_those_of_diffusers(
     kind: str, spell: Callable[..., dict[str, Tensor]], tmp_path: Path
 ) -> None:
     pytest.importorskip("peft", reason="diffusers needs it to load a LoRA")
@@ -182,6 +182,7 @@ def test_diffusers_fuses_the_same_weights(
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Files of two LoRAs for the same model."""
     base = tiny_sd.loaded("float32")
     paths = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     for path, pattern in zip(paths, (ATTENTION, r"proj_in|self_attn\.q_proj"), strict=True):
@@ -189,7 +190,7 @@ def two(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     return paths
 
 
-def test_several_add_up_in_order_and_all_are_in_the_id(two: tuple[Path, Path]) -> None:
+def test_several_loras_add_up_and_all_are_part_of_the_id(two: tuple[Path, Path]) -> None:
     a, b = (LoraSettings(str(path)) for path in two)
     base = tiny_sd.loaded("float32")
     both, first = fused("sd", a, b), fused("sd", a)
@@ -209,16 +210,17 @@ def test_several_add_up_in_order_and_all_are_in_the_id(two: tuple[Path, Path]) -
     assert identity(LoraSettings(str(moved))) == ids[1]
 
 
-def test_one_that_changes_before_it_is_loaded_is_refused(two: tuple[Path, Path]) -> None:
-    asked = ModelSettings("mine", str(tiny_sd.folder()), lora=tuple(LoraSettings(str(path)) for path in two))
-    model = describe(asked)
-    check_unchanged(asked, model)
+def test_a_lora_that_changes_before_loading_is_refused(two: tuple[Path, Path]) -> None:
+    loras = tuple(LoraSettings(str(path)) for path in two)
+    settings = ModelSettings("mine", str(tiny_sd.folder()), lora=loras)
+    model = describe(settings)
+    check_unchanged(settings, model)
     two[0].write_bytes(two[1].read_bytes())
     with pytest.raises(UserError, match=r"it is mine@\w+\+\w+ now and was mine@"):
-        check_unchanged(asked, model)
+        check_unchanged(settings, model)
 
 
-def test_a_folder_with_one_file_will_do(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_folder_needs_exactly_one_file_or_the_default_name(two: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(UserError, match=r"holds 0 \.safetensors files"):
@@ -231,19 +233,19 @@ def test_a_folder_with_one_file_will_do(two: tuple[Path, Path], tmp_path: Path) 
     fused("sd", LoraSettings(str(folder)))
 
 
-def test_settings_come_from_the_command_line(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_loras_are_set_on_the_command_line(two: tuple[Path, Path], tmp_path: Path) -> None:
     lora = f"model.lora=[{two[0]},{{path: {two[1]}, scale: 0.5}}]"
-    made = plan(small(tmp_path / "out", lora))
-    assert made.model.checkpoint is not None
-    assert made.model.checkpoint.loras == (LoraSettings(str(two[0])), LoraSettings(str(two[1]), 0.5))
-    assert {cell.key for cell in made.cells}.isdisjoint(cell.key for cell in plan(small(tmp_path)).cells)
-    settings = manifest.document(made, {}, {})["settings"]
+    planned = plan(small(tmp_path / "out", lora))
+    assert planned.model.checkpoint is not None
+    assert planned.model.checkpoint.loras == (LoraSettings(str(two[0])), LoraSettings(str(two[1]), 0.5))
+    assert {cell.key for cell in planned.cells}.isdisjoint(cell.key for cell in plan(small(tmp_path)).cells)
+    settings = manifest.document(planned, {}, {})["settings"]
     assert settings["model"]["lora"] == ["a.safetensors", {"path": "b.safetensors", "scale": 0.5}]
     assert str(tmp_path) not in json.dumps(settings)
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "message"),
     [
         ("a.safetensors", r"model\.lora is 'a\.safetensors', but it must be a list"),
         ([3], r"model\.lora\[0\] is 3, but it must be a path or"),
@@ -253,12 +255,12 @@ def test_settings_come_from_the_command_line(two: tuple[Path, Path], tmp_path: P
     ],
     ids=str,
 )
-def test_mistakes_on_the_command_line(value: object, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_wrong_lora_settings_are_refused(value: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         ModelSettings.of({"name": "x", "path": "y", "lora": value})
 
 
-def broken(
+def damaged(
     change: Callable[[dict[str, Tensor]], object], spell: Callable[..., dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     base = tiny_sd.loaded("float32")
@@ -273,7 +275,7 @@ def rename_first(tensors: dict[str, Tensor], old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spell", "change", "words"),
+    ("spell", "change", "message"),
     [
         (new_diffusers, lambda t: t.pop(sorted(t)[0]), "an update needs down and up"),
         (kohya, lambda t: t.pop(next(n for n in t if "lora_up" in n)), "is no LoRA of this kind of model"),
@@ -290,19 +292,19 @@ def rename_first(tensors: dict[str, Tensor], old: str, new: str) -> None:
         (new_diffusers, lambda t: t.clear(), "holds no LoRA"),
     ],
 )
-def test_whatever_finds_no_place_is_refused_before_anything_loads(
+def test_updates_that_do_not_fit_are_refused_before_loading(
     spell: Callable[..., dict[str, Tensor]],
     change: Callable[[dict[str, Tensor]], object],
-    words: str,
+    message: str,
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "some.safetensors"
-    save_file(broken(change, spell), path)
-    with pytest.raises(UserError, match=rf"model\.lora: some\.safetensors.*{words}"):
+    save_file(damaged(change, spell), path)
+    with pytest.raises(UserError, match=rf"model\.lora: some\.safetensors.*{message}"):
         describe(ModelSettings("x", str(tiny_sd.folder()), lora=(LoraSettings(str(path)),)))
 
 
-def test_a_lora_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_lora_of_another_model_a_damaged_one_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "xl.safetensors"
     base = tiny_xl.loaded("float32")
     save_file(kohya(random_pairs(base, ATTENTION), base), path)

@@ -1,4 +1,4 @@
-"""The drop-in against diffusers' own class, both called as its documentation calls it, in float64."""
+"""The drop-in pipeline against diffusers' own class, with the calls of its documentation, in float64."""
 
 import inspect
 from collections.abc import Callable
@@ -34,7 +34,7 @@ EXAMPLE: dict[str, Any] = {
     "edit_mom_beta": 0.6,
     "edit_weights": [1, 1, 1, 1],
 }
-"""The example of diffusers' documentation, with weights for the four concepts it has (there: five)."""
+"""The example of diffusers' documentation, with one weight for each of its four concepts (there: five)."""
 
 ONE: dict[str, Any] = {"editing_prompt": "glasses", "edit_warmup_steps": 2, "edit_threshold": 0.931}
 
@@ -44,19 +44,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @cache
 def pipeline(kind: Any = SemanticStableDiffusionPipeline, dtype: torch.dtype = torch.float64) -> Any:
-    made = kind.from_pretrained(str(tiny_sd.folder()), torch_dtype=dtype).to("cpu")
-    made.set_progress_bar_config(disable=True)
-    return made
+    loaded = kind.from_pretrained(str(tiny_sd.folder()), torch_dtype=dtype).to("cpu")
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
 
 
 def with_scheduler(name: str, **config: object) -> tuple[Any, Any]:
-    """Both pipelines with another scheduler, set as people set it."""
+    """Both pipelines with another scheduler, replaced in the usual way."""
     pipelines = []
     for kind in (SemanticStableDiffusionPipeline, THEIRS):
-        own = kind(**pipeline(kind).components, requires_safety_checker=False)
-        own.set_progress_bar_config(disable=True)
-        own.scheduler = getattr(diffusers, name).from_config(own.scheduler.config, **config)
-        pipelines.append(own)
+        pipe = kind(**pipeline(kind).components, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **config)
+        pipelines.append(pipe)
     return pipelines[0], pipelines[1]
 
 
@@ -71,18 +71,18 @@ def generators(count: int) -> Callable[[], list[torch.Generator]]:
 def assert_same(
     ours: Any, theirs: Any, generator: Callable[[], Any] = one_generator, tolerance: float = 1e-9, **call: Any
 ) -> None:
-    """Both give the same latents, and leave the generator in the same state."""
-    usual = {"prompt": FACE, "num_inference_steps": 5, "guidance_scale": 4.0, "output_type": "latent"}
+    """Assert that both give the same latents and leave the generators in the same state."""
+    defaults = {"prompt": FACE, "num_inference_steps": 5, "guidance_scale": 4.0, "output_type": "latent"}
     left, right = generator(), generator()
-    mine = ours(**{**usual, **call}, generator=left).images
-    expected = theirs(**{**usual, **call}, generator=right).images
+    mine = ours(**{**defaults, **call}, generator=left).images
+    expected = theirs(**{**defaults, **call}, generator=right).images
     assert mine.shape == expected.shape
     assert (mine - expected).abs().max() <= tolerance * expected.abs().max()
     for one, other in zip(np.atleast_1d(left), np.atleast_1d(right), strict=True):
         assert one is None or torch.equal(one.get_state(), other.get_state())
 
 
-def test_the_call_is_theirs() -> None:
+def test_signatures_equal_those_of_diffusers() -> None:
     for method in ("__call__", "__init__"):
         mine, expected = (
             [(p.name, p.default) for p in inspect.signature(getattr(kind, method)).parameters.values()]
@@ -91,7 +91,7 @@ def test_the_call_is_theirs() -> None:
         assert mine == expected
 
 
-def test_the_documentations_example() -> None:
+def test_the_example_of_the_documentation_gives_the_same_image() -> None:
     def example(pipe: Any) -> Any:
         torch.manual_seed(0)
         return pipe(prompt=FACE, num_images_per_prompt=1, num_inference_steps=6, **EXAMPLE)
@@ -102,7 +102,7 @@ def test_the_documentations_example() -> None:
     assert mine.images[0].size == (32, 32)
 
 
-def test_the_documentations_fifth_weight_is_refused() -> None:
+def test_the_superfluous_weight_of_the_documentation_is_refused() -> None:
     with pytest.raises(ValueError, match="edit_weights gives 5 values, but the cell has 4 concepts") as error:
         pipeline()(FACE, **{**EXAMPLE, "edit_weights": [1, 1, 1, 1, 1]})
     assert "\n" not in str(error.value)
@@ -131,7 +131,7 @@ def test_the_documentations_fifth_weight_is_refused() -> None:
         (ONE | {"reverse_editing_direction": True, "edit_warmup_steps": 9}, one_generator),
     ],
 )
-def test_same_latents(call: dict[str, Any], generator: Callable[[], Any]) -> None:
+def test_latents_equal_those_of_diffusers(call: dict[str, Any], generator: Callable[[], Any]) -> None:
     call.pop("generator", None)
     assert_same(pipeline(), pipeline(THEIRS), generator, **call)
 
@@ -148,13 +148,13 @@ def test_same_latents(call: dict[str, Any], generator: Callable[[], Any]) -> Non
     ],
 )
 @pytest.mark.parametrize("generator", [one_generator, generators(2)])
-def test_same_latents_with_any_scheduler(
+def test_latents_equal_those_of_diffusers_with_every_scheduler(
     name: str, config: dict[str, Any], tolerance: float, generator: Callable[[], Any]
 ) -> None:
     assert_same(*with_scheduler(name, **config), generator, tolerance, **EXAMPLE, num_images_per_prompt=2)
 
 
-def test_without_a_generator_torchs_own_is_drawn_from() -> None:
+def test_without_a_generator_torchs_global_one_is_used() -> None:
     torch.manual_seed(3)
     mine = pipeline()(FACE, num_inference_steps=3, eta=1.0, num_images_per_prompt=2, output_type="latent")
     torch.manual_seed(3)
@@ -164,14 +164,14 @@ def test_without_a_generator_torchs_own_is_drawn_from() -> None:
     assert (mine.images - theirs.images).abs().max() <= 1e-9 * theirs.images.abs().max()
 
 
-def test_given_latents() -> None:
+def test_latents_as_argument() -> None:
     latents = torch.randn(2, 4, 16, 16, dtype=torch.float64, generator=one_generator())
     for ours, theirs in ((pipeline(), pipeline(THEIRS)), with_scheduler("LMSDiscreteScheduler")):
         assert_same(ours, theirs, latents=latents, num_images_per_prompt=2, **ONE)
 
 
 @pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
-def test_images_of_every_type(output_type: str) -> None:
+def test_images_of_every_output_type(output_type: str) -> None:
     mine, expected = (
         pipeline(kind)(
             [FACE, "a cat"], num_inference_steps=4, generator=one_generator(), output_type=output_type, **ONE
@@ -187,9 +187,9 @@ def test_images_of_every_type(output_type: str) -> None:
     assert as_tuple[1] is None
 
 
-def test_callbacks_see_the_same_steps() -> None:
-    seen: list[list[tuple[int, int, torch.Tensor]]] = [[], []]
-    for kind, calls in zip((SemanticStableDiffusionPipeline, THEIRS), seen, strict=True):
+def test_callbacks_receive_the_same_steps() -> None:
+    both: list[list[tuple[int, int, torch.Tensor]]] = [[], []]
+    for kind, calls in zip((SemanticStableDiffusionPipeline, THEIRS), both, strict=True):
         pipeline(kind)(
             [FACE, "a cat"],
             num_inference_steps=5,
@@ -198,13 +198,13 @@ def test_callbacks_see_the_same_steps() -> None:
             callback_steps=2,
             **ONE,
         )
-    assert [call[:2] for call in seen[0]] == [call[:2] for call in seen[1]]
-    assert len(seen[0]) == 3
-    for (*_, mine), (*_, expected) in zip(*seen, strict=True):
+    assert [call[:2] for call in both[0]] == [call[:2] for call in both[1]]
+    assert len(both[0]) == 3
+    for (*_, mine), (*_, expected) in zip(*both, strict=True):
         assert (mine - expected).abs().max() <= 1e-9 * expected.abs().max()
 
 
-def test_embeddings_stand_for_texts() -> None:
+def test_embeddings_replace_texts() -> None:
     pipe = pipeline()
     tokens = pipe.tokenizer(
         ["glasses", "smile"],
@@ -219,7 +219,7 @@ def test_embeddings_stand_for_texts() -> None:
     assert_same(pipe, pipeline(THEIRS), **ONE | one, num_images_per_prompt=2)
     assert_same(pipe, pipeline(THEIRS), **ONE | two, num_images_per_prompt=2)
     assert_same(pipe, pipeline(THEIRS), **ONE | one, prompt=[FACE, "a cat"])
-    # Of several embeddings and several prompts, diffusers gives each image the other's concepts.
+    # With several embeddings and several prompts, diffusers mixes up the images' concepts.
     both = {"prompt": [FACE, "a cat"], "edit_guidance_scale": [9, 3], "num_inference_steps": 5}
     calls = [ONE | both | {"editing_prompt": ["glasses", "smile"]}, ONE | both | two]
     mine, theirs = (
@@ -231,8 +231,8 @@ def test_embeddings_stand_for_texts() -> None:
 
 
 @pytest.mark.parametrize("warmups", [[2, 2], [1, 3]])
-def test_guidance_of_one_run_in_another(warmups: list[int]) -> None:
-    """Staggered warm-ups too: diffusers keeps what is added while only some concepts are warm."""
+def test_semantic_guidance_of_one_call_is_reused_in_another(warmups: list[int]) -> None:
+    """Also with staggered warm-ups: diffusers stores the sum over the warm concepts."""
     edit = ONE | {"editing_prompt": ["glasses", "smile"], "edit_warmup_steps": warmups}
     images = []
     for kind in (SemanticStableDiffusionPipeline, THEIRS):
@@ -242,12 +242,13 @@ def test_guidance_of_one_run_in_another(warmups: list[int]) -> None:
         guidance = pipe.sem_guidance
         assert guidance.shape == (6, 2, 4, 16, 16)
         images.append(pipe("a cat", generator=one_generator(), sem_guidance=guidance, **call).images)
-    assert (images[0] - images[1]).abs().max() <= 1e-5 * images[1].abs().max()  # theirs is kept in float32
+    # diffusers stores the guidance in float32.
+    assert (images[0] - images[1]).abs().max() <= 1e-5 * images[1].abs().max()
     plain = pipeline()("a cat", generator=one_generator(), **call).images
     assert (images[0] - plain).abs().max() > 0.01
 
 
-def test_what_is_not_safe_is_black() -> None:
+def test_unsafe_images_are_black() -> None:
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = small | {"image_size": 32, "patch_size": 16}
     torch.manual_seed(0)
@@ -260,11 +261,11 @@ def test_what_is_not_safe_is_black() -> None:
     call = {"prompt": FACE, "num_inference_steps": 2, "num_images_per_prompt": 6}
 
     images = pipeline()(**call, generator=one_generator()).images
-    seen = checker.vision_model(extractor(images, return_tensors="pt").pixel_values.double())[1]
-    likeness = torch.cosine_similarity(
-        checker.visual_projection(seen)[:, None], checker.concept_embeds, dim=-1
+    pooled = checker.vision_model(extractor(images, return_tensors="pt").pixel_values.double())[1]
+    similarity = torch.cosine_similarity(
+        checker.visual_projection(pooled)[:, None], checker.concept_embeds, dim=-1
     )
-    checker.concept_embeds_weights.data[:] = likeness.amax(dim=1).median()  # half of them are not safe
+    checker.concept_embeds_weights.data[:] = similarity.amax(dim=1).median()  # half of the images are unsafe
 
     mine, expected = (
         kind(**pipeline(kind).components | parts)(**call, generator=one_generator())
@@ -280,7 +281,7 @@ def test_what_is_not_safe_is_black() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         ({"guidance_scale": 1.0}, "guidance_scale is 1.0, but SEGA needs classifier-free guidance"),
         ({"edit_threshold": [0.5, 0.9]}, "edit_threshold gives 2 values, but the cell has 1 concepts"),
@@ -307,21 +308,21 @@ def test_what_is_not_safe_is_black() -> None:
         ),
     ],
 )
-def test_mistakes_are_one_line(call: dict[str, Any], words: str) -> None:
+def test_wrong_arguments_are_errors_of_one_line(call: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"is|gives|must|has|are|needs") as error:
         pipeline()(**{"prompt": FACE, "num_inference_steps": 3, **ONE, **call})
-    assert words in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_scheduler_that_cannot_be_forked_is_named() -> None:
+def test_an_unsupported_scheduler_is_refused_by_name() -> None:
     ours, _ = with_scheduler("DDIMInverseScheduler")
     with pytest.raises(ValueError, match=r"^scheduler is 'DDIMInverseScheduler', which is none") as error:
         ours(FACE)
     assert all(known in str(error.value) for known in schedulers._ROW_STATE)
 
 
-def test_the_face_model_by_its_name() -> None:
+def test_the_face_model_is_loaded_by_its_name() -> None:
     pipe = SemanticStableDiffusionPipeline.from_pretrained("embedded")
     assert pipe(FACE, num_inference_steps=1, **ONE | {"edit_warmup_steps": 0}).images[0].size == (64, 64)
 

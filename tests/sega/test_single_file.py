@@ -1,4 +1,4 @@
-"""One .safetensors file in the original layout: the same networks as the folder it was made from."""
+"""Single-file checkpoints in the original layout give the same networks as the folders they come from."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ def networks(model: StableDiffusion) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
-def test_it_is_the_checkpoint_it_was_made_from(kind: str, pipelines: dict[str, Any], tmp_path: Path) -> None:
+def test_a_single_file_equals_its_diffusers_folder(
+    kind: str, pipelines: dict[str, Any], tmp_path: Path
+) -> None:
     path = tmp_path / "one.safetensors"
     original_layout.write_original(pipelines[kind], path, is_open_clip=kind == "sd21")
     model = described(path, FOLDERS[kind]())
@@ -62,26 +64,28 @@ def test_it_is_the_checkpoint_it_was_made_from(kind: str, pipelines: dict[str, A
         assert all(torch.equal(encoded[name], value) for name, value in theirs.encode(text).items())
 
 
-def test_the_id_is_of_the_file_and_of_what_it_was_read_with(one_file: Path, tmp_path: Path) -> None:
+def test_the_id_depends_on_the_file_and_its_configurations(one_file: Path, tmp_path: Path) -> None:
     before = described(one_file, tiny_sd.folder()).id
     moved = one_file.rename(tmp_path / "other.safetensors")
     assert described(moved, tiny_sd.folder()).id == before
-    assert described(moved, tiny_sd.folder("v_prediction")).id == before  # the scheduler has its own place
-    asked = settings(moved, tiny_sd.folder())
-    model = describe(asked)
-    check_unchanged(asked, model)
+    assert (
+        described(moved, tiny_sd.folder("v_prediction")).id == before
+    )  # the scheduler is a setting of its own
+    model_settings = settings(moved, tiny_sd.folder())
+    model = describe(model_settings)
+    check_unchanged(model_settings, model)
     tensors = load_file(moved)
     tensors["model.diffusion_model.out.2.bias"] += 1
     save_file(tensors, moved)
     assert described(moved, tiny_sd.folder()).id != before
     with pytest.raises(UserError, match=r"it is mine@\w+ now and was mine@"):
-        check_unchanged(asked, model)
+        check_unchanged(model_settings, model)
 
 
 @pytest.mark.parametrize(
     ("name", "parameters", "size", "predicts"),
     [
-        # Known answers: how many parameters the released networks have.
+        # Parameter counts of the released networks.
         ("sd15", {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863}, 512, "epsilon"),
         ("sd21-base", {"text_encoder": 340_387_840, "unet": 865_910_724, "vae": 83_653_863}, 512, "epsilon"),
         ("sd21", {"text_encoder": 340_387_840, "unet": 865_910_724, "vae": 83_653_863}, 768, "v_prediction"),
@@ -98,10 +102,10 @@ def test_the_id_is_of_the_file_and_of_what_it_was_read_with(one_file: Path, tmp_
         ),
     ],
 )
-def test_a_full_size_file_fits_the_configuration_that_is_shipped(
+def test_a_full_size_file_fits_the_shipped_configuration(
     name: str, parameters: dict[str, int], size: int, predicts: str
 ) -> None:
-    """All names and shapes of a whole checkpoint, without their gigabytes: on the device meta."""
+    """All names and shapes of a whole checkpoint, on the meta device."""
     layout, tokenizers = original.layout_of(name, "here")
     assert (layout.size, layout.scheduler["prediction_type"]) == (size, predicts)
     parts = {part: empty_network(kind, config, part) for part, (kind, config) in layout.networks.items()}
@@ -116,7 +120,7 @@ def test_a_full_size_file_fits_the_configuration_that_is_shipped(
         assert len(load_tokenizer(source, layout.config(encoder), "here")) == 49408
 
 
-def test_the_vocabulary_is_clips_own() -> None:
+def test_the_vocabulary_is_that_of_clip() -> None:
     config = {"vocab_size": 49408, "max_position_embeddings": 77}
     tokenizer, theirs = load_tokenizer("!", config, "here"), open_clip.get_tokenizer("ViT-L-14")
     for text in ("", "a photo of a cat, sitting  on Grandma's 42 chairs", "naïve café ☃ 漢字", "x " * 100):
@@ -128,7 +132,9 @@ def test_the_vocabulary_is_clips_own() -> None:
     )
 
 
-def test_what_the_weights_do_not_tell_must_be_said(pipelines: dict[str, Any], tmp_path: Path) -> None:
+def test_a_model_that_weights_do_not_identify_needs_a_configuration(
+    pipelines: dict[str, Any], tmp_path: Path
+) -> None:
     path = original_layout.write_original(pipelines["sd21"], tmp_path / "two.safetensors", is_open_clip=True)
     with pytest.raises(UserError, match=r"set model\.config=sd21 .* or model\.config=sd21-base"):
         described(path, None)
@@ -139,9 +145,9 @@ def test_what_the_weights_do_not_tell_must_be_said(pipelines: dict[str, Any], tm
         described(path, None)
 
 
-def test_mistakes(one_file: Path, tmp_path: Path) -> None:
+def test_wrong_files_and_settings_are_refused(one_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"one\.safetensors lacks 160 tensors \(encoder"):
-        described(one_file, "sd15")  # a tiny one is not the released one
+        described(one_file, "sd15")  # the tiny model is not the released one
     with pytest.raises(UserError, match="a diffusers folder or one of sd15, sd21, sd21-base, sdxl"):
         described(one_file, "sd16")
     with pytest.raises(UserError, match="has no safety checker"):
@@ -167,7 +173,7 @@ def test_mistakes(one_file: Path, tmp_path: Path) -> None:
         "cond_stage_model.transformer.text_model.final_layer_norm.weight",
     ],
 )
-def test_a_tensor_that_is_missing(one_file: Path, lost: str) -> None:
+def test_a_missing_tensor_is_refused(one_file: Path, lost: str) -> None:
     tensors = load_file(one_file)
     del tensors[lost]
     save_file(tensors, one_file)
@@ -176,15 +182,15 @@ def test_a_tensor_that_is_missing(one_file: Path, lost: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", ["model.diffusion_model.label_emb.0.0.weight", "first_stage_model.more.weight"]
+    "name", ["model.diffusion_model.label_emb.0.0.weight", "first_stage_model.more.weight"]
 )
-def test_a_tensor_that_has_no_place(one_file: Path, more: str) -> None:
-    save_file(load_file(one_file) | {more: torch.zeros(3, 3)}, one_file)
+def test_a_superfluous_tensor_is_refused(one_file: Path, name: str) -> None:
+    save_file(load_file(one_file) | {name: torch.zeros(3, 3)}, one_file)
     with pytest.raises(UserError, match=r"holds \d+ numbers, of which \d+ have a place"):
         described(one_file, tiny_sd.folder())
 
 
-def test_a_file_that_is_cut_short(one_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_file_is_refused(one_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one_file.write_bytes(one_file.read_bytes()[:5000])
     monkeypatch.chdir(one_file.parent)
     with pytest.raises(UserError, match=r": one\.safetensors cannot be read as safetensors"):

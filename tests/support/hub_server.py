@@ -1,4 +1,4 @@
-"""A hub on this machine: enough of its HTTP interface for the real client, and what it was asked for."""
+"""A local Hugging Face hub: enough of the HTTP interface for the real client, and a log of downloads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Repositories by name, each a folder; ``gated`` ones show their list and refuse their files.
+    """Serves folders as repositories.
 
-    ``sent`` are the files that were downloaded, relative to their repository.
+    Args:
+        repositories: folders by repository name.
+        gated: names of repositories that list their files but refuse to send them.
+
+    ``sent`` lists the downloaded files, relative to their repository.
     """
 
     def __init__(self, repositories: dict[str, Path], gated: tuple[str, ...] = ()) -> None:
@@ -29,20 +33,20 @@ class Hub:
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for a path."""
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/?]+).*", path):
-            return self._api(found[1], found[2], found[3])
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            return self._file(found[1], found[2], found[3])
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/?]+).*", path):
+            return self._api(match[1], match[2], match[3])
+        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            return self._file(match[1], match[2], match[3])
         return self._refuse(404, "RepoNotFound")
 
-    def _api(self, repo: str, what: str, revision: str) -> tuple[int, dict[str, str], bytes]:
+    def _api(self, repo: str, endpoint: str, revision: str) -> tuple[int, dict[str, str], bytes]:
         if repo not in self.repositories:
             return self._refuse(404, "RepoNotFound")
         if revision not in ("main", COMMIT):
             return self._refuse(404, "RevisionNotFound")
         siblings = [{"rfilename": name} for name, _ in self._files(repo)]
         content: Any = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings}
-        if what == "tree":
+        if endpoint == "tree":
             content = [
                 {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
                 for name, data in self._files(repo)
@@ -70,7 +74,7 @@ class Hub:
 
 @contextmanager
 def serve(hub: Hub) -> Iterator[Hub]:
-    """Answer on a free port of this machine until the block ends."""
+    """Run the server on a free local port inside the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:

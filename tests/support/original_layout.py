@@ -1,6 +1,6 @@
-"""A diffusers pipeline's weights under the names of Stable Diffusion's original code, in one file.
+"""Write a diffusers pipeline's weights as a single file with the original code's tensor names.
 
-Written the other way round than the reader, from the published layout of the original networks.
+The names come from the published layout of the original networks, independently of the reader under test.
 """
 
 from __future__ import annotations
@@ -42,25 +42,24 @@ _CLIP = {
 
 
 def unet_module(name: str, unet: Any) -> str:
-    """The original name of a module of the UNet, without ``model.diffusion_model.``."""
-    for new, old in _OUTSIDE.items():
-        if name == new:
-            return old
-    each = unet.config.layers_per_block + 1
-    if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name):
-        place = 1 if found[1] == "attentions" else 2 * int(found[2])
-        return f"middle_block.{place}.{_inner(found[1], found[3])}"
-    found = re.fullmatch(r"(down|up)_blocks\.(\d)\.(resnets|attentions|\w+samplers)\.(\d)\.(.+)", name)
-    assert found is not None, name
-    block, kind, layer = int(found[2]), found[3], int(found[4])
+    """The original name of a UNet module, without the prefix ``model.diffusion_model.``."""
+    if name in _OUTSIDE:
+        return _OUTSIDE[name]
+    per_block = unet.config.layers_per_block + 1
+    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name):
+        index = 1 if match[1] == "attentions" else 2 * int(match[2])
+        return f"middle_block.{index}.{_inner(match[1], match[3])}"
+    match = re.fullmatch(r"(down|up)_blocks\.(\d)\.(resnets|attentions|\w+samplers)\.(\d)\.(.+)", name)
+    assert match is not None, name
+    block, kind, layer = int(match[2]), match[3], int(match[4])
     if kind == "downsamplers":
-        return f"input_blocks.{(block + 1) * each}.0.op"
+        return f"input_blocks.{(block + 1) * per_block}.0.op"
     if kind == "upsamplers":
         attention = hasattr(unet.up_blocks[block], "attentions")
-        return f"output_blocks.{block * each + each - 1}.{1 + attention}.conv"
-    column = "input_blocks" if found[1] == "down" else "output_blocks"
-    row = block * each + layer + (found[1] == "down")
-    return f"{column}.{row}.{0 if kind == 'resnets' else 1}.{_inner(kind, found[5])}"
+        return f"output_blocks.{block * per_block + per_block - 1}.{1 + attention}.conv"
+    side = "input_blocks" if match[1] == "down" else "output_blocks"
+    index = block * per_block + layer + (match[1] == "down")
+    return f"{side}.{index}.{0 if kind == 'resnets' else 1}.{_inner(kind, match[5])}"
 
 
 def _inner(kind: str, name: str) -> str:
@@ -71,19 +70,20 @@ def _vae_module(name: str, levels: int) -> str:
     if "." not in name or name.endswith(("encoder.conv_in", "coder.conv_out", "decoder.conv_in")):
         return name
     name = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
-    if found := re.fullmatch(r"(\w+coder)\.mid_block\.resnets\.(\d)\.(.+)", name):
-        return f"{found[1]}.mid.block_{int(found[2]) + 1}.{found[3]}"
-    if found := re.fullmatch(r"(\w+coder)\.mid_block\.attentions\.0\.(.+)", name):
-        return f"{found[1]}.mid.attn_1.{_ATTENTION[found[2]]}"
-    if found := re.fullmatch(r"(\w+coder)\.(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.+)", name):
-        level = int(found[3]) if found[2] == "down" else levels - 1 - int(found[3])
-        inner = f"{found[2]}sample.conv" if "samplers" in found[4] else f"block.{found[5]}.{found[6]}"
-        return f"{found[1]}.{found[2]}.{level}.{inner}"
+    if match := re.fullmatch(r"(\w+coder)\.mid_block\.resnets\.(\d)\.(.+)", name):
+        return f"{match[1]}.mid.block_{int(match[2]) + 1}.{match[3]}"
+    if match := re.fullmatch(r"(\w+coder)\.mid_block\.attentions\.0\.(.+)", name):
+        return f"{match[1]}.mid.attn_1.{_ATTENTION[match[2]]}"
+    if match := re.fullmatch(r"(\w+coder)\.(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.+)", name):
+        # The original code counts the decoder's levels from the finest.
+        level = int(match[3]) if match[2] == "down" else levels - 1 - int(match[3])
+        inner = f"{match[2]}sample.conv" if "samplers" in match[4] else f"block.{match[5]}.{match[6]}"
+        return f"{match[1]}.{match[2]}.{level}.{inner}"
     return name
 
 
 def unet_tensors(unet: Any) -> Tensors:
-    """``model.diffusion_model.*``."""
+    """The UNet's tensors, ``model.diffusion_model.*``."""
     renamed = {}
     for name, tensor in unet.state_dict().items():
         module, _, kind = name.rpartition(".")
@@ -92,7 +92,7 @@ def unet_tensors(unet: Any) -> Tensors:
 
 
 def vae_tensors(vae: Any) -> Tensors:
-    """``first_stage_model.*``; attention is a convolution of one pixel there."""
+    """The VAE's tensors, ``first_stage_model.*``, where attention layers are 1x1 convolutions."""
     renamed = {}
     for name, tensor in vae.state_dict().items():
         module, _, kind = name.rpartition(".")
@@ -103,7 +103,7 @@ def vae_tensors(vae: Any) -> Tensors:
 
 
 def clip_tensors(encoder: Any, prefix: str) -> Tensors:
-    """Of OpenAI's CLIP, which keeps the names of transformers."""
+    """Tensors of OpenAI's CLIP text encoder, which has the names of transformers."""
     renamed = {
         f"{prefix}text_model.{name.removeprefix('text_model.')}": tensor
         for name, tensor in encoder.state_dict().items()
@@ -113,7 +113,7 @@ def clip_tensors(encoder: Any, prefix: str) -> Tensors:
 
 
 def open_clip_tensors(encoder: Any, prefix: str) -> Tensors:
-    """Of OpenCLIP, where queries, keys and values are one matrix."""
+    """Tensors of OpenCLIP's text encoder, where queries, keys and values are one matrix."""
     state = {name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()}
     renamed = {
         "token_embedding.weight": state["embeddings.token_embedding.weight"],
@@ -134,7 +134,7 @@ def open_clip_tensors(encoder: Any, prefix: str) -> Tensors:
 
 
 def original_tensors(pipeline: Any, *, is_open_clip: bool = False) -> Tensors:
-    """All of a pipeline; ``is_open_clip`` makes it a Stable Diffusion 2."""
+    """All tensors of a pipeline; with ``is_open_clip`` in Stable Diffusion 2's layout."""
     tensors = unet_tensors(pipeline.unet) | vae_tensors(pipeline.vae)
     if hasattr(pipeline, "text_encoder_2"):
         tensors |= clip_tensors(pipeline.text_encoder, "conditioner.embedders.0.transformer.")
@@ -145,9 +145,9 @@ def original_tensors(pipeline: Any, *, is_open_clip: bool = False) -> Tensors:
 
 
 def write_original(pipeline: Any, path: Path, *, is_open_clip: bool = False, **more: torch.Tensor) -> Path:
-    """One file, with what training leaves behind in it."""
+    """Write a single file, with some tensors that only training needs."""
     tensors = original_tensors(pipeline, is_open_clip=is_open_clip)
-    left_behind = {"betas": torch.ones(4), "model_ema.decay": torch.ones(()), "global_step": torch.ones(())}
-    tensors |= left_behind | more
+    training = {"betas": torch.ones(4), "model_ema.decay": torch.ones(()), "global_step": torch.ones(())}
+    tensors |= training | more
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
     return path

@@ -1,4 +1,4 @@
-"""Stable Diffusion checkpoints small enough for a test: random weights in diffusers' format."""
+"""Tiny Stable Diffusion checkpoints with random weights, in diffusers' format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTH = 16
 
 
 def make_text_config(width: int = WIDTH, **more: object) -> CLIPTextConfig:
-    """Of a text encoder of that many channels, which tells different texts apart."""
+    """Configuration of a text encoder with ``width`` channels that distinguishes texts."""
     tokenizer = make_tokenizer([])
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -52,7 +52,7 @@ def make_vae(levels: int = 2, **more: object) -> AutoencoderKL:
 
 
 def make_unet(**more: object) -> UNet2DConditionModel:
-    """A UNet of two blocks with attention in the lower one."""
+    """A UNet with two levels and attention in the lower one."""
     return UNet2DConditionModel(
         block_out_channels=(8, 16),
         layers_per_block=1,
@@ -65,7 +65,7 @@ def make_unet(**more: object) -> UNet2DConditionModel:
 
 
 def make_safety_checker() -> StableDiffusionSafetyChecker:
-    """A checker with random concepts and thresholds that some pictures pass and some do not."""
+    """A safety checker with random concepts that flags some images and not others."""
     vision = {"image_size": 16, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32}
     vision |= {"num_hidden_layers": 2, "num_attention_heads": 2}
     checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=8))
@@ -79,7 +79,7 @@ def make_safety_checker() -> StableDiffusionSafetyChecker:
 def write_checkpoint(
     folder: Path, seed: int = 0, prediction_type: str = "epsilon", *, has_checker: bool = False
 ) -> Path:
-    """A folder that `StableDiffusionPipeline.from_pretrained` reads: images of 32 pixels, latents of 16."""
+    """Write a folder for `StableDiffusionPipeline.from_pretrained`: images of 32 pixels, latents of 16."""
     torch.manual_seed(seed)
     pipeline = StableDiffusionPipeline(
         vae=make_vae(sample_size=SIZE),
@@ -105,7 +105,7 @@ def write_checkpoint(
 
 @cache
 def folder(prediction_type: str = "epsilon") -> Path:
-    """The folder of one random checkpoint, written once a test run."""
+    """The folder of one random checkpoint, written once in a test run."""
     return write_checkpoint(Path(_folders.name) / prediction_type, prediction_type=prediction_type)
 
 
@@ -122,9 +122,9 @@ def loaded(dtype: str = "float64", prediction_type: str = "epsilon") -> StableDi
 
 
 def cell(dtype: str = "float64", prediction_type: str = "epsilon", **settings: object) -> Cell:
-    """A cell of that checkpoint, quick to make."""
-    usual = {"prompt": "a face", "seed": 0, "num_inference_steps": 6, "guidance_scale": 4.0}
-    return cell_of(model(prediction_type), dtype=dtype, **{**usual, **settings})
+    """A cell of that checkpoint with few steps."""
+    defaults = {"prompt": "a face", "seed": 0, "num_inference_steps": 6, "guidance_scale": 4.0}
+    return cell_of(model(prediction_type), dtype=dtype, **{**defaults, **settings})
 
 
 _folders = TemporaryDirectory()

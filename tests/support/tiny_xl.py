@@ -1,4 +1,4 @@
-"""A Stable Diffusion XL small enough for a test: random weights in diffusers' format, all of its parts."""
+"""A tiny Stable Diffusion XL with random weights and all parts, in diffusers' format."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ WIDTH_2, PROJECTION, TIME = 24, 20, 8
 
 
 def write_checkpoint(folder: Path, seed: int = 0, *, force_zeros: bool = True) -> Path:
-    """A folder that `StableDiffusionXLPipeline.from_pretrained` reads: images of 64 pixels, latents of 8."""
+    """Write a folder for `StableDiffusionXLPipeline.from_pretrained`: images of 64 pixels, latents of 8."""
     torch.manual_seed(seed)
-    padded_by_mark = make_tokenizer([])
-    padded_by_mark.pad_token = "!"  # as XL's second tokenizer
+    tokenizer_2 = make_tokenizer([])
+    tokenizer_2.pad_token = "!"  # as in the released XL
     pipeline = StableDiffusionXLPipeline(
         vae=make_vae(4, sample_size=SIZE, scaling_factor=0.13025, force_upcast=True),
         text_encoder=CLIPTextModel(make_text_config()),
         text_encoder_2=CLIPTextModelWithProjection(make_text_config(WIDTH_2, projection_dim=PROJECTION)),
         tokenizer=make_tokenizer([]),
-        tokenizer_2=padded_by_mark,
+        tokenizer_2=tokenizer_2,
         unet=make_unet(
             sample_size=SIZE // 8,
             cross_attention_dim=WIDTH + WIDTH_2,
@@ -57,7 +57,7 @@ def write_checkpoint(folder: Path, seed: int = 0, *, force_zeros: bool = True) -
 
 @cache
 def folder(*, force_zeros: bool = True) -> Path:
-    """The folder of one random checkpoint, written once a test run."""
+    """The folder of one random checkpoint, written once in a test run."""
     return write_checkpoint(Path(_folders.name) / str(force_zeros), force_zeros=force_zeros)
 
 
@@ -74,9 +74,9 @@ def loaded(dtype: str = "float64", *, force_zeros: bool = True) -> StableDiffusi
 
 
 def cell(dtype: str = "float64", *, force_zeros: bool = True, **settings: object) -> Cell:
-    """A cell of that checkpoint, quick to make."""
-    usual = {"prompt": "a face", "seed": 0, "num_inference_steps": 5, "guidance_scale": 4.0}
-    return cell_of(model(force_zeros=force_zeros), dtype=dtype, **{**usual, **settings})
+    """A cell of that checkpoint with few steps."""
+    defaults = {"prompt": "a face", "seed": 0, "num_inference_steps": 5, "guidance_scale": 4.0}
+    return cell_of(model(force_zeros=force_zeros), dtype=dtype, **{**defaults, **settings})
 
 
 _folders = TemporaryDirectory()
