@@ -132,7 +132,7 @@ def _embed_folder(scorer: ClipScorer, folder: Path, batch_size: int) -> Tensor:
     feature_MD = _embed_files(scorer, ((str(path), path) for path in files), batch_size).feature_ND
     if len(feature_MD) < 2:
         raise UserError(
-            f"--reference {folder}: it has {len(feature_MD)} pictures that can be read, but a set has at "
+            f"--reference {folder}: it has {len(feature_MD)} images that can be read, but a set has at "
             f"least two ({', '.join(_SUFFIXES)})"
         )
     return feature_MD

@@ -59,6 +59,7 @@ class Preprocessing:
             if size != x_BCHW.shape[-2:]:
                 resized_BCHW = F.interpolate(x_BCHW, size, mode=self.interpolation, antialias=True)
                 x_BCHW = resized_BCHW.round().clamp(0, 255)  # bicubic overshoots; PIL stores 8 bits
+        # Rounded as in torchvision's CenterCrop.
         top, left = round((height - self.size[0]) / 2), round((width - self.size[1]) / 2)
         x_BCHW = x_BCHW[..., top : top + self.size[0], left : left + self.size[1]] / 255
         mean, std = (x_BCHW.new_tensor(value)[:, None, None] for value in (self.mean, self.std))
@@ -159,6 +160,7 @@ def _cosine(a_D: Tensor, b_D: Tensor) -> float:
 
 def _unit(feature: Tensor) -> Tensor:
     """Normalised in float64 on the CPU."""
+    # float64: differences of nearly equal unit vectors lose most digits in float32.
     return F.normalize(feature.cpu().double(), dim=-1)
 
 
@@ -213,6 +215,7 @@ class ClipScorer:
         missing = [text for text in dict.fromkeys(texts) if text not in self._text_D]
         for start in range(0, len(missing), TEXT_BATCH):
             batch = missing[start : start + TEXT_BATCH]
+            # A fixed batch size keeps a text's rounding independent of the other texts.
             token_BT = self.tokenizer(batch + [""] * (TEXT_BATCH - len(batch)))
             feature_BD = _unit(self.model.encode_text(token_BT.to(self.device)))
             self._text_D.update(zip(batch, feature_BD, strict=False))

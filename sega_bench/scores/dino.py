@@ -45,7 +45,7 @@ class DinoScorer:
     def features(self, image_BHWC: Tensor) -> Features:
         """Class embeddings (B, D), normalised."""
         output = self.model(pixel_values=PREPROCESSING(image_BHWC.to(self.device)))
-        return (F.normalize(output.last_hidden_state[:, 0].double(), dim=-1),)
+        return (F.normalize(output.last_hidden_state[:, 0].double(), dim=-1),)  # token 0 is the class token
 
     def compare(self, cells: Sequence[Cell], edited: Features, reference: Features) -> list[dict[str, float]]:
         """`dino` of every edited cell."""
@@ -68,6 +68,7 @@ def load_dino(name: str, device: torch.device) -> DinoScorer:
             f"scores.dino={name} cannot be loaded ({one_line(error)}); give a folder with config.json and "
             "model.safetensors of a Dinov2Model, a hub id such as facebook/dinov2-base, or null"
         ) from error
+    # transformers only warns and leaves missing weights random.
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"scores.dino={name}: its file lacks {missing[0]}: name a Dinov2Model's weights")
     source = {

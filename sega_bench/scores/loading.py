@@ -191,6 +191,7 @@ def make_lpips(name: str, backbone: Mapping[str, Tensor], device: torch.device) 
     import lpips
 
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # lpips calls torchvision's old way
+        # pnet_rand: the backbone's weights are replaced below; only the channel weights are lpips' own.
         net = lpips.LPIPS(net=name, pnet_rand=True, verbose=False).requires_grad_(False)
     # lpips slices torchvision's `features` and keeps the numbers: slice2.3.weight is features.3.weight
     sliced = {key: backbone["features." + key.partition(".")[2]] for key in net.net.state_dict()}

@@ -60,9 +60,10 @@ class LocalityScorer:
         scores: list[dict[str, float]] = [{} for _ in cells]
         if not rows:
             return scores
-        a_BHWC, b_BHWC = edited[0][rows].int(), reference[0][rows].int()
+        a_BHWC, b_BHWC = edited[0][rows].int(), reference[0][rows].int()  # uint8 would wrap around
         change_BHW = (a_BHWC - b_BHWC).abs().sum(-1)
         mask_Bhw = torch.from_numpy(np.stack([self.is_guided[cells[row].key] for row in rows]))
+        # Nearest-neighbour interpolation, which does not support bool.
         is_guided_BHW = F.interpolate(mask_Bhw[:, None].byte(), change_BHW.shape[1:])[:, 0]
         values = zip(
             rows,

@@ -39,7 +39,7 @@ def psnr(mse_B: Tensor) -> Tensor:
 
 def changed_fraction(a_BHWC: Tensor, b_BHWC: Tensor) -> Tensor:
     """Share (B,) of the pixels in which any channel differs by more than `CHANGED_BY`."""
-    difference_BHWC = (a_BHWC.to(torch.int16) - b_BHWC.to(torch.int16)).abs()
+    difference_BHWC = (a_BHWC.to(torch.int16) - b_BHWC.to(torch.int16)).abs()  # uint8 would wrap around
     changed_BHW = (difference_BHWC > CHANGED_BY).any(-1)
     return changed_BHW.sum((1, 2)).double() / changed_BHW[0].numel()
 
@@ -60,6 +60,7 @@ def ssim(a_BHWC: Tensor, b_BHWC: Tensor) -> Tensor:
             f"height, width: {height}x{width} pixels are too few for ssim; use at least {WINDOW}x{WINDOW}"
         )
     a, b = (image_BHWC.movedim(-1, 1).double() / 255 for image_BHWC in (a_BHWC, b_BHWC))
+    # A Gaussian window is separable: blur rows and columns by one matrix product each.
     rows, columns = _blur_matrix(height, a), _blur_matrix(width, a).T
     mean_a, mean_b, aa, bb, ab = (rows @ x @ columns for x in (a, b, a * a, b * b, a * b))
     luminance = (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)

@@ -20,7 +20,7 @@ from sega_bench.cell import Cell
 from sega_bench.system.threads import threads
 
 Features = tuple[Tensor, ...]
-"""What a scorer computes for a batch of images, once: tensors whose first dimension is the batch."""
+"""A scorer's features of a batch of images: tensors whose first dimension is the batch."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,10 @@ def _stream(
     last_reference: Features = ()
     for batch in batches:
         features = scorer.features(batch.image_BHWC)
+        # Indexing with a tensor copies, so the inherited rows can be overwritten below.
         reference = tuple(feature[batch.reference_B] for feature in features)
         for feature, inherited in zip(reference, last_reference, strict=False):
             feature[: batch.inherited] = inherited
         yield batch, scorer.compare(batch.cells, features, reference)
+        # Clone: a view would keep the whole batch's features in memory.
         last_reference = tuple(feature[len(batch.cells) - 1].clone() for feature in reference)

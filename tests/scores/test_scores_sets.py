@@ -165,7 +165,7 @@ def test_each_setting_is_compared_with_a_folders_images(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--reference", "/nowhere"], "--reference /nowhere: it has 0 pictures that can be read"),
+        (["--reference", "/nowhere"], "--reference /nowhere: it has 0 images that can be read"),
         (["seeds=3"], "'seeds=3': here there are"),
     ],
 )

@@ -68,6 +68,7 @@ class _HashCache:
         """Store the cache if possible; without it the next run only takes longer."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Replace atomically: several processes may share the cache.
             temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps(self.entries))
             temporary.replace(self.path)

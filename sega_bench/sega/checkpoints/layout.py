@@ -101,6 +101,7 @@ def read_layout(folder: Path, where: str) -> Layout:
                 for name, kind in classes.items()
             },
             scheduler=read_object(folder / "scheduler" / "scheduler_config.json", where),
+            # True is the default of diffusers' XL pipeline.
             force_zeros_for_empty_prompt=is_xl and index.get("force_zeros_for_empty_prompt", True) is True,
             has_safety_checker=isinstance(checker, list) and checker[-1:] == [SAFETY_CHECKER_CLASS],
         ),
@@ -127,6 +128,7 @@ def read_object(path: Path, where: str) -> dict[str, Any]:
     """
     name = f"{path.parent.name}/{path.name}" if path.name != "model_index.json" else path.name
     try:
+        # Python's parser accepts NaN and Infinity, which would pass comparisons unnoticed.
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise UserError(f"{where}, which lacks {name}") from error

@@ -202,13 +202,14 @@ def _folder_identity(folder: Path, checkpoint: Checkpoint) -> str:
     files = list(_identifying_files(folder, checkpoint))
     digests = file_digests(files)
     lines = [f"{path.relative_to(folder).as_posix()} {digests[path]}" for path in files]
-    if checkpoint.layout.is_xl:
+    if checkpoint.layout.is_xl:  # the one entry of model_index.json that changes images
         lines.append(f"force_zeros_for_empty_prompt {checkpoint.layout.force_zeros_for_empty_prompt}")
     return digest_lines(lines)
 
 
 def _identifying_files(folder: Path, checkpoint: Checkpoint) -> Iterator[Path]:
     """The files that determine the model's images: configurations, vocabularies and the weights in use."""
+    # The scheduler is left out: its configuration is a field of every cell.
     for name in sorted((*checkpoint.parts, *checkpoint.layout.tokenizers)):
         weights = checkpoint.parts[name].files if name in checkpoint.parts else ()
         for path in sorted((folder / name).glob("*")):
@@ -258,6 +259,7 @@ def _from_hub(settings: ModelSettings, where: str, *, dry_run: bool) -> Model:
     except hub.HubUnreachableError:
         if not dry_run:
             raise
+        # Good enough to count cells; a run would fail here.
         return Model(settings.name, "PNDMScheduler", '{"skip_prk_steps":true}', 512, None)
     layout = read_layout(snapshot, where)
     identity = snapshot.name + (f".{settings.variant}" if settings.variant else "")

@@ -108,6 +108,7 @@ def read_updates(settings: LoraSettings, layout: Layout, weights: Mapping[str, T
                 f"{where} changes {part}.{module}, which the model does not have: is it of another model?"
             )
         rank = len(sides["down"])
+        # An alpha in a tensor (kohya) takes precedence over one in the header (diffusers).
         alpha = alphas.get((part, module), _declared_alpha(metadata, part, rank, where))
         update = Update(part, weight, sides["down"], sides["up"], settings.scale * alpha / rank)
         _check_shape(update, weights[part][weight], where)
@@ -221,6 +222,7 @@ def fuse(part: str, tensors: Tensors, updates: Sequence[Update]) -> dict[str, Te
         if update.part == part:
             weight = fused[update.weight]
             wide = torch.promote_types(weight.dtype, torch.float32)
+            # Flattened, a convolution's update is a matrix product, too: up has a 1x1 kernel.
             delta = update.up.flatten(1).to(wide) @ update.down.flatten(1).to(wide)
             fused[update.weight] = weight.to(wide) + update.factor * delta.reshape(weight.shape)
     return fused

@@ -122,6 +122,7 @@ def convert(name: str, network: torch.nn.Module, tensors: Tensors, where: str) -
             converted = diffusers_utils.convert_ldm_clip_checkpoint(own)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: its {name} is not in the original layout ({shown(error)})") from error
+    # These two converters silently skip tensors that they do not expect.
     if name in ("unet", "vae") and _element_count(own) != _element_count(converted):
         raise UserError(
             f"{where}: its {name} holds {_element_count(own)} numbers, of which "

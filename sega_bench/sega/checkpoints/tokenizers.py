@@ -80,6 +80,7 @@ def _clip_tokenizer(pad_token: str, length: int) -> Any:
     packed = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(packed.read_bytes()).decode().split("\n")[1 : 1 + _CLIP_MERGES]
     merges = [(first, second) for first, second in (line.split() for line in lines)]
+    # transformers reads vocabularies only from files.
     with TemporaryDirectory() as folder:
         Path(folder, "vocab.json").write_text(json.dumps(vocabulary(merges)), encoding="utf-8")
         Path(folder, "merges.txt").write_text("\n".join(["#version: 0.2", *lines, ""]), encoding="utf-8")

@@ -51,7 +51,7 @@ _DTYPES = {
 
 
 def _empty_like(slice: Any) -> Tensor:
-    dtype = _DTYPES.get(slice.get_dtype(), torch.int64)
+    dtype = _DTYPES.get(slice.get_dtype(), torch.int64)  # any integer type: `fit` refuses it
     return torch.empty(slice.get_shape(), dtype=dtype, device="meta")
 
 
