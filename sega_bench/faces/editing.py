@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import SemanticStableDiffusionPipeline
 from torch import Tensor
+
+from sega_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers import SemanticStableDiffusionPipeline
 
 Numbers = float | tuple[float, ...]
 """One value for all concepts of an edit, or one for each."""
@@ -28,7 +33,18 @@ class Setting:
 
 
 def load_pipeline(folder: Path) -> SemanticStableDiffusionPipeline:
-    """The pipeline in float32, silent."""
+    """The pipeline in float32, without progress bars.
+
+    Raises:
+        UserError: the installed diffusers no longer has its deprecated SEGA pipeline.
+    """
+    try:
+        from diffusers import SemanticStableDiffusionPipeline
+    except (ImportError, RuntimeError):  # RuntimeError: its module is there and fails to import
+        raise UserError(
+            "the face model is measured with SemanticStableDiffusionPipeline, "
+            "which this diffusers no longer has: install diffusers 0.42.1"
+        ) from None
     pipeline = SemanticStableDiffusionPipeline.from_pretrained(
         folder, feature_extractor=None, requires_safety_checker=False
     )

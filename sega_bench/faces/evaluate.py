@@ -18,9 +18,10 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from diffusers import SemanticStableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
+
+from sega_bench.errors import exit_on_user_error
 
 from . import PIPELINE_DIR
 from .autoencoder import psnr, reconstruct
@@ -48,7 +49,7 @@ class Lab:
 
     def __init__(self, weights: Path) -> None:
         self.weights = weights
-        self.pipeline: SemanticStableDiffusionPipeline = load_pipeline(weights / "pipeline")
+        self.pipeline = load_pipeline(weights / "pipeline")
         self.classifier: Classifier = load_classifier(weights / "classifier.safetensors")
         self.clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{weights / 'scorer'}")
         self.clip.eval()
@@ -206,7 +207,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    lab, setting, first = Lab(options.weights), Setting(), options.first_seed
+    with exit_on_user_error():
+        lab = Lab(options.weights)
+    setting, first = Setting(), options.first_seed
     seeds, few = range(first, first + options.seeds), range(first, first + options.few_seeds)
     contact_sheet(lab, PROMPTS[0], range(first, first + 8), setting).save(
         options.weights / "contact_sheet.png"
