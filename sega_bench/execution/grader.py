@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sega_bench.cell import Cell
-from sega_bench.errors import named
+from sega_bench.errors import error_summary
 from sega_bench.execution.resume import NOT_APPLICABLE, NOT_SCORED, REFERENCE_FAILED
 from sega_bench.scores.locality import LocalityScorer
 from sega_bench.scores.scoring import Score, Scorer, existing_scores, score, unscored_reasons
-from sega_bench.store import UNREADABLE, Picture, Record, Store
+from sega_bench.store import UNREADABLE, CellImage, Record, Store
 
 SEPARATOR = "; "
 """Separates the notes in a record's ``error``."""
@@ -39,24 +39,24 @@ class Grader:
     scorers: Sequence[Scorer]
     batch_size: int
 
-    def references(self, cells: Iterable[Cell], in_memory: Mapping[str, Picture]) -> dict[str, Picture]:
+    def references(self, cells: Iterable[Cell], in_memory: Mapping[str, CellImage]) -> dict[str, CellImage]:
         """The reference images of cells by key, from memory or the store; failed references are left out."""
         keys = dict.fromkeys(cell.reference().key for cell in cells)
         images = {key: in_memory[key] if key in in_memory else self.read(key) for key in keys}
         return {key: image for key, image in images.items() if image is not None}
 
-    def read(self, name: str) -> Picture | None:
+    def read(self, name: str) -> CellImage | None:
         """A stored image by its key or path; None if it is missing or damaged."""
         try:
-            return self.store.read_picture(name)
+            return self.store.read_cell_image(name)
         except FileNotFoundError:
             return None
         except UNREADABLE as error:
-            log.warning("the image of cell %s cannot be read: %s", name, named(error))
+            log.warning("the image of cell %s cannot be read: %s", name, error_summary(error))
             return None
 
     def grade(
-        self, records: Sequence[Record], images: Mapping[str, Picture], references: Mapping[str, Picture]
+        self, records: Sequence[Record], images: Mapping[str, CellImage], references: Mapping[str, CellImage]
     ) -> list[Record]:
         """Add scores to records, and to ``error`` a note on the scores that are missing.
 
@@ -77,7 +77,7 @@ class Grader:
         if notes:
             first = next(iter(notes.values()))
             log.warning("%d of %d cells %s; retry_failed=true tries again", len(notes), len(cells), first)
-        # After the warning: these need no retry by the user, or follow from a failure that was reported.
+        # Not counted in the warning: a missing image and a failed reference are reported by themselves.
         for cell in (record.cell for record in records):
             if cell.key not in images:
                 notes[cell.key] = _NO_IMAGE
@@ -86,7 +86,7 @@ class Grader:
         return [_with_scores(r, scores.get(r.cell.key, {}), notes.get(r.cell.key)) for r in records]
 
     def _run_scorer(
-        self, scorer: Scorer, cells: Sequence[Cell], images: Mapping[str, Picture]
+        self, scorer: Scorer, cells: Sequence[Cell], images: Mapping[str, CellImage]
     ) -> Iterator[tuple[Cell, Mapping[str, Score], str | None]]:
         """One scorer's values per cell. Cells that raise are bisected until each failing one is alone."""
         arrays = {key: image.image_HWC for key, image in images.items()}
@@ -94,7 +94,7 @@ class Grader:
             values = score((scorer,), cells, arrays, self.batch_size) if cells else []
         except Exception as error:
             if len(cells) == 1:
-                yield cells[0], {}, named(error)
+                yield cells[0], {}, error_summary(error)
                 return
             middle = len(cells) // 2
             yield from self._run_scorer(scorer, cells[:middle], images)
@@ -103,7 +103,7 @@ class Grader:
             yield from zip(cells, values, itertools.repeat(None), strict=False)
 
 
-def _guided_masks(images: Mapping[str, Picture]) -> dict[str, NDArray[np.bool_]]:
+def _guided_masks(images: Mapping[str, CellImage]) -> dict[str, NDArray[np.bool_]]:
     return {key: image.is_guided_HW for key, image in images.items() if image.is_guided_HW is not None}
 
 

@@ -107,12 +107,12 @@ def locked(plan: Plan, processes: Processes = THIS_PROCESS) -> Iterator[Job]:
         UserError: as :func:`prepare` does; or the device is missing, the folder cannot be written, or another
             command holds the lock.
     """
-    device_of(plan.config)
+    device_of(plan.config)  # a missing device is reported before a folder is made
     if plan.config.engine.compile and not processes.are_remote:
         compiling.check()
     store = _store(plan)
     store.prepare()
-    with lock.held(store, attaches=processes.are_remote) as confirm:
+    with lock.held(store, attach_workers=processes.are_remote) as confirm:
         yield replace(prepare(plan, processes), confirm=confirm)
 
 
@@ -166,6 +166,7 @@ def _stored_plan(store: Store) -> dict[str, Any] | None:
 def _sizes(config: Config, stored: Mapping[str, Any] | None) -> dict[str, int | None]:
     """Each of :data:`BIT_EXACT_SETTINGS` from the configuration, else from plan.json, else None."""
     recorded = (stored or {}).get("engine", {})
+    # ``compile=false`` counts as unset too: a resume of a compiled sweep compiles.
     return {name: getattr(config.engine, name) or recorded.get(name) for name in BIT_EXACT_SETTINGS}
 
 

@@ -39,7 +39,7 @@ class Remaining:
     done: int
 
 
-@gc_control.kept()
+@gc_control.disabled()
 def compare(cells: Sequence[Cell], store: Store, *, retry_failed: bool) -> Remaining:
     """Compare a plan's cells with its folder, whose records are read once.
 
@@ -79,6 +79,7 @@ def _difference(
         reference = cell.reference().key
         if cell.key in stored:
             note = str(rows[cell.key]["error"] or "")
+            # A reference that this job generates again comes before its edits are scored.
             has_waited = note.startswith(REFERENCE_FAILED) and (
                 reference in stored or reference in to_generate
             )

@@ -55,6 +55,7 @@ class Networks:
         """
         if self._denoiser is None:
             device, model = _device(job), job.plan.model
+            # Cell keys hold the hash of the planned weights; a file may have been replaced since.
             check_unchanged(ModelSettings.of(asdict(job.plan.config.model)), model)
             self._denoiser = load(model, device, job.plan.cells[0].dtype, compile=job.compile)
         return self._denoiser
@@ -89,7 +90,7 @@ def _checked(job: Job, scorers: tuple[Scorer, ...]) -> tuple[Scorer, ...]:
 def run(config: Config) -> Iterator[Record]:
     """Plan a sweep and generate what its folder lacks; yields each new record once it is on disk.
 
-    The plan is made at once. The folder is locked from the first ``next()`` until the iterator ends or is
+    Planning happens at once. The folder is locked from the first ``next()`` until the iterator ends or is
     closed.
 
     Raises:
@@ -139,7 +140,7 @@ def execute(
             if changes := _setting_changes(engine, _engine(job)):
                 log.warning("out of memory: %s", changes)
                 engine = _write_plan(job, scorers)  # a resume starts with the sizes that fitted
-            job.confirm()
+            job.confirm()  # stop before the next wave if another command has taken over the folder
             yield record
 
 
@@ -150,6 +151,7 @@ def write_plan_for_workers(job: Job) -> None:
         UserError: scorer weights cannot be had, or differ from this folder's.
     """
     with threads(job.threads):
+        # On the CPU: only their provenance is needed, and the workers need the GPUs' memory.
         scorers = _checked(job, _scorers(job, torch.device("cpu")))
         _warn_of_changes(job, _write_plan(job, scorers))
 

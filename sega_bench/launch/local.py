@@ -17,7 +17,7 @@ from sega_bench.errors import UserError
 from sega_bench.launch.worker import WorkerTask
 from sega_bench.planning.launch_options import device_of
 from sega_bench.store import Store
-from sega_bench.system.signals import held
+from sega_bench.system.signals import deferred
 
 _GRACE_SECONDS = 30.0
 _TIMEOUT_MIN = 60 * 24 * 365
@@ -73,7 +73,7 @@ class LocalBackend:
             )
             executor.update_parameters(timeout_min=_TIMEOUT_MIN)
             # The worker inherits the blocked SIGINT: on Ctrl-C the launcher alone ends the workers.
-            with held(signal.SIGINT):
+            with deferred(signal.SIGINT):
                 job = executor.submit(task)
                 self._jobs[job.job_id] = job
             handles.append(str(job.job_id))

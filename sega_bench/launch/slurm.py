@@ -20,7 +20,7 @@ from sega_bench.config import LaunchConfig
 from sega_bench.errors import UserError, check_count, nearest
 from sega_bench.launch.worker import WorkerTask
 from sega_bench.store import Store
-from sega_bench.system.signals import held
+from sega_bench.system.signals import deferred
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class SlurmBackend:
         try:
             # Submitit prints the error that it raises. An interruption between sbatch and the next line would
             # leave jobs in the queue whose handles are lost, so signals wait.
-            with redirect_stderr(io.StringIO()), held(signal.SIGINT, signal.SIGTERM):
+            with redirect_stderr(io.StringIO()), deferred(signal.SIGINT, signal.SIGTERM):
                 handles = [str(job.job_id) for job in executor.submit_array(tasks)]
                 self._submitted.update(handles)
         except (FailedJobError, OSError) as error:

@@ -31,7 +31,7 @@ from sega_bench.launch.worker import (
     version_differences,
 )
 from sega_bench.store import Record, Store
-from sega_bench.store.following import Following
+from sega_bench.store.tail import RecordTail
 
 LAUNCHER = "launcher"
 """Name of the records file for cells that no worker could generate."""
@@ -187,13 +187,13 @@ class Supervisor:
             UserError: a worker met a mistake, or another command has taken over the folder.
         """
         self._workers = list(workers)
-        following = Following(self._job.store, {str(one.number): one.records_offset for one in workers})
+        tail = RecordTail(self._job.store, {str(one.number): one.records_offset for one in workers})
         self._submit_pending()
         while (running := self._in_state(WorkerState.RUNNING)) and self.state is LaunchState.ACTIVE:
             # The order matters: a process writes its last record before it ends, so the rows that are read
             # after its end was seen are all it has written.
             ended = self._ended(running)
-            for row in following.rows():
+            for row in tail.rows():
                 self._stop_if_failed(row)
                 yield row, len(running)
             self._job.confirm()  # nothing is submitted after another command has taken over the folder
@@ -205,7 +205,7 @@ class Supervisor:
                 return
             time.sleep(min(_MAX_POLL_SECONDS, POLL_SECONDS * len(self._in_state(WorkerState.RUNNING))))
         self.cancel()
-        yield from ((row, 0) for row in following.rows())  # rows written while workers were being cancelled
+        yield from ((row, 0) for row in tail.rows())  # rows written while workers were being cancelled
 
     def cancel(self) -> None:
         """End all processes and remove workers.json, unless this launch has detached from its workers."""
@@ -273,7 +273,7 @@ class Supervisor:
         if len(handles) < len(running):
             # An NFS client caches which files are missing: an outcome could be there and not be visible yet,
             # and its worker would be taken for killed.
-            store.look_anew()
+            store.refresh_nfs()
         outcomes = [(worker, read_outcome(store, worker.number)) for worker in running]
         # On a cluster an outcome is as good as an end: the scheduler takes seconds to report one.
         is_final = self._backend.outlives_launcher

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from sega_bench.execution.jobs import Job
 from sega_bench.store import Record
-from sega_bench.store.following import rows_since
+from sega_bench.store.tail import rows_since
 from sega_bench.tracking.login import resolve_mode
 
 FINISH_SECONDS = 30.0

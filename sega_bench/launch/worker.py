@@ -24,7 +24,7 @@ from typing import Any
 import sega_bench
 from sega_bench import version
 from sega_bench.cell import Cell
-from sega_bench.errors import UserError, named
+from sega_bench.errors import UserError, error_summary
 from sega_bench.execution import jobs, runner
 from sega_bench.execution.jobs import Job
 from sega_bench.launch.wandb_logging import logging_to_wandb
@@ -33,7 +33,7 @@ from sega_bench.sega.batching import Batching
 from sega_bench.sega.schedule import form_waves
 from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import Record, Store
-from sega_bench.store.following import rows_since
+from sega_bench.store.tail import rows_since
 from sega_bench.system import gc_control, signals
 from sega_bench.system.atomic import is_running
 
@@ -116,7 +116,7 @@ class WorkerTask:
 
     def __call__(self) -> None:
         """Execute the shard and write the outcome. On USR2, finish the wave in flight, then requeue."""
-        gc_control.end_without_looking()
+        gc_control.skip_at_exit()
         preempted = threading.Event()
         # USR2 is Slurm's notice of a preemption or a time limit. Submitit's handler would requeue at once and
         # lose the wave in flight, so it is called only after the wave.
@@ -158,7 +158,7 @@ class WorkerTask:
             return WorkerOutcome(mistake=str(error))
         except Exception as error:
             logging.getLogger("submitit").exception("worker %s", self.number)
-            return WorkerOutcome(fault=f"raised {named(error)}")
+            return WorkerOutcome(fault=f"raised {error_summary(error)}")
 
     def _execute(self, job: Job, is_preempted: Callable[[], bool]) -> Batching:
         worker = str(self.number)

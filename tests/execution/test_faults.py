@@ -1,4 +1,4 @@
-"""What goes wrong in a sweep costs what it must, and the command says so."""
+"""Whole sweeps with failing scorers, hostile texts and failing disks, and what the command reports."""
 
 from __future__ import annotations
 
@@ -21,34 +21,36 @@ from sega_bench.cli import console, sweep
 from sega_bench.errors import UserError
 from sega_bench.execution import jobs
 from sega_bench.scores.scoring import Features
-from sega_bench.store import Picture, Store
+from sega_bench.store import CellImage, Store
 from sega_bench.views.console.summary import print_plan
 
 
-def test_cells_that_lack_scores_are_told_by_the_exit_code_and_in_their_column(
+def test_cells_without_scores_set_the_exit_code_and_the_error_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compare = FakeScorer.compare
 
-    def choke(self: FakeScorer, cells: Sequence[Cell], *features: Features) -> list[dict[str, float]]:
+    def fail(self: FakeScorer, cells: Sequence[Cell], *features: Features) -> list[dict[str, float]]:
         if any(cell.edits and cell.edits[0].edit_threshold == 0.9 and cell.seed == 1 for cell in cells):
             raise RuntimeError("out of noses")
         return compare(self, cells, *features)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FakeScorer, "compare", choke)
-        assert run_sweep(tmp_path / "hurt") == 1
-        said = "1 of 6 cells could not be scored; the reasons are in the column 'error'"
-        assert said in capsys.readouterr().err
-        assert run_sweep(tmp_path / "hurt") == 1  # as long as it is so
-    table = pd.read_csv(tmp_path / "hurt" / NAME / "results.csv")
+        patch.setattr(FakeScorer, "compare", fail)
+        assert run_sweep(tmp_path / "damaged") == 1
+        message = "1 of 6 cells could not be scored; the reasons are in the column 'error'"
+        assert message in capsys.readouterr().err
+        assert run_sweep(tmp_path / "damaged") == 1  # the same command reports them again
+    table = pd.read_csv(tmp_path / "damaged" / NAME / "results.csv")
     assert set(table["status"]) == {"done"}
     assert table["error"].dropna().tolist() == ["not scored: clip, lpips: RuntimeError: out of noses"]
-    images = {path: path.stat().st_mtime_ns for path in (tmp_path / "hurt" / NAME / "images").rglob("*.png")}
-    assert run_sweep(tmp_path / "hurt", "retry_failed=true", "scores.batch_size=4") == 0
+    images = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "damaged" / NAME / "images").rglob("*.png")
+    }
+    assert run_sweep(tmp_path / "damaged", "retry_failed=true", "scores.batch_size=4") == 0
     assert {path: path.stat().st_mtime_ns for path in images} == images
     assert run_sweep(tmp_path / "fresh") == 0
-    assert results(tmp_path / "hurt") == results(tmp_path / "fresh")
+    assert results(tmp_path / "damaged") == results(tmp_path / "fresh")
 
 
 # --- hostile text ---
@@ -57,17 +59,17 @@ FORMULA = "=cmd|' /C calc'!A0"
 REVERSED = "a \u202egnp.exe\u202c\u200f face"
 
 
-def test_hostile_texts_are_inert_in_tables_and_terminal_and_exact_in_the_store(
+def test_hostile_texts_are_escaped_in_tables_and_terminal_and_exact_in_the_store(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     prompts = [FORMULA, "@SUM(1)", "+1", "-1", REVERSED]
-    listed = tmp_path / "prompts.jsonl"
-    listed.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
-    made = small_plan(
-        tmp_path, f"prompts={listed}", "concepts=['=1+1']", f"+axes.negative_prompt=['','{REVERSED}']"
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    sweep_plan = small_plan(
+        tmp_path, f"prompts={path}", "concepts=['=1+1']", f"+axes.negative_prompt=['','{REVERSED}']"
     )
-    print_plan(console.console, made, {})
-    with fake_networks(), jobs.locked(made) as job:
+    print_plan(console.console, sweep_plan, {})
+    with fake_networks(), jobs.locked(sweep_plan) as job:
         assert sweep.run_job(job) == 0
     out, err = capfd.readouterr()
     assert "negative_prompt" in out
@@ -83,48 +85,48 @@ def test_hostile_texts_are_inert_in_tables_and_terminal_and_exact_in_the_store(
 
 
 @pytest.mark.parametrize("text", ["\x1b[31m", "a\0b", "x" * 10_000_000])
-def test_a_prompt_file_cannot_bring_what_the_command_line_may_not(tmp_path: Path, text: str) -> None:
-    listed = tmp_path / "prompts.jsonl"
-    listed.write_text(json.dumps({"prompt": "a face"}) + "\n" + json.dumps({"prompt": text}))
-    with pytest.raises(UserError, match=r"prompts.jsonl line 2, column prompt") as told:
-        small_plan(tmp_path, f"prompts={listed}")
-    assert str(told.value).isprintable()
-    assert len(str(told.value)) < 1100
+def test_a_prompt_file_is_checked_like_the_command_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"prompt": "a face"}) + "\n" + json.dumps({"prompt": text}))
+    with pytest.raises(UserError, match=r"prompts.jsonl line 2, column prompt") as raised:
+        small_plan(tmp_path, f"prompts={path}")
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 1100
 
 
 # --- a disk that fails ---
 
 
-def test_a_slow_disk_is_waited_for_with_no_more_than_a_wave_in_memory(
+def test_a_slow_disk_keeps_at_most_one_waves_images_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Store.write_picture
-    waiting: list[int] = []
+    write = Store.write_cell_image
+    unwritten: list[int] = []
 
-    def slowly(store: Store, cell: Cell, picture: Picture) -> tuple[str, str]:
-        waiting.append(1)
+    def slowly(store: Store, cell: Cell, picture: CellImage) -> tuple[str, str]:
+        unwritten.append(1)
         time.sleep(0.02)
-        waiting.pop()
+        unwritten.pop()
         return write(store, cell, picture)
 
-    left_behind: list[int] = []
+    backlog: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "write_picture", slowly)
+        patch.setattr(Store, "write_cell_image", slowly)
         words = ("seeds=4", "engine.wave_rows=3")
-        assert run_sweep(tmp_path / "slow", *words, before=lambda latents: left_behind.extend(waiting)) == 0
-    assert left_behind == []  # nothing is computed while pictures pile up
+        assert run_sweep(tmp_path / "slow", *words, before=lambda latents: backlog.extend(unwritten)) == 0
+    assert backlog == []  # the next wave waits until the images are written
     assert run_sweep(tmp_path / "fresh", "seeds=4") == 0
     assert results(tmp_path / "slow") == results(tmp_path / "fresh")
 
 
-def test_a_folder_that_turns_read_only_is_one_line_and_the_same_command_goes_on(
+def test_a_folder_that_turns_read_only_is_reported_in_one_line_and_the_sweep_can_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace, unlink = os.replace, Path.unlink
-    budget = iter(range(9))
+    allowed = iter(range(9))  # files that can still be written
 
     def fail(*names: Path) -> None:
-        if next(budget, None) is None:
+        if next(allowed, None) is None:
             raise OSError(errno.EROFS, "Read-only file system")
         replace(*names)
 
@@ -137,10 +139,10 @@ def test_a_folder_that_turns_read_only_is_one_line_and_the_same_command_goes_on(
         patch.setattr(os, "replace", fail)
         patch.setattr(Path, "unlink", refuse)
         with pytest.raises(UserError, match=r"can't be written any more \(Read-only file system\)"):
-            run_sweep(tmp_path / "hurt", "engine.wave_rows=3", "seeds=4")
-    kept = results(tmp_path / "hurt")
-    assert 0 < len(kept) < 12
-    assert run_sweep(tmp_path / "hurt", "engine.wave_rows=3", "seeds=4") == 0
+            run_sweep(tmp_path / "damaged", "engine.wave_rows=3", "seeds=4")
+    before = results(tmp_path / "damaged")
+    assert 0 < len(before) < 12
+    assert run_sweep(tmp_path / "damaged", "engine.wave_rows=3", "seeds=4") == 0
     assert run_sweep(tmp_path / "fresh", "seeds=4") == 0
-    assert kept.items() <= results(tmp_path / "hurt").items()
-    assert results(tmp_path / "hurt") == results(tmp_path / "fresh")
+    assert before.items() <= results(tmp_path / "damaged").items()
+    assert results(tmp_path / "damaged") == results(tmp_path / "fresh")

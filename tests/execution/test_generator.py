@@ -1,4 +1,4 @@
-"""What goes wrong while cells are made costs as little as it can, and is told."""
+"""Failures during generation and scoring: what they lose, and what is logged."""
 
 import itertools
 import json
@@ -21,8 +21,8 @@ from sega_bench.sega.schedule import Wave
 from sega_bench.sega.wave import Outcome, run_waves
 
 
-class Nose:
-    """A scorer of noses, that chokes on some cells."""
+class FailingScorer:
+    """A scorer, ``nose``, that raises on some cells."""
 
     provenance: Mapping[str, Mapping[str, str]] = {"nose": {"backbone": "none", "weights": "none"}}
 
@@ -40,14 +40,16 @@ class Nose:
 
 def add_scorer(monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[Cell], bool]) -> None:
     build = runner.scores.build
-    monkeypatch.setattr(runner.scores, "build", lambda *arguments: (*build(*arguments), Nose(is_bad)))
+    monkeypatch.setattr(
+        runner.scores, "build", lambda *arguments: (*build(*arguments), FailingScorer(is_bad))
+    )
 
 
 def is_second_edit(cell: Cell) -> bool:
     return cell.seed == 1 and bool(cell.edits) and cell.edits[0].edit_threshold == 0.9
 
 
-def test_a_scorer_that_raises_costs_one_cell_its_own_score(
+def test_a_scorer_that_raises_on_one_cell_loses_only_its_own_score_of_that_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "sega_bench"):
@@ -73,12 +75,12 @@ def test_a_scorer_that_raises_costs_one_cell_its_own_score(
 
 
 @pytest.mark.parametrize(
-    ("method", "size", "began_with"), [("predict", "micro_batch_size", 4), ("decode", "decode_batch_size", 8)]
+    ("method", "size", "initial"), [("predict", "micro_batch_size", 4), ("decode", "decode_batch_size", 8)]
 )
-def test_out_of_memory_is_remembered_and_told(
+def test_batch_sizes_reduced_by_out_of_memory_are_logged_and_reused_by_a_resume(
     method: str,
     size: str,
-    began_with: int,
+    initial: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -88,13 +90,13 @@ def test_out_of_memory_is_remembered_and_told(
     def at_most_two(self: StableDiffusion, latents_BCHW: torch.Tensor, *rest: object) -> torch.Tensor:
         if len(latents_BCHW) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        made: torch.Tensor = original(self, latents_BCHW, *rest)
-        return made
+        result: torch.Tensor = original(self, latents_BCHW, *rest)
+        return result
 
     monkeypatch.setattr(StableDiffusion, method, at_most_two)
     with caplog.at_level(logging.WARNING, "sega_bench"):
         assert {record.status for record in run(tmp_path)} == {"done"}
-    assert caplog.messages == [f"out of memory: {size} is 2 and was {began_with}"]
+    assert caplog.messages == [f"out of memory: {size} is 2 and was {initial}"]
     assert json.loads(store(tmp_path).plan_path.read_text())["engine"][size] == 2
     again = jobs.prepare(plan(small(tmp_path, "seeds=3", "engine.micro_batch_size=null")))
     assert getattr(again.batching, size.partition("_")[0]) == 2
@@ -103,13 +105,13 @@ def test_out_of_memory_is_remembered_and_told(
 def test_fail_fast_stops_at_a_cell_that_became_nan_and_keeps_its_wave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Wave] = []
+    begun: list[Wave] = []
 
     def poisoned(
         denoiser: Denoiser, waves: Iterable[Wave], batching: Batching, on: Callable[[int], None]
     ) -> Iterator[list[Outcome] | Exception]:
         for wave in waves:
-            made.append(wave)
+            begun.append(wave)
             (outcomes,) = run_waves(denoiser, [wave], batching, on)
             assert not isinstance(outcomes, Exception)
             yield [*outcomes[:-1], Outcome(outcomes[-1].cell, None, 3, "the latents became NaN or infinite")]
@@ -117,29 +119,29 @@ def test_fail_fast_stops_at_a_cell_that_became_nan_and_keeps_its_wave(
     with monkeypatch.context() as patch:
         patch.setattr(generator, "run_waves", poisoned)
         records = run(tmp_path, "engine.wave_rows=3", "fail_fast=true")
-    assert (len(made), [record.status for record in records]) == (1, ["done", "done", "failed"])
+    assert (len(begun), [record.status for record in records]) == (1, ["done", "done", "failed"])
     assert list(rows(tmp_path)) == [record.cell.key for record in records]
     assert [record.cell.seed for record in run(tmp_path)] == [1, 1, 1]
 
 
-def test_equal_cells_of_a_wave_write_their_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names: list[str] = []
-    write = generator.Store.write_picture
+def test_equal_cells_of_a_wave_share_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str] = []
+    write = generator.Store.write_cell_image
 
-    def noted(self: generator.Store, cell: Cell, *picture: object) -> tuple[str, str]:
-        names.append(cell.key)
+    def logged(self: generator.Store, cell: Cell, *picture: object) -> tuple[str, str]:
+        keys.append(cell.key)
         return write(self, cell, *picture)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(generator.Store, "write_picture", noted)
+    monkeypatch.setattr(generator.Store, "write_cell_image", logged)
     records = run(tmp_path, "seeds=1", "+axes.edit_guidance_scale=[0,5]")
     assert len(records) == 5
-    assert len(names) == len(set(names)) == 3
+    assert len(keys) == len(set(keys)) == 3
 
 
-def test_cells_are_counted_before_the_next_wave_begins(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_a_waves_records_are_yielded_before_the_next_wave_begins(tmp_path: Path) -> None:
+    events: list[str] = []
     job = jobs.prepare(plan(small(tmp_path, "engine.wave_rows=3")))
-    for record in runner.execute(job, lambda count: told.append("evaluations")):
+    for record in runner.execute(job, lambda count: events.append("evaluations")):
         assert record.cell.key in rows(tmp_path)
-        told.append("cell")
-    assert [what for what, _ in itertools.groupby(told)] == ["evaluations", "cell"] * 2
+        events.append("cell")
+    assert [event for event, _ in itertools.groupby(events)] == ["evaluations", "cell"] * 2

@@ -1,4 +1,4 @@
-"""A sweep that is killed, signalled or out of space goes on with the same command, up to its views."""
+"""Kills, signals and full disks: the same command continues the sweep up to its views."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from support.small_sweep import overrides, refuse_to_load
 from sega_bench.analysis import table_files
 from sega_bench.execution import runner
 from sega_bench.store import Store
-from sega_bench.system.signals import held
+from sega_bench.system.signals import deferred
 from sega_bench.tracking.reporter import Reporter
 from sega_bench.views.image_grid import write
 from sega_bench.views.report import building as report
 
-KILLED_BEFORE_ITS_VIEWS = """
+KILL_BEFORE_VIEWS = """
 import os, signal, sys
 from sega_bench.cli.main import main
 from sega_bench.views import write_all
@@ -41,14 +41,14 @@ def start(*words: str, program: tuple[str, ...] = ("-m", "sega_bench")) -> subpr
 
 
 def recorded(folder: Path) -> list[str]:
-    """Keys of the whole lines of the record file, one for each time a cell was written."""
+    """Keys of all complete lines of the records file, repeated where a cell was recorded twice."""
     path = folder / "records" / "0.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line)["key"] for line in lines if line.endswith("}")]
 
 
 def views(folder: Path) -> dict[str, int]:
-    """Every view's file with its time of change."""
+    """Modification times of the files of all views."""
     store = Store(folder)
     files = [
         store.results_parquet,
@@ -61,12 +61,12 @@ def views(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files if path.exists()}
 
 
-def test_killed_between_records_and_views_the_same_command_makes_the_views(
+def test_after_a_kill_between_records_and_views_the_same_command_writes_the_views(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = overrides(tmp_path, "wandb.mode=offline")
     folder = tmp_path / "small-local"
-    killed = start(*words, program=("-c", KILLED_BEFORE_ITS_VIEWS))
+    killed = start(*words, program=("-c", KILL_BEFORE_VIEWS))
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert len(recorded(folder)) == 6
@@ -74,21 +74,21 @@ def test_killed_between_records_and_views_the_same_command_makes_the_views(
 
     refuse_to_load(monkeypatch)
     assert call(monkeypatch, *words) == 0
-    shown = capsys.readouterr().out
-    assert "6 of 6 cells are done; updating the views" in shown
-    assert "wandb sync" in shown
+    stdout = capsys.readouterr().out
+    assert "6 of 6 cells are done; updating the views" in stdout
+    assert "wandb sync" in stdout
     assert len(pd.read_parquet(folder / "results.parquet")) == 6
-    made = views(folder)
-    assert {"results.csv", "summary.csv", "grids/overview.png"} <= set(made)
+    written = views(folder)
+    assert {"results.csv", "summary.csv", "grids/overview.png"} <= set(written)
 
     assert call(monkeypatch, *words) == 0
     assert "nothing to do: 6 of 6 cells are done" in capsys.readouterr().out
-    assert views(folder) == made
+    assert views(folder) == written
 
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """The command line in this process, for somebody without settings of their own."""
+    """Runs the command line in this process, without a user's own W&B settings."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield lambda *more: call(monkeypatch, *overrides(tmp_path, *more))
@@ -100,7 +100,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     ("owner", "name"),
     [(write, "draw"), (report, "write_report"), (table_files, "write_tables"), (Reporter, "finish")],
 )
-def test_interrupted_in_its_views_the_same_command_makes_them(
+def test_after_an_interruption_in_the_views_the_same_command_writes_them(
     owner: object,
     name: str,
     tmp_path: Path,
@@ -121,39 +121,39 @@ def test_interrupted_in_its_views_the_same_command_makes_them(
     assert {"results.csv", "grids/overview.png"} <= set(views(tmp_path / "small-local"))
 
 
-def test_views_that_are_behind_are_brought_up_to_date(
+def test_outdated_views_are_updated(
     tmp_path: Path, sweep: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "small-local"
 
-    def is_made_by(*more: str) -> bool:
+    def updates_views(*more: str) -> bool:
         assert sweep(*more) == 0
-        said = capsys.readouterr().out
-        assert ("nothing to do" in said) != ("updating the views" in said)
-        return "updating the views" in said
+        stdout = capsys.readouterr().out
+        assert ("nothing to do" in stdout) != ("updating the views" in stdout)
+        return "updating the views" in stdout
 
     assert sweep() == 0
     capsys.readouterr()
-    assert not is_made_by()
+    assert not updates_views()
     for lost in ("results.csv", "summary.csv", "results.parquet"):
         (folder / lost).unlink()
-        assert is_made_by()
+        assert updates_views()
         assert (folder / lost).exists()
     for sheet in (folder / "grids").iterdir():
         sheet.unlink()
-    assert is_made_by()
+    assert updates_views()
     assert (folder / "grids" / "overview.png").exists()
-    assert is_made_by("+axes.edit_guidance_scale=[5]")  # the same cells, another plan
+    assert updates_views("+axes.edit_guidance_scale=[5]")  # the same cells, another plan
     assert "edit_guidance_scale" in pd.read_csv(folder / "summary.csv")
-    assert is_made_by("seeds=1")
+    assert updates_views("seeds=1")
     assert len(pd.read_csv(folder / "results.csv")) == 3
-    assert is_made_by()
-    assert is_made_by("wandb.mode=offline")
-    assert not is_made_by("wandb.mode=offline")
-    assert not is_made_by()
+    assert updates_views()
+    assert updates_views("wandb.mode=offline")
+    assert not updates_views("wandb.mode=offline")
+    assert not updates_views()
 
 
-def test_terminated_again_and_again_it_still_exits_130(tmp_path: Path) -> None:
+def test_repeated_sigterm_still_exits_130(tmp_path: Path) -> None:
     process = start(*overrides(tmp_path, "seeds=200", "engine.wave_rows=4"))
     while len(recorded(tmp_path / "small-local")) < 6 and process.poll() is None:
         time.sleep(0.05)
@@ -166,17 +166,17 @@ def test_terminated_again_and_again_it_still_exits_130(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interruption_that_python_ignores_is_not_lost(
+def test_an_interruption_that_python_ignores_in_a_destructor_is_not_lost(
     tmp_path: Path, sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Dying:
+    class SignalInDestructor:
         def __del__(self) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     load = runner.load
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
-        Dying()
+        SignalInDestructor()
         return load(*arguments, **options)
 
     monkeypatch.setattr(runner, "load", interrupted)
@@ -200,7 +200,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_costs_nothing_that_was_done(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line_and_loses_no_finished_cell(small_disk: Path) -> None:
     words = overrides(small_disk, "seeds=20", "engine.wave_rows=4")
     full = start(*words)
     _, stderr = full.communicate()
@@ -209,46 +209,46 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_done(small_disk: Pat
     assert "free some" in stderr
     assert stderr.count("\n") == 1
     folder = small_disk / "small-local"
-    kept = recorded(folder)
-    assert 0 < len(kept) < 60
+    before = recorded(folder)
+    assert 0 < len(before) < 60
     assert not list(folder.rglob("*.tmp"))
 
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     freed = start(*words)
     _, stderr = freed.communicate()
     assert freed.returncode == 0, stderr
-    assert recorded(folder)[: len(kept)] == kept
+    assert recorded(folder)[: len(before)] == before
     assert len(recorded(folder)) == len(set(recorded(folder))) == 60
     assert os.listdir(small_disk) == ["small-local"]
 
 
-def test_signals_that_are_held_arrive_afterwards_whichever_thread_takes_them() -> None:
-    """The main thread blocks it, so that another one takes it; of what is started meanwhile nobody does."""
-    is_over, happened = Event(), []
+def test_held_signals_arrive_afterwards_whichever_thread_receives_them() -> None:
+    """The main thread blocks the signal, so another thread receives it; child processes never do."""
+    is_over, blocked_in_child = Event(), []
     other = Thread(target=is_over.wait)
     other.start()
-    taken, told = os.pipe()
-    os.set_blocking(told, False)
-    blocked = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
-    before, handler = signal.set_wakeup_fd(told), signal.signal(signal.SIGINT, signal.default_int_handler)
+    received, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    print_blocked = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    before, handler = signal.set_wakeup_fd(wakeup), signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def interrupt_oneself() -> None:
-        with held(signal.SIGINT, signal.SIGTERM):
+    def interrupt_self() -> None:
+        with deferred(signal.SIGINT, signal.SIGTERM):
             os.kill(os.getpid(), signal.SIGINT)
-            assert os.read(taken, 1)  # its handler is called at once
+            assert os.read(received, 1)  # deferred() has replaced the handler, which is called at once
             child = subprocess.run(
-                [sys.executable, "-c", blocked], capture_output=True, text=True, check=True
+                [sys.executable, "-c", print_blocked], capture_output=True, text=True, check=True
             )
-            happened.append(child.stdout.strip())
+            blocked_in_child.append(child.stdout.strip())
 
     try:
         with pytest.raises(KeyboardInterrupt):
-            interrupt_oneself()
+            interrupt_self()
     finally:
         signal.set_wakeup_fd(before)
         restored = signal.signal(signal.SIGINT, handler)
         is_over.set()
         other.join()
-    assert happened == ["True"]
+    assert blocked_in_child == ["True"]
     assert restored is signal.default_int_handler
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "smoke")
 
 
-def test_nothing_is_done_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_older_folder_needs_no_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_to_load(monkeypatch)
     rows = store.rows()[0]
     assert call(monkeypatch, *WORDS, "seeds=[3]", f"output_dir={store.root.parent}") == 0
@@ -42,7 +42,7 @@ def test_nothing_is_done_again(store: Store, monkeypatch: pytest.MonkeyPatch) ->
     assert len(Results.read(store).frame) == 4
 
 
-def test_an_extension_makes_only_what_is_new_and_the_same_images(
+def test_extending_an_older_folder_generates_only_new_cells_and_keeps_its_images(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {row["key"]: row["image_sha256"] for row in store.rows()[0]}
@@ -55,6 +55,6 @@ def test_an_extension_makes_only_what_is_new_and_the_same_images(
     assert {row["key"] for row in Store(fresh / "smoke").rows()[0]} == before.keys()
 
 
-def test_keys_are_those_of_the_plan(store: Store) -> None:
+def test_an_older_folders_keys_are_those_of_its_plan(store: Store) -> None:
     plan = json.loads((FOLDER / "plan.json").read_text())
     assert sorted(plan["keys"]) == sorted(row["key"] for row in store.rows()[0])

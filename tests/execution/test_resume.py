@@ -1,4 +1,4 @@
-"""A sweep goes on: what a folder lacks is made, and only that; real in every part, on tiny networks."""
+"""Resuming on tiny networks: a command generates exactly the cells that its folder lacks."""
 
 import json
 import logging
@@ -26,14 +26,14 @@ from sega_bench.store.journal import Journal
 
 
 def evaluations(output_dir: Path, *more: str) -> tuple[int, list[Record]]:
-    """Run the sweep, and count what its UNet is given."""
+    """Run the sweep; returns its UNet evaluations and its new records."""
     counts: list[int] = []
     records = list(runner.execute(jobs.prepare(plan(small(output_dir, *more))), counts.append))
     return sum(counts), records
 
 
-def written(output_dir: Path) -> dict[str, tuple[int, int]]:
-    """Every image's inode and time of change: a file that is replaced has others."""
+def image_files(output_dir: Path) -> dict[str, tuple[int, int]]:
+    """Each image's inode and modification time, which change when the file is replaced."""
     paths = store(output_dir).images_dir.rglob("*.png")
     return {path.stem: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
@@ -52,39 +52,39 @@ def document(output_dir: Path) -> dict[str, object]:
 
 @pytest.fixture
 def waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep whose references failed, and whose four edits wait for their scores."""
+    """Folders of a sweep whose references failed, so that its four edits lack scores, and of a fresh one."""
     with monkeypatch.context() as patch:
         poison(patch, lambda cell: cell.is_reference)
         run(tmp_path / "failed")
-    assert run(tmp_path / "failed") == []  # unasked, neither they nor what waits for them
+    assert run(tmp_path / "failed") == []  # without retry_failed, neither the references nor the edits
     run(tmp_path / "fresh")
     return tmp_path
 
 
-def test_a_reference_that_is_tried_again_lets_its_edits_be_scored(waiting: Path) -> None:
-    before, images = rows(waiting / "failed"), written(waiting / "failed")
+def test_retrying_a_failed_reference_scores_its_edits(waiting: Path) -> None:
+    before, images = rows(waiting / "failed"), image_files(waiting / "failed")
     count, records = evaluations(waiting / "failed", "retry_failed=true")
     assert len(records) == 6
     assert count == sum(record.unet_evals for record in records if record.cell.is_reference)
-    assert images.items() <= written(waiting / "failed").items()
+    assert images.items() <= image_files(waiting / "failed").items()
     assert scores(waiting / "failed") == scores(waiting / "fresh")
     for key, row in rows(waiting / "failed").items():
-        if not row["is_reference"]:  # what making the image took is still told
-            same = ("image_sha256", "unet_evals", "seconds")
-            assert [row[name] for name in same] == [before[key][name] for name in same]
+        if not row["is_reference"]:  # the row still counts the image's own cost
+            names = ("image_sha256", "unet_evals", "seconds")
+            assert [row[name] for name in names] == [before[key][name] for name in names]
     assert run(waiting / "failed", "retry_failed=true") == []
 
 
-def test_stopped_between_reference_and_scores_the_same_goes_on(waiting: Path) -> None:
-    again: Iterator[Record] = runner.run(small(waiting / "failed", "retry_failed=true"))
-    assert all(record.cell.is_reference for record in islice(again, 2))
-    del again
-    count, records = evaluations(waiting / "failed")
-    assert (count, len(records)) == (0, 4)
+def test_a_retry_stopped_after_the_references_resumes_with_the_scores(waiting: Path) -> None:
+    records: Iterator[Record] = runner.run(small(waiting / "failed", "retry_failed=true"))
+    assert all(record.cell.is_reference for record in islice(records, 2))
+    del records
+    count, rest = evaluations(waiting / "failed")
+    assert (count, len(rest)) == (0, 4)
     assert scores(waiting / "failed") == scores(waiting / "fresh")
 
 
-def test_a_reference_that_fails_again_leaves_its_edits_as_they_were(
+def test_a_reference_that_fails_again_leaves_its_edits_unscored(
     waiting: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, lambda cell: cell.is_reference)
@@ -97,19 +97,19 @@ def test_a_reference_that_fails_again_leaves_its_edits_as_they_were(
 
 
 @pytest.mark.parametrize("added", ["+axes.edit_guidance_scale=[0,5]", "+axes.edit_warmup_steps=[1,4]"])
-def test_a_cell_equal_to_its_stored_reference_costs_nothing(tmp_path: Path, added: str) -> None:
+def test_a_cell_equal_to_its_stored_reference_takes_no_evaluation(tmp_path: Path, added: str) -> None:
     run(tmp_path)
-    images = written(tmp_path)
+    images = image_files(tmp_path)
     count, records = evaluations(tmp_path, added)
     assert (count, len(records)) == (0, 4)
-    assert written(tmp_path) == images
+    assert image_files(tmp_path) == images
     for record in records:
         assert record.image == rows(tmp_path)[record.cell.reference().key]["image"]
         assert (record.unet_evals, record.scores["mse"], record.error) == (0, 0.0, None)
     assert run(tmp_path, added) == []
 
 
-def test_with_a_new_reference_it_is_made_in_its_wave(tmp_path: Path) -> None:
+def test_a_cell_equal_to_a_new_reference_is_generated_in_its_wave(tmp_path: Path) -> None:
     run(tmp_path)
     _, records = evaluations(tmp_path, "+axes.edit_guidance_scale=[0,5]", "seeds=3")
     assert sum(record.unet_evals for record in records if record.cell.seed == 2) > 0
@@ -117,32 +117,32 @@ def test_with_a_new_reference_it_is_made_in_its_wave(tmp_path: Path) -> None:
     assert sega_bench.load(store(tmp_path).root)["lpips"].notna().sum() == 3 * 4
 
 
-# --- sizes on which the last bit depends ---
+# --- settings that change an image's last bits ---
 
 SIZES = ("engine.micro_batch_size=3", "engine.decode_batch_size=3", "engine.threads=1")
-UNASKED = ("engine.micro_batch_size=null",)
+UNSET_SIZES = ("engine.micro_batch_size=null",)
 
 
-def test_a_resume_reuses_the_sizes_and_threads_it_began_with(tmp_path: Path) -> None:
+def test_a_resume_reuses_the_sizes_and_threads_of_the_first_run(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     run(tmp_path / "grown", *SIZES)
-    began_with = document(tmp_path / "grown")["engine"]
-    run(tmp_path / "grown", *UNASKED, "seeds=3")
-    assert document(tmp_path / "grown")["engine"] == began_with
+    engine = document(tmp_path / "grown")["engine"]
+    run(tmp_path / "grown", *UNSET_SIZES, "seeds=3")
+    assert document(tmp_path / "grown")["engine"] == engine
     run(tmp_path / "fresh", *SIZES, "seeds=3")
     assert hashes(tmp_path / "grown") == hashes(tmp_path / "fresh")
     assert torch.get_num_threads() == 2
 
 
-def test_other_sizes_are_taken_where_they_are_asked_for_and_said_in_one_line(
+def test_requested_sizes_override_the_recorded_ones_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(tmp_path, *SIZES)
     with caplog.at_level(logging.WARNING, "sega_bench"):
-        run(tmp_path, *UNASKED, "engine.decode_batch_size=2", "engine.threads=2", "seeds=3")
+        run(tmp_path, *UNSET_SIZES, "engine.decode_batch_size=2", "engine.threads=2", "seeds=3")
     (message,) = caplog.messages
     assert message.startswith("decode_batch_size is 2 and was 3, threads is 2 and was 1: new images")
-    assert jobs.prepare(plan(small(tmp_path, *UNASKED))).batching.decode == 2
+    assert jobs.prepare(plan(small(tmp_path, *UNSET_SIZES))).batching.decode == 2
 
 
 # --- damaged and lost images ---
@@ -151,7 +151,7 @@ def test_other_sizes_are_taken_where_they_are_asked_for_and_said_in_one_line(
 @pytest.mark.parametrize(
     "damage", [lambda png: png[:40], lambda png: png[:-20] + b"\x00" * 20, lambda png: b""]
 )
-def test_a_damaged_reference_is_made_again_before_edits_are_scored_against_it(
+def test_a_damaged_reference_is_regenerated_before_edits_are_scored_against_it(
     tmp_path: Path, damage: object
 ) -> None:
     assert callable(damage)
@@ -166,7 +166,7 @@ def test_a_damaged_reference_is_made_again_before_edits_are_scored_against_it(
     assert scores(tmp_path) == scores(tmp_path / "fresh")
 
 
-def test_a_damaged_image_that_is_to_be_scored_is_made_again(waiting: Path) -> None:
+def test_a_damaged_image_is_regenerated_before_it_is_scored(waiting: Path) -> None:
     key, row = next((key, row) for key, row in rows(waiting / "failed").items() if not row["is_reference"])
     (store(waiting / "failed").root / row["image"]).write_bytes(b"no picture")
     run(waiting / "failed", "retry_failed=true")
@@ -174,7 +174,7 @@ def test_a_damaged_image_that_is_to_be_scored_is_made_again(waiting: Path) -> No
     assert scores(waiting / "failed")[key] == scores(waiting / "fresh")[key]
 
 
-def test_a_lost_image_that_cannot_be_made_again_is_a_failure(
+def test_a_lost_image_that_cannot_be_regenerated_is_a_failed_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = next(record for record in run(tmp_path) if not record.cell.is_reference)
@@ -208,7 +208,7 @@ def test_plan_json_follows_the_axes_even_if_no_cell_changes(
     assert not jobs.prepare(plan(small(tmp_path, one_more))).needs_update
 
 
-def test_plan_json_stays_as_it_is_for_settings_that_change_no_result(tmp_path: Path) -> None:
+def test_plan_json_does_not_change_with_settings_that_change_no_result(tmp_path: Path) -> None:
     run(tmp_path)
     text = store(tmp_path).plan_path.read_text()
     assert (
@@ -233,7 +233,7 @@ def test_a_model_folder_may_be_renamed(tmp_path: Path, monkeypatch: pytest.Monke
     assert run(tmp_path, f"model.path={tmp_path / 'other'}") == []
 
 
-def test_a_lost_plan_json_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_plan_json_is_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
     before = document(tmp_path)
     store(tmp_path).plan_path.unlink()
@@ -250,7 +250,7 @@ def test_the_records_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(reads) == 1
 
 
-# --- another world than the one in which the sweep began ---
+# --- other weights, devices and versions than in the first run ---
 
 
 @pytest.fixture
@@ -259,9 +259,7 @@ def own_model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("looks", ["newer", "as before", "as before, moved"])
-def test_other_weights_under_the_same_path_are_never_mixed_in(
-    tmp_path: Path, own_model: Path, looks: str
-) -> None:
+def test_other_weights_under_the_same_path_are_refused(tmp_path: Path, own_model: Path, looks: str) -> None:
     words = (f"model.path={own_model}",)
     before = {record.cell.key for record in run(tmp_path, *words)}
     (weights,) = (own_model / "unet").glob("*.safetensors")
@@ -280,23 +278,23 @@ def test_other_weights_under_the_same_path_are_never_mixed_in(
     assert before.isdisjoint(cell.key for cell in plan(small(tmp_path, *words)).cells)
 
 
-def test_weights_that_change_between_plan_and_loading_are_not_drawn_with(
+def test_weights_that_change_between_planning_and_loading_are_refused(
     tmp_path: Path, own_model: Path
 ) -> None:
-    """A worker of a cluster may begin, or begin again, long after the plan, where the path is another's."""
-    made = plan(small(tmp_path, f"model.path={own_model}"))
+    """A cluster worker may start long after planning, on a node where the path holds another model."""
+    resolved = plan(small(tmp_path, f"model.path={own_model}"))
     (weights,) = (own_model / "unet").glob("*.safetensors")
-    kept = weights.read_bytes()
-    with jobs.locked(made) as job:
-        weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    content = weights.read_bytes()
+    with jobs.locked(resolved) as job:
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(UserError, match=r"^model\.path is .* it is local@\w+ now and was local@\w+ when"):
             list(runner.execute(job))
         assert rows(tmp_path) == {}
-        weights.write_bytes(kept)
+        weights.write_bytes(content)
         assert len(list(runner.execute(job))) == 6
 
 
-def test_another_device_version_or_scorers_batch_is_told_and_in_each_record(
+def test_another_device_library_or_scorer_batch_is_warned_of_and_recorded_per_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(tmp_path)
@@ -305,17 +303,17 @@ def test_another_device_version_or_scorers_batch_is_told_and_in_each_record(
     monkeypatch.setattr(metadata, "version", lambda name: "99" if name == "torch" else version(name))
     with caplog.at_level(logging.WARNING, "sega_bench"):
         assert run(tmp_path, "scores.batch_size=4") == []
-        assert caplog.messages == []  # nothing is added, so nothing is mixed
+        assert caplog.messages == []  # no cell is added, so nothing can differ
         run(tmp_path, "scores.batch_size=4", "seeds=3")
     (message,) = caplog.messages
-    began = f"device is NVIDIA H100 and was {runner_device()}, torch is 99 and was {version('torch')}, "
-    assert message.startswith(began + "scores.batch_size is 4 and was 16: new images and scores may differ")
+    start = f"device is NVIDIA H100 and was {runner_device()}, torch is 99 and was {version('torch')}, "
+    assert message.startswith(start + "scores.batch_size is 4 and was 16: new images and scores may differ")
     devices = {row["seed"]: (row["device"], "torch 99" in row["versions"]) for row in rows(tmp_path).values()}
     assert devices == {0: (runner_device(), False), 1: (runner_device(), False), 2: ("NVIDIA H100", True)}
     assert all(f"sega_bench {sega_bench.__version__}" in row["versions"] for row in rows(tmp_path).values())
 
 
-def test_another_version_of_this_code_is_told_and_in_each_record(
+def test_another_version_of_this_package_is_warned_of_and_recorded_per_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(tmp_path)
@@ -344,11 +342,11 @@ GROWTH = {
     ("+axes.method=[sega,composable]",): 2,
     ("replay=[null, a man]",): 4,
 }
-"""More of the sweep of six cells, and how many cells that adds."""
+"""Overrides that extend the sweep of six cells, and the number of cells that they add."""
 
 
 @pytest.mark.parametrize("words", GROWTH, ids=lambda words: words[0].partition("=")[0].strip("+"))
-def test_growth_is_no_mismatch_and_makes_what_is_new(
+def test_an_extended_sweep_generates_only_its_new_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -356,12 +354,12 @@ def test_growth_is_no_mismatch_and_makes_what_is_new(
     run(tmp_path)
     before = hashes(tmp_path)
     assert len(before) == 6
-    made = plan(small(tmp_path, *words))
+    extended = plan(small(tmp_path, *words))
     assert len(run(tmp_path, *words)) == GROWTH[words]
     after = hashes(tmp_path)
     assert before.items() <= after.items()
-    assert set(after) == {cell.key for cell in made.cells}
-    assert document(tmp_path)["keys"] == [cell.key for cell in made.cells]
+    assert set(after) == {cell.key for cell in extended.cells}
+    assert document(tmp_path)["keys"] == [cell.key for cell in extended.cells]
 
 
 def runner_device() -> str:

@@ -19,12 +19,12 @@ from sega_bench.planning.planner import plan
 from sega_bench.store import Record
 
 
-def test_every_cell_is_made_scored_and_stored(tmp_path: Path) -> None:
+def test_every_cell_is_generated_scored_and_stored(tmp_path: Path) -> None:
     config = small(tmp_path)
-    made = plan(config)
+    resolved = plan(config)
     records = {record.cell: record for record in runner.run(config)}
-    assert set(records) == set(made.cells)
-    assert sum(record.unet_evals for record in records.values()) == made.counts()["unet_evals"]
+    assert set(records) == set(resolved.cells)
+    assert sum(record.unet_evals for record in records.values()) == resolved.counts()["unet_evals"]
     for cell, record in records.items():
         assert (record.status, record.error) == ("done", None)
         file = store(tmp_path).root / str(record.image)
@@ -38,7 +38,7 @@ def test_every_cell_is_made_scored_and_stored(tmp_path: Path) -> None:
     assert frame["lpips"].notna().sum() == 4
 
 
-def test_the_plan_on_disk_can_be_read_anywhere(tmp_path: Path) -> None:
+def test_plan_json_holds_no_path_of_this_machine(tmp_path: Path) -> None:
     run(tmp_path)
     text = store(tmp_path).plan_path.read_text()
     document = json.loads(text)
@@ -57,20 +57,20 @@ def test_the_same_command_again_does_nothing(tmp_path: Path, monkeypatch: pytest
     assert not jobs.prepare(plan(small(tmp_path))).needs_update
 
 
-def test_the_collector_does_not_look_through_the_plan_while_its_cells_are_made(tmp_path: Path) -> None:
-    made = plan(small(tmp_path))
+def test_the_garbage_collector_skips_the_plan_while_its_cells_are_generated(tmp_path: Path) -> None:
+    resolved = plan(small(tmp_path))
     assert gc.get_freeze_count() == 0
-    with jobs.locked(made) as job:
+    with jobs.locked(resolved) as job:
         records = runner.execute(job)
         next(records)
-        in_its_reach = {id(thing) for thing in gc.get_objects()}
-        assert in_its_reach.isdisjoint(map(id, made.cells))
+        tracked = {id(item) for item in gc.get_objects()}
+        assert tracked.isdisjoint(map(id, resolved.cells))
         assert gc.isenabled()
         assert len(list(records)) == 5
     assert gc.get_freeze_count() == 0
 
 
-def test_one_more_seed_makes_only_its_cells_and_the_same_images(tmp_path: Path) -> None:
+def test_one_more_seed_generates_only_its_cells_and_the_same_images(tmp_path: Path) -> None:
     run(tmp_path / "grown")
     added = run(tmp_path / "grown", "seeds=3")
     assert {record.cell.seed for record in added} == {2}
@@ -78,7 +78,7 @@ def test_one_more_seed_makes_only_its_cells_and_the_same_images(tmp_path: Path) 
     assert hashes(tmp_path / "grown") == hashes(tmp_path / "fresh")
 
 
-def test_one_more_value_makes_a_trunk_again_up_to_its_fork_only(tmp_path: Path) -> None:
+def test_one_more_value_repeats_a_trunk_only_up_to_the_fork(tmp_path: Path) -> None:
     run(tmp_path)
     added = run(tmp_path, "axes.edit_threshold=[0.5,0.7,0.9]")
     assert len(added) == 2
@@ -86,7 +86,7 @@ def test_one_more_value_makes_a_trunk_again_up_to_its_fork_only(tmp_path: Path) 
     assert all(record.scores["lpips"] > 0 for record in added)
 
 
-def test_replays_that_are_added_run_their_sources_again_unseen(tmp_path: Path) -> None:
+def test_added_replays_run_their_sources_again_without_recording_them(tmp_path: Path) -> None:
     both = ("prompts=[a face,a cat]", "seeds=1")
     run(tmp_path / "grown", *both)
     before = hashes(tmp_path / "grown")
@@ -104,7 +104,9 @@ def test_replays_that_are_added_run_their_sources_again_unseen(tmp_path: Path) -
     assert set(frame[frame["replay"].notna()]["reference_key"]) == {added[0].cell.reference().key}
 
 
-def test_a_smaller_sweep_keeps_what_it_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smaller_sweep_keeps_the_other_stored_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(tmp_path)
     refuse_to_load(monkeypatch)
     assert jobs.prepare(plan(small(tmp_path, "seeds=1"))).needs_update
@@ -122,7 +124,7 @@ def test_other_scorer_weights_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
         ("engine.dtype=float64", "engine.dtype was float32 and is float64"),
         ("sampling.guidance_scale=3", "sampling.guidance_scale was 7 and is 3"),
@@ -130,11 +132,11 @@ def test_other_scorer_weights_are_refused(tmp_path: Path) -> None:
         ("scores.perceptual=none", "scores.perceptual was 'clip' and is 'none'"),
     ],
 )
-def test_another_sweep_in_the_same_folder_is_refused(tmp_path: Path, override: str, words: str) -> None:
+def test_another_sweep_in_the_same_folder_is_refused(tmp_path: Path, override: str, message: str) -> None:
     run(tmp_path)
     with pytest.raises(UserError) as error:
         run(tmp_path, override)
-    assert words in str(error.value)
+    assert message in str(error.value)
     assert "another name=" in str(error.value)
 
 
@@ -146,7 +148,7 @@ def test_a_folder_of_another_plan_version_is_refused(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-def test_one_bad_cell_costs_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_cell_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def is_bad(cell: Cell) -> bool:
         return cell.seed == 1 and bool(cell.edits) and cell.edits[0].edit_threshold == 0.9
 
@@ -156,20 +158,20 @@ def test_one_bad_cell_costs_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyP
     failed = [record for record in records.values() if record.status == "failed"]
     assert [is_bad(record.cell) for record in failed] == [True]
     assert (failed[0].error, failed[0].image) == ("ValueError: the model choked", None)
-    assert run(tmp_path) == []  # a failure is not tried again unasked
+    assert run(tmp_path) == []  # failures are retried only with retry_failed
     (again,) = run(tmp_path, "retry_failed=true")
     assert (again.status, again.cell) == ("done", failed[0].cell)
     run(tmp_path / "fresh")
     assert hashes(tmp_path) == hashes(tmp_path / "fresh")
 
 
-def test_fail_fast_stops_at_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fail_fast_stops_at_the_first_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, lambda cell: True)
     with pytest.raises(ValueError, match="choked"):
         run(tmp_path, "fail_fast=true")
 
 
-def test_without_its_reference_an_edit_has_the_scores_that_need_none_and_says_so(
+def test_an_edit_without_its_reference_has_only_the_scores_that_need_none_and_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = {record.cell: record.scores for record in run(tmp_path / "whole")}
@@ -178,14 +180,14 @@ def test_without_its_reference_an_edit_has_the_scores_that_need_none_and_says_so
     edited = [record for record in records if not record.cell.is_reference]
     assert {record.status for record in edited} == {"done"}
     assert {record.error for record in edited} == {"not scored: its reference failed"}
-    kept = ("clip_prompt", "clip_concept", "clip_concept_1", "guided_fraction")
+    own_scores = ("clip_prompt", "clip_concept", "clip_concept_1", "guided_fraction")
     for record in edited:
-        assert record.scores == {name: whole[record.cell][name] for name in kept}
+        assert record.scores == {name: whole[record.cell][name] for name in own_scores}
     frame = sega_bench.load(store(tmp_path).root)
     assert summary.summarise(frame, ["edit_threshold"])["n_not_scored"].tolist() == [2, 2, 2, 2]
 
 
-def test_a_lost_image_is_made_again(tmp_path: Path) -> None:
+def test_a_lost_image_is_regenerated(tmp_path: Path) -> None:
     records = run(tmp_path)
     before = hashes(tmp_path)
     lost = next(record for record in records if not record.cell.is_reference)
@@ -204,19 +206,19 @@ def test_a_cell_equal_to_its_reference_shares_its_file(tmp_path: Path) -> None:
     assert run(tmp_path, "seeds=1", "axes.edit_threshold=[0.5]", "+axes.edit_guidance_scale=[0,5]") == []
 
 
-def test_a_text_that_was_cut_is_noted(tmp_path: Path) -> None:
+def test_a_truncated_text_is_noted(tmp_path: Path) -> None:
     records = run(tmp_path, f"prompts=[{'very ' * 30}long]", "seeds=1")
     assert all("was cut to" in str(record.error) for record in records)
 
 
-def test_waves_do_not_change_what_is_made(tmp_path: Path) -> None:
+def test_the_wave_size_does_not_change_the_images(tmp_path: Path) -> None:
     run(tmp_path / "one")
     small_waves = run(tmp_path / "many", "engine.wave_rows=2")
     assert hashes(tmp_path / "one") == hashes(tmp_path / "many")
     assert all(record.scores for record in small_waves)
 
 
-def test_what_was_yielded_is_kept_when_the_reader_stops(tmp_path: Path) -> None:
+def test_yielded_records_are_kept_when_the_reader_stops(tmp_path: Path) -> None:
     records: Iterable[Record] = runner.run(small(tmp_path, "engine.wave_rows=3"))
     first = next(iter(records))
     del records

@@ -32,7 +32,7 @@ def test_a_preempted_job_gets_usr2_and_can_requeue_itself(slurm: Cluster) -> Non
     """Submitit's way: on USR2 a checkpoint, then ``scontrol requeue`` of the same script."""
     whole_node = f"--cpus-per-task={CPUS}"
     script = (
-        "trap 'echo asked to leave; scontrol requeue $SLURM_JOB_ID' USR2\n"
+        "trap 'echo preempted; scontrol requeue $SLURM_JOB_ID' USR2\n"
         "echo start ${SLURM_RESTART_COUNT:-0}\n"
         '[ -n "$SLURM_RESTART_COUNT" ] || while true; do sleep 0.1; done'
     )
@@ -42,7 +42,7 @@ def test_a_preempted_job_gets_usr2_and_can_requeue_itself(slurm: Cluster) -> Non
     slurm.wait_for(lambda: not slurm.states(), "the end of both")
     assert slurm.output(high) == "made way for\n"
     lines = [line for line in slurm.output(low).splitlines() if "slurmstepd" not in line]
-    assert lines == ["start 0", "asked to leave", "start 1"]
+    assert lines == ["start 0", "preempted", "start 1"]
     assert slurm.field(low, "Restarts") == "1"
 
 

@@ -126,10 +126,10 @@ def test_the_file_system_is_refreshed_before_a_worker_counts_as_killed(
 ) -> None:
     """The outcome exists, but becomes visible only with the refresh."""
 
-    def look_anew(store: Store) -> None:
+    def refresh_nfs(store: Store) -> None:
         store.write_text(store.outcome_path(0), json.dumps(asdict(WorkerOutcome(mistake="launch: was late"))))
 
-    monkeypatch.setattr(Store, "look_anew", look_anew)
+    monkeypatch.setattr(Store, "refresh_nfs", refresh_nfs)
     with pytest.raises(UserError, match="launch: was late"):
         launch_rows(tmp_path, DyingBackend({0: [0], 1: [6]}), monkeypatch)
 

@@ -6,7 +6,7 @@ import pytest
 
 from sega_bench.cli import subcommands, sweep
 from sega_bench.cli.main import main
-from sega_bench.errors import mistakes_in_one_line
+from sega_bench.errors import exit_on_user_error
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -23,7 +23,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def subcommand(*words: object) -> int:
     """Run a sub-command in this process; returns its exit code."""
     try:
-        with mistakes_in_one_line():
+        with exit_on_user_error():
             return subcommands.run([str(word) for word in words])
     except SystemExit as exit_:
         return int(exit_.code or 0)

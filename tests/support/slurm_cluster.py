@@ -190,7 +190,7 @@ def _configure(folder: Path) -> None:
         try:
             os.mknod(folder / "dev" / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))  # as /dev/null
         except OSError as error:
-            pytest.skip(f"pretended GPUs can't be made: mknod: {error.strerror}")
+            pytest.skip(f"fake GPUs cannot be made: mknod: {error.strerror}")
     (folder / "gres.conf").write_text(
         f"AutoDetect=off\nName=gpu Type=fake File={folder}/dev/gpu[0-{GPUS - 1}]\n"
     )
