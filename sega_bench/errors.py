@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend, how mistakes are worded, and checks that all layers make."""
+"""The exception for user errors, its formatting, and input checks shared by all layers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _LONGEST = 1000
 
 
 class UserError(Exception):
-    """A mistake in what was asked: one line that names the key and the remedy, shown without a traceback."""
+    """A mistake in the user's input: one line that names the key and the remedy, without a traceback."""
 
     def __init__(self, message: str) -> None:
         super().__init__(clean(message[:_LONGEST]) + "..." * (len(message) > _LONGEST))
 
 
 @contextmanager
-def mistakes_in_one_line() -> Iterator[None]:
-    """Around every command: what the user can mend ends it with one line and exit code 2, whichever it is.
+def exit_on_user_error() -> Iterator[None]:
+    """End a command with one line and exit code 2 on a :class:`UserError`.
 
-    Anything else is a bug, and keeps its traceback.
+    Any other exception is a bug and keeps its traceback.
     """
     try:
         yield
@@ -37,34 +37,34 @@ def mistakes_in_one_line() -> Iterator[None]:
 
 
 def clean(text: str) -> str:
-    """A text on one line, without anything that steers a terminal or reverses its reading."""
+    """Put a text on one line, without characters that control a terminal or change reading direction."""
     spaced = "".join(" " if char.isspace() else char for char in text)
     return " ".join("".join(char for char in spaced if unicodedata.category(char)[0] != "C").split())
 
 
-def named(error: BaseException) -> str:
-    """An exception's type and the first line of what it says."""
+def error_summary(error: BaseException) -> str:
+    """An exception's type and the first line of its message, cut at 300 characters."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
 
 
 def nearest(name: str, known: Iterable[str], show: Callable[[str], str] = str) -> str:
-    """``did you mean X? `` or nothing, to go before what there is.
+    """``"did you mean X? "``, or an empty string if no known name is similar.
 
     Args:
-        name: what was written.
-        known: what could have been.
-        show: one of ``known`` as it should be written, where that is not how it is compared.
+        name: the unknown name.
+        known: the valid names.
+        show: formats a valid name for the message.
     """
     near = get_close_matches(name[:_LONGEST], list(known), n=1, cutoff=0.4)
     return f"did you mean {show(near[0])}? " if near else ""
 
 
 def check_count(key: str, value: int, most: int) -> None:
-    """Refuse a size or number that is none.
+    """Check that a count lies between 1 and ``most``.
 
     Raises:
-        UserError: it is not between 1 and ``most``.
+        UserError: it does not.
     """
     if not 1 <= value <= most:
         bound = "at least 1" if value < 1 else f"at most {most:,}"
@@ -72,10 +72,10 @@ def check_count(key: str, value: int, most: int) -> None:
 
 
 def expand_user(name: str, key: str) -> Path:
-    """A path with ``~`` as the user's folder.
+    """Expand ``~`` or ``~user`` at the start of a path.
 
     Raises:
-        UserError: it is that of a user who is not here.
+        UserError: the user does not exist.
     """
     try:
         return Path(name).expanduser()

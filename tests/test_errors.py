@@ -8,7 +8,7 @@ from support.command_line import subcommand
 
 import sega_bench
 from sega_bench.cli.subcommands import SUBCOMMANDS
-from sega_bench.errors import UserError, check_count, mistakes_in_one_line, nearest
+from sega_bench.errors import UserError, check_count, exit_on_user_error, nearest
 
 
 @given(st.text())
@@ -74,12 +74,12 @@ def test_no_command_words_its_mistakes_itself() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ExceptHandler) and ast.unparse(node.type or node) == "UserError":
                 assert "exit" not in ast.unparse(node), path
-        if "with mistakes_in_one_line()" in text:
+        if "with exit_on_user_error()" in text:
             callers.add(".".join(path.relative_to(package).with_suffix("").parts))
-    assert callers == {"cli.main"}
+    assert callers == {"cli.main", "faces.evaluate"}
 
 
 def test_what_is_no_mistake_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ZeroDivisionError), mistakes_in_one_line():
+    with pytest.raises(ZeroDivisionError), exit_on_user_error():
         print(1 / 0)
     assert capsys.readouterr().err == ""

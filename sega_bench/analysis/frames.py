@@ -19,7 +19,7 @@ from sega_bench.system import gc_control
 _Row = dict[str, Any]
 
 
-@gc_control.kept()
+@gc_control.disabled()
 def load(folder: str | Path) -> pd.DataFrame:
     """One row for each cell of the present plan, in the plan's order; cells that never ran are absent.
 
@@ -32,10 +32,10 @@ def load(folder: str | Path) -> pd.DataFrame:
     """
     store = Store(Path(folder))
     plan = _plan(store)
-    return _to_frame(plan, store.present(plan["keys"]), folder)
+    return _to_frame(plan, store.rows_for(plan["keys"]), folder)
 
 
-@gc_control.kept()
+@gc_control.disabled()
 def read(store: Store) -> tuple[dict[str, Any], pd.DataFrame, str, StudyAnswers]:
     """A folder's plan, its rows (:func:`load`), the :func:`digest` of both, and a study's answers.
 
@@ -43,13 +43,13 @@ def read(store: Store) -> tuple[dict[str, Any], pd.DataFrame, str, StudyAnswers]
         UserError: as :func:`load`.
     """
     plan = _plan(store)
-    answers = store.answers()
-    rows = _HashedRows(plan, store.present(plan["keys"]), answers)
+    answers = store.read_answers()
+    rows = _HashedRows(plan, store.rows_for(plan["keys"]), answers)
     frame = _to_frame(plan, rows, store.root)  # reads all rows: only then is their digest known
     return plan, frame, rows.digest, answers
 
 
-@gc_control.kept()
+@gc_control.disabled()
 def digest(store: Store) -> str:
     """Identifies what a folder's views show: the plan, its cells' rows and a study's answers; 64 hex digits.
 
@@ -59,7 +59,7 @@ def digest(store: Store) -> str:
         UserError: as :func:`load`.
     """
     plan = _plan(store)
-    rows = _HashedRows(plan, store.present(plan["keys"]), store.answers())
+    rows = _HashedRows(plan, store.rows_for(plan["keys"]), store.read_answers())
     for _ in rows:
         pass
     return rows.digest

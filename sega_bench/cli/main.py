@@ -10,18 +10,18 @@ import sys
 
 from sega_bench.cli import subcommands
 from sega_bench.cli.console import errors
-from sega_bench.errors import mistakes_in_one_line
+from sega_bench.errors import exit_on_user_error
 from sega_bench.system import gc_control, signals
 
 
 def main() -> None:
     """Run the command line; exits with the codes above."""
     signals.listen()
-    gc_control.end_without_looking()
+    gc_control.skip_at_exit()
     # Read when torch is imported: idle threads sleep instead of spinning, which leaves cores to other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with mistakes_in_one_line():
+        with exit_on_user_error():
             sys.exit(_dispatch(sys.argv[1:]))
     except KeyboardInterrupt:
         errors.print("interrupted: finished work is kept, and the same command continues it", style="yellow")

@@ -47,9 +47,10 @@ def _score_all(store: Store, words: Sequence[str]) -> int:
 
     overrides, device_name = rescore.parse_overrides(words)
     settings, device = rescore.resolve_settings(store, overrides), resolve_device(device_name)
-    signals.before_leaving(lock.release_all)
+    signals.before_immediate_exit(lock.release_all)
     with logging_to(store.log_path):
-        counts = sum((_score(one, settings, device) for one in (*store.held_out(), store)), Counter[str]())
+        stores = (*store.held_out_stores(), store)
+        counts = sum((_score(one, settings, device) for one in stores), Counter[str]())
     if store.study_path.exists():
         console.print(
             "the study's answers were removed: run its own command with these scores to compute them again"

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the study's answers."""
-    answers = Store(args.folder).answers()
+    answers = Store(args.folder).read_answers()
     if answers is None:
         raise UserError(f"{args.folder} holds no study: name a folder such as outputs/pareto")
     if not answers:

@@ -85,7 +85,7 @@ class Plan:
         return dict(self._counts)
 
     @cached_property
-    @gc_control.kept()
+    @gc_control.disabled()
     def _counts(self) -> dict[str, int]:  # plan.json is written, and compared, several times
         same = sum(departs(cell, count_timesteps(cell)) == count_timesteps(cell) for cell in self.edited)
         return {
@@ -138,7 +138,7 @@ def plan(config: Config, model: Model | None = None) -> Plan:
     scores.check(ScoreSettings(**asdict(config.scores)))
     model = model or describe(ModelSettings.of(asdict(config.model)), dry_run=config.dry_run)
     resolver = Resolver(config, model)
-    with gc_control.kept():
+    with gc_control.disabled():
         cells, merged = _distinct(resolver.cells(prompts, seeds, concepts, replays, points))
     return Plan(
         name=name,

@@ -25,7 +25,7 @@ from sega_bench.execution.grader import SEPARATOR, Grader, other_notes
 from sega_bench.execution.resume import NOT_SCORED
 from sega_bench.planning import manifest
 from sega_bench.scores import ScoreSettings
-from sega_bench.store import SETTING_COLUMNS, Picture, Place, Record, Store, cell_of, lock
+from sega_bench.store import SETTING_COLUMNS, CellImage, Place, Record, Store, cell_from_row, lock
 
 CHUNK = 64
 """Cells whose images are in memory at once, besides their references'."""
@@ -49,7 +49,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an interrupted command came, as ``rescoring_path`` stores it.
+    """Progress of an interrupted command, as stored in ``rescoring_path``.
 
     Args:
         scores: provenance of its scorers.
@@ -128,7 +128,7 @@ def rescore(store: Store, settings: ScoreSettings, device: torch.device) -> Iter
         # Progress comes first: it makes a kill before the next write known to every later command.
         _write_progress(store, progress)
         store.write_plan(manifest.rescored(plan, settings, provenance))
-        store.answers_path.unlink(missing_ok=True)
+        store.answers_path.unlink(missing_ok=True)  # a study's answers come from the old scores
         yield +Counter({"done before": progress.done})
         scorer = _ChunkScorer(grader, places)
         for chunk in _chunks(store, places, keys[progress.done :]):
@@ -185,8 +185,8 @@ def _append(store: Store, places: Mapping[str, Place], rows: Sequence[Row]) -> N
 class _ChunkScorer:
     """Scores one chunk after another, and keeps the reference images that the next chunk may need.
 
-    Images are looked up by the keys of cells made from rows (:func:`cell_of`). Those keys differ from the
-    rows', because rows do not store the scheduler's configuration.
+    Images are looked up by the keys of cells made from rows (:func:`cell_from_row`). Those keys differ from
+    the rows', because rows do not store the scheduler's configuration.
 
     Args:
         grader: the scorers, and the store that they read from.
@@ -196,26 +196,26 @@ class _ChunkScorer:
 
     grader: Grader
     places: Mapping[str, Place]
-    references: dict[str, Picture] = field(default_factory=dict)
+    references: dict[str, CellImage] = field(default_factory=dict)
 
     def score(self, rows: Sequence[Row]) -> list[Row]:
         """The rows with new scores, without the rows of failed cells."""
         rows = [row for row in rows if row["status"] == "done"]
-        cells = [cell_of(row) for row in rows]
+        cells = [cell_from_row(row) for row in rows]
         images = self._images(cells, rows)
         self.references = self._references(cells, rows, self.references | images)
         records = [_unscored(cell, row) for cell, row in zip(cells, rows, strict=True)]
         graded = self.grader.grade(records, images, self.references)
         return [_replacement(record, row) for record, row in zip(graded, rows, strict=True)]
 
-    def _images(self, cells: Sequence[Cell], rows: Sequence[Row]) -> dict[str, Picture]:
+    def _images(self, cells: Sequence[Cell], rows: Sequence[Row]) -> dict[str, CellImage]:
         """The cells' own images, by key, without those that cannot be read."""
         images = {cell.key: self._read(row) for cell, row in zip(cells, rows, strict=True)}
         return {key: image for key, image in images.items() if image is not None}
 
     def _references(
-        self, cells: Sequence[Cell], rows: Sequence[Row], known: Mapping[str, Picture]
-    ) -> dict[str, Picture]:
+        self, cells: Sequence[Cell], rows: Sequence[Row], known: Mapping[str, CellImage]
+    ) -> dict[str, CellImage]:
         """The cells' reference images, by key: those that are ``known``, the others from the disk."""
         row_keys = {cell.reference().key: row["reference_key"] for cell, row in zip(cells, rows, strict=True)}
         images = {
@@ -224,13 +224,13 @@ class _ChunkScorer:
         }
         return {key: image for key, image in images.items() if image is not None}
 
-    def _read_by_key(self, key: str) -> Picture | None:
+    def _read_by_key(self, key: str) -> CellImage | None:
         """The image of a row's key; None if the folder has no such row or no image."""
         if key not in self.places:
             return None
         return self._read(self.grader.store.journal.read(self.places[key]))
 
-    def _read(self, row: Row) -> Picture | None:
+    def _read(self, row: Row) -> CellImage | None:
         image = row.get("image")
         return self.grader.read(image) if row["status"] == "done" and isinstance(image, str) else None
 

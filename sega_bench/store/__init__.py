@@ -1,15 +1,15 @@
-"""One sweep's folder, the truth of it on disk: rows, images, the plan, and who is at work on them."""
+"""A sweep's folder on disk: records, images, the plan, and the lock of the command that works on it."""
 
-from sega_bench.store.folder import PLAN_VERSION, DamagedPlanError, Store, is_whole_png
+from sega_bench.store.folder import PLAN_VERSION, DamagedPlanError, Store
+from sega_bench.store.images import IMAGE_CHUNK, UNREADABLE, CellImage, is_whole_png
 from sega_bench.store.journal import Place
-from sega_bench.store.pictures import IMAGE_CHUNK, UNREADABLE, Picture
 from sega_bench.store.records import (
     EXECUTION_COLUMNS,
     OUTCOME_COLUMNS,
     SCORE_COLUMNS,
     SETTING_COLUMNS,
     Record,
-    cell_of,
+    cell_from_row,
     columns,
     settings,
 )
@@ -22,12 +22,12 @@ __all__ = [
     "SCORE_COLUMNS",
     "SETTING_COLUMNS",
     "UNREADABLE",
+    "CellImage",
     "DamagedPlanError",
-    "Picture",
     "Place",
     "Record",
     "Store",
-    "cell_of",
+    "cell_from_row",
     "columns",
     "is_whole_png",
     "settings",

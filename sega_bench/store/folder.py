@@ -1,7 +1,7 @@
-"""The sweep's folder: every path in it, every atomic write, and the rows that came back.
+"""The sweep's folder: its paths, atomic writes, and the rows that it holds.
 
-The folder is the truth of a sweep. Whatever kills a run, what it left is readable: a file is either whole or
-absent, and a torn last line of a record file costs that one cell.
+The folder is the only state of a sweep, and it stays readable after a kill at any moment: a file is whole or
+absent, and a torn last line of a records file loses only that cell.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from sega_bench.cell import Cell, canonical_json, shown
 from sega_bench.errors import UserError
+from sega_bench.store.images import CellImage, is_whole_png
 from sega_bench.store.journal import Journal, Place
-from sega_bench.store.pictures import Picture
 from sega_bench.store.records import Record, checksum, settings
 from sega_bench.system import atomic
 
 PLAN_VERSION = 1
-"""Version of plan.json; a folder of another version is refused, never guessed at."""
+"""Version of plan.json; a folder of another version is refused."""
 
 ANSWERS_VERSION = 1
 """Version of answers.json."""
@@ -37,7 +37,7 @@ _NO_DISK = (errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOTCONN)
 
 
 class Store:
-    """One sweep's folder, which need not exist to be read.
+    """One sweep's folder. Reading a folder that does not exist finds no rows and no plan.
 
     Args:
         root: ``outputs/<name>``.
@@ -69,38 +69,40 @@ class Store:
         self.launch_path = self.launch_dir / "workers.json"
 
     def image_path(self, key: str) -> Path:
-        """Where the image of a cell belongs, whether or not it is there."""
+        """The path of a cell's image, whether or not it exists."""
         return Path(self._image_name(key))
 
     def _image_name(self, key: str) -> str:
+        # A string, because building 100,000 Path objects takes longer than checking the files.
         return f"{self.images_dir}/{key[:2]}/{key}.png"
 
-    def held_out(self) -> list[Store]:
-        """Of a study, the sweeps of what it found on what was held out."""
+    def held_out_stores(self) -> list[Store]:
+        """The sweeps in which a study validated its best settings on held-out prompts or seeds."""
         return [Store(path.parent) for path in sorted(self.root.glob("held_out*/plan.json"))]
 
     def outcome_path(self, worker: int) -> Path:
-        """How a worker says that it ended."""
+        """The file in which a worker reports its outcome."""
         return self.launch_dir / f"{worker}.outcome.json"
 
     def starts_path(self, worker: int) -> Path:
-        """How often a worker began in vain."""
+        """The file that counts a worker's failed starts."""
         return self.launch_dir / f"{worker}.starts.json"
 
-    def look_anew(self) -> None:
-        """Have a shared file system ask its server for what other machines have put here.
+    def refresh_nfs(self) -> None:
+        """Make an NFS client see files that other hosts have created.
 
-        An NFS client remembers for up to a minute which files a folder lacked, unless its times change.
+        A client caches for up to a minute that a file is missing; a change of the folder's modification time
+        drops that cache.
         """
         for folder in (self.records_dir, self.launch_dir):
-            with suppress(OSError):  # it is not there
+            with suppress(OSError):  # the folder does not exist
                 os.utime(folder)
 
     def prepare(self) -> None:
-        """Make the folders and clear what killed writers left.
+        """Create the folders and remove temporary files of killed writers.
 
         Raises:
-            UserError: nothing can be written here.
+            UserError: the folder cannot be written.
         """
         probe = self.root / "writable"
         try:
@@ -114,52 +116,52 @@ class Store:
         atomic.clear_abandoned(self.root)
 
     def write_bytes(self, path: Path, data: bytes) -> None:
-        """Put a whole file in place of what was there: a reader sees the old one or the new, never a part.
+        """Replace a file atomically: a reader sees the old content or the new, never a part of it.
 
         Raises:
-            UserError: there is no space for it.
+            UserError: the disk is full or fails.
         """
         with self.replacing(path) as file:
             file.write(data)
 
     @contextmanager
     def replacing(self, path: Path) -> Iterator[BinaryIO]:
-        """:meth:`write_bytes` of what is written to the file that this gives, whole once the block ends."""
-        with self.space(), atomic.replacing(path) as file:
+        """Like :meth:`write_bytes`, for content written to the yielded file; replaced when the block ends."""
+        with self.reporting_disk_errors(), atomic.replacing(path) as file:
             yield file
 
     @contextmanager
-    def space(self) -> Iterator[None]:
-        """A disk that is full or fails is the user's to mend; nothing that was written before is lost."""
+    def reporting_disk_errors(self) -> Iterator[None]:
+        """Turn the errors of a full or failing disk into a UserError; everything written before is kept."""
         try:
             yield
         except OSError as error:
             if error.errno not in (*_NO_SPACE, *_NO_DISK):
                 raise
             if error.errno in _NO_SPACE:
-                what = f"there is no space left for {self.root} ({error.strerror}): free some"
+                problem = f"there is no space left for {self.root} ({error.strerror}): free some"
             else:
-                what = f"{self.root} can't be written any more ({error.strerror}): mend that"
+                problem = f"{self.root} can't be written any more ({error.strerror}): mend that"
             raise UserError(
-                f"output_dir: {what}, and the same command goes on where it stopped, or choose another "
+                f"output_dir: {problem}, and the same command goes on where it stopped, or choose another "
                 "output_dir="
             ) from error
 
     def write_text(self, path: Path, text: str) -> None:
-        """:meth:`write_bytes` of UTF-8."""
+        """Like :meth:`write_bytes`, for text in UTF-8."""
         self.write_bytes(path, text.encode())
 
     def write_plan(self, document: Mapping[str, Any]) -> None:
-        """Replace plan.json; a checksum of it is its last entry."""
+        """Replace plan.json; its last entry is a checksum of the others."""
         sealed = {**document, _SEAL: _checksum(document)}
         self.write_text(self.plan_path, json.dumps(sealed, indent=1, allow_nan=False) + "\n")
 
     def read_plan(self) -> dict[str, Any] | None:
-        """What plan.json says; None where there is none.
+        """Read plan.json without its checksum; None if it does not exist.
 
         Raises:
-            DamagedPlanError: it is not what was written.
-            UserError: it can't be read, or another version of this program wrote it.
+            DamagedPlanError: the content does not match its checksum.
+            UserError: the file cannot be read, or another version of this program wrote it.
         """
         try:
             plan: Any = json.loads(self.plan_path.read_bytes())
@@ -180,81 +182,80 @@ class Store:
         return plan
 
     def write_answers(self, document: Mapping[str, Any]) -> None:
-        """Replace answers.json, what a study found (:func:`sega_bench.study.answer_files.write`)."""
+        """Replace answers.json, a study's results (:func:`sega_bench.study.answer_files.write`)."""
         versioned = {"answers_version": ANSWERS_VERSION, **document}
         text = json.dumps(versioned, indent=1, ensure_ascii=False, allow_nan=False)
         self.write_text(self.answers_path, text + "\n")
 
-    def answers(self) -> dict[str, Any] | None:
-        """What a study found, as answers.json says; empty if none can be read, and None of a sweep.
+    def read_answers(self) -> dict[str, Any] | None:
+        """Read a study's answers.json; None if the folder is a sweep's.
 
-        One that is missing, damaged or of another version, the study's command writes again.
+        A file that is missing, damaged or of another version reads as empty: the study's command rewrites it.
         """
         if not self.study_path.exists():
             return None
         try:
-            said: Any = json.loads(self.answers_path.read_bytes())
+            answers: Any = json.loads(self.answers_path.read_bytes())
         except (OSError, ValueError, RecursionError):
             return {}
-        is_ours = isinstance(said, dict) and said.get("answers_version") == ANSWERS_VERSION
-        return said if is_ours else {}
+        is_readable = isinstance(answers, dict) and answers.get("answers_version") == ANSWERS_VERSION
+        return answers if is_readable else {}
 
-    def write_picture(self, cell: Cell, picture: Picture) -> tuple[str, str]:
-        """Keep a cell's picture, its settings inside it; safe to call from several threads.
+    def write_cell_image(self, cell: Cell, image: CellImage) -> tuple[str, str]:
+        """Write a cell's image with the cell's settings embedded. Thread-safe.
 
         Returns:
-            The path relative to :attr:`root` with forward slashes, and the sha256 of the file's bytes.
+            The POSIX path relative to :attr:`root`, and the sha256 of the file's bytes.
         """
-        described = asdict(cell) | settings(cell)
-        del described["edits"]  # settings has them under their column names
-        content = picture.png(described)
+        metadata = asdict(cell) | settings(cell)
+        del metadata["edits"]  # settings() has them under their column names
+        content = image.to_png(metadata)
         path = self.image_path(cell.key)
         self.write_bytes(path, content)
         return path.relative_to(self.root).as_posix(), hashlib.sha256(content).hexdigest()
 
     def write_image(self, cell: Cell, image_HWC: NDArray[np.uint8]) -> tuple[str, str]:
-        """:meth:`write_picture` of a picture that nothing more is known of: HWC, RGB, uint8."""
-        return self.write_picture(cell, Picture(image_HWC))
+        """Like :meth:`write_cell_image`, for pixels without a mask: HWC, RGB, uint8."""
+        return self.write_cell_image(cell, CellImage(image_HWC))
 
     def image_file(self, name: str) -> Path:
-        """An image's path by its key or its row's ``image``; whatever that says, inside this folder."""
+        """The path of an image, given its key or its row's ``image``; always inside this folder."""
         return self.image_path(_key_of(name))
 
     def read_image(self, name: str) -> NDArray[np.uint8]:
-        """An image by its key or its row's ``image``: HWC, RGB, uint8."""
-        return self.read_picture(name).image_HWC
+        """Read an image, given its key or its row's ``image``: HWC, RGB, uint8."""
+        return self.read_cell_image(name).image_HWC
 
-    def read_picture(self, name: str) -> Picture:
-        """A cell's picture by its key or its row's ``image``.
-
-        Raises:
-            OSError, SyntaxError, ValueError: it is not there, or it is damaged.
-        """
-        return Picture.read(self.image_file(name))
-
-    def append(self, worker: str, made: Sequence[Record]) -> None:
-        """Add rows to a worker's file: one write, and on disk when this returns.
-
-        A line that a killed writer left torn is ended first, so that it spoils no other.
+    def read_cell_image(self, name: str) -> CellImage:
+        """Read an image and its mask, given its key or its row's ``image``.
 
         Raises:
-            UserError: there is no space for them; those that fitted are kept.
+            OSError, SyntaxError, ValueError: the file is missing or damaged.
         """
-        self.append_rows(worker, [record.row() for record in made])
+        return CellImage.read(self.image_file(name))
+
+    def append(self, worker: str, records: Sequence[Record]) -> None:
+        """Append records to a worker's file in one write, flushed to disk on return.
+
+        Raises:
+            UserError: the disk is full or fails; complete lines that were written are kept.
+        """
+        self.append_rows(worker, [record.row() for record in records])
 
     def append_rows(self, worker: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """:meth:`append` of rows as :meth:`Record.row` makes them."""
-        with self.space():
+        """Like :meth:`append`, for rows in the format of :meth:`Record.row`."""
+        with self.reporting_disk_errors():
             self.journal.append(worker, rows)
 
     def rows(self) -> tuple[list[dict[str, Any]], int]:
-        """Each cell's present row, in the order in which cells were first recorded.
+        """Each cell's current row, in the order in which cells were first recorded.
+
+        The latest row of a key is current, but ``failed`` replaces ``done`` only if the image is lost.
 
         Returns:
-            The rows (the latest of a key counts, but ``failed`` replaces ``done`` only where the image that
-            was done is lost), and the number of lines that were skipped because they hold no row.
+            The current rows, and the number of malformed lines, which are skipped.
         """
-        present: dict[str, dict[str, Any]] = {}
+        current: dict[str, dict[str, Any]] = {}
         turns: dict[str, int] = {}
         malformed = 0
         for place, row in self.journal.lines():
@@ -262,56 +263,59 @@ class Store:
                 malformed += 1
                 continue
             key = row["key"]
-            if key not in present or self._counts(
-                row, present[key], is_later=place.turn >= turns.get(key, 0)
+            if key not in current or self._supersedes(
+                row, current[key], is_later=place.turn >= turns.get(key, 0)
             ):
-                present[key] = row
+                current[key] = row
                 turns[key] = place.turn
-        return list(present.values()), malformed
+        return list(current.values()), malformed
 
     def places(self) -> dict[str, Place]:
-        """Where each cell's present row stands, in the order of :meth:`rows`; much smaller than those."""
-        present: dict[str, Place] = {}
+        """The location of each cell's current row by key, in the order of :meth:`rows`.
+
+        Locations take far less memory than rows. A row is read back only where two rows compete.
+        """
+        current: dict[str, Place] = {}
         for place, row in self.journal.lines():
             if row is None:
                 continue
-            before = present.get(row["key"])
+            before = current.get(row["key"])
             is_later = before is None or place.turn >= before.turn
             if (
                 before is None
-                or (is_later and row["status"] == "done")
-                or self._counts(row, self.journal.read(before), is_later=is_later)
+                or (is_later and row["status"] == "done")  # wins whatever the other row is
+                or self._supersedes(row, self.journal.read(before), is_later=is_later)
             ):
-                present[row["key"]] = place
-        return present
+                current[row["key"]] = place
+        return current
 
-    def present(self, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """The present rows of these cells, in this order, one at a time; a cell that has none is passed over.
+    def rows_for(self, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Yield the current rows of these cells in this order, skipping cells without one.
 
-        Of 100,000 rows it keeps where they stand, not what they say.
+        Only the locations of the rows are held in memory.
         """
         places = self.places()
         return self.journal.rows([places[key] for key in keys if key in places])
 
-    def _counts(self, row: Mapping[str, Any], other: Mapping[str, Any], *, is_later: bool) -> bool:
-        """Whether a row replaces another of its cell, which was written before it or after it."""
+    def _supersedes(self, row: Mapping[str, Any], other: Mapping[str, Any], *, is_later: bool) -> bool:
+        """Whether a row replaces another row of its cell; ``is_later``: it was written after the other."""
         if not is_later:
-            return not self._counts(other, row, is_later=True)
-        return row["status"] == "done" or other["status"] == "failed" or self._is_lost(other)
+            return not self._supersedes(other, row, is_later=True)
+        return row["status"] == "done" or other["status"] == "failed" or self._lacks_image(other)
 
-    def _is_lost(self, row: Mapping[str, Any]) -> bool:
+    def _lacks_image(self, row: Mapping[str, Any]) -> bool:
         return bool(row.get("image")) and not is_whole_png(self.image_file(row["image"]))
 
     def done_keys(self, rows: Iterable[Mapping[str, Any]]) -> set[str]:
-        """Keys of those of the present rows that are done and whose image is there, to its last byte."""
+        """Keys of the current rows that are done and whose image file is complete."""
         images = {row["key"]: row.get("image") for row in rows if row["status"] == "done"}
-        there = {  # without Path, which would take as long as all else
+        is_complete = {
             image: is_whole_png(self._image_name(_key_of(image))) for image in set(images.values()) if image
         }
-        return {key for key, image in images.items() if image and there[image]}
+        return {key for key, image in images.items() if image and is_complete[image]}
 
     def is_intact(self, row: Mapping[str, Any]) -> bool:
-        """Whether a done row's image is there, byte for byte as it was written."""
+        """Whether a done row's image file has the sha256 that was recorded."""
         try:
             with open(self.image_file(row["image"]), "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == str(row["image_sha256"])
@@ -330,29 +334,9 @@ _REMEDY = "choose another name=, or remove the folder"
 
 
 class DamagedPlanError(UserError):
-    """plan.json is not what was written."""
+    """plan.json does not match its checksum."""
 
 
 def _key_of(name: str) -> str:
-    """The key in a row's ``image``, or the key itself."""
+    """The key, given itself or a row's ``image`` such as ``images/ab/abcd.png``."""
     return name.rpartition("/")[2].partition(".")[0]
-
-
-def is_whole_png(path: Path | str) -> bool:
-    """Whether a file is there and ends as a picture does, which one that was cut off does not."""
-    try:
-        file = os.open(
-            path, os.O_RDONLY
-        )  # a resume asks this of every image: open() takes three times as long
-    except OSError:
-        return False
-    try:
-        os.lseek(file, -len(_PNG_END), os.SEEK_END)
-        return os.read(file, len(_PNG_END)) == _PNG_END
-    except OSError:
-        return False
-    finally:
-        os.close(file)
-
-
-_PNG_END = bytes.fromhex("0000000049454e44ae426082")

@@ -1,7 +1,7 @@
-"""The record files of a sweep: append-only, a line a row, the latest line of a cell counts.
+"""The records files of a sweep: append-only JSON lines, one row a line, one file a worker.
 
-Which of two files' lines is the later one is told by their turns, a logical clock (Lamport 1978): whoever
-appends has first read what there is, and its turn is one more than the latest that it has read.
+A logical clock (Lamport 1978) orders lines of different files: a line's turn is one more than the latest turn
+that its writer had read. Wall clocks of different hosts would not do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 class Place(NamedTuple):
-    """Where a row stands: the file's name without its folder and ending, the line's first byte, its turn."""
+    """Location of a row: its file's stem, the byte offset of its line, and its turn."""
 
     worker: str
     offset: int
@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 
 class Journal:
-    """All record files of one folder, which need not exist.
+    """All records files of one folder, which need not exist.
 
     Args:
         folder: ``records/``.
@@ -35,16 +35,16 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._latest = 0  # turn that was read
+        self._latest_turn = 0  # of all lines read so far
 
     def append(self, worker: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows to a worker's file: one write, and on disk when this returns.
+        """Append rows to a worker's file in one write, flushed to disk on return.
 
-        A line that a killed writer left torn is ended first, so that it spoils no other.
+        If a killed writer left a torn last line, it is ended first, so that it damages no new row.
         """
         if not rows:
             return
-        lines = b"".join(to_line({**row, _TURN: self._latest + 1}) for row in rows)
+        lines = b"".join(to_line({**row, _TURN: self._latest_turn + 1}) for row in rows)
         self._folder.mkdir(parents=True, exist_ok=True)
         with open(self.path(worker), "a+b") as file:
             file.write(b"\n" * _is_torn(file) + lines)
@@ -52,22 +52,22 @@ class Journal:
             os.fsync(file.fileno())
 
     def lines(self) -> Iterator[tuple[Place, Row | None]]:
-        """Every line of every file, None for one that holds no row."""
+        """Yield the place and row of every line; the row is None if the line is malformed."""
         for path in sorted(self._folder.glob("*.jsonl")):
             offset = 0
             with open(path, "rb") as file:
                 for line in file:
                     turn, row = parse(line)
-                    self._latest = max(self._latest, turn)
+                    self._latest_turn = max(self._latest_turn, turn)
                     yield Place(path.stem, offset, turn), row
                     offset += len(line)
 
     def read(self, place: Place) -> Row:
-        """The row at a place that :meth:`lines` gave."""
+        """Read the row at a place."""
         return next(self.rows([place]))
 
     def rows(self, places: Iterable[Place]) -> Iterator[Row]:
-        """The rows at these places, one at a time; each file is opened once."""
+        """Yield the rows at these places in order, keeping up to 200 files open."""
         with ExitStack() as files:
             opened: dict[str, io.BufferedReader] = {}
             for place in places:
@@ -79,21 +79,21 @@ class Journal:
                 file = opened[place.worker]
                 file.seek(place.offset)
                 _, row = parse(file.readline())
-                assert row is not None, "record files are only ever appended to"
+                assert row is not None, "records files are append-only"
                 yield row
 
     def path(self, worker: str) -> Path:
-        """A worker's file, which need not be there."""
+        """The path of a worker's file, which need not exist."""
         return self._folder / f"{worker}.jsonl"
 
     def size(self, worker: str) -> int:
-        """Bytes of a worker's file."""
+        """The size of a worker's file in bytes; 0 if it does not exist."""
         path = self.path(worker)
         return path.stat().st_size if path.exists() else 0
 
 
 def parse(line: bytes) -> tuple[int, Row | None]:
-    """A line's turn, 0 if it is older than turns, and its row, None if it holds none."""
+    """Parse a line into its turn, 0 if it predates turns, and its row, None if malformed."""
     row = from_line(line)
     turn = None if row is None else row.pop(_TURN, None)
     return turn if type(turn) is int else 0, row
@@ -101,7 +101,7 @@ def parse(line: bytes) -> tuple[int, Row | None]:
 
 _TURN = "turn"
 _MOST_OPEN = 200
-"""Files of as many workers are open at once; a process may have some thousand in all."""
+"""Limit of open files, well below the usual limit of 1,024 a process."""
 
 
 def _is_torn(file: io.BufferedRandom) -> bool:

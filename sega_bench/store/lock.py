@@ -1,4 +1,4 @@
-"""One command at a time works on a sweep's folder: a lock file, and the heartbeat of who holds it."""
+"""Exclusive lock on a sweep's folder: a lock file that its holder refreshes with a heartbeat."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from sega_bench.errors import UserError
 from sega_bench.store.folder import Store
 from sega_bench.system.atomic import is_running
 
-BEAT_SECONDS = 20.0
-"""How often a holder touches its lock."""
+HEARTBEAT_SECONDS = 20.0
+"""Interval at which a holder touches its lock."""
 
 STALE_SECONDS = 120.0
-"""A lock that was not touched for so long is nobody's."""
+"""Age after which a lock counts as abandoned."""
 
 _held: dict[str, Path] = {}
-"""Locks of this process, by their launch."""
+"""Paths of the locks that this process holds, by launch."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who works on a folder.
+    """The command that holds a lock.
 
     Args:
-        host, pid: the process.
-        launch: names one command, since a pid comes again.
-        since: when it began, UTC.
+        host, pid: its process.
+        launch: a random id of the command, because pids are reused.
+        since: its start, UTC in ISO 8601.
     """
 
     host: str
@@ -45,10 +45,10 @@ class Holder:
     since: str
 
     def is_gone(self) -> bool:
-        """Whether it is known to have ended; of another host one can't know."""
+        """Whether the process has certainly ended; on another host that is unknown."""
         if self.host != socket.gethostname():
             return False
-        if self.pid == os.getpid():  # or one before us had our pid
+        if self.pid == os.getpid():  # an earlier process may have had this pid
             return self.launch not in _held
         return not is_running(self.pid)
 
@@ -57,19 +57,19 @@ class Holder:
 
 
 @contextmanager
-def held(store: Store, *, attaches: bool = False) -> Iterator[Callable[[], None]]:
-    """The folder's lock, given back on whatever way out; a lock of the dead is taken over.
+def held(store: Store, *, attach_workers: bool = False) -> Iterator[Callable[[], None]]:
+    """Hold the folder's lock during the block, taking over the lock of a command that has ended.
 
     Args:
         store: the folder.
-        attaches: whether workers on a cluster, which need no command to hold the lock, are this one's.
+        attach_workers: whether this command may attach to cluster workers that outlived their launcher.
 
     Yields:
-        What raises a UserError once another command has taken the lock over, as it may from a process that
-        stood still for :data:`STALE_SECONDS`.
+        A function that raises a UserError if another command has taken over the lock, which happens after
+        this process was suspended for :data:`STALE_SECONDS`.
 
     Raises:
-        UserError: another command works on the folder, or nothing can be written there.
+        UserError: another command holds the lock, or the folder cannot be written.
     """
     mine = Holder(
         host=socket.gethostname(),
@@ -80,40 +80,41 @@ def held(store: Store, *, attaches: bool = False) -> Iterator[Callable[[], None]
     path, stop, lost = store.lock_path, Event(), Event()
     _held[mine.launch] = path
     try:
-        with store.space():
-            _take(path, mine)
-        if store.launch_path.exists() and not attaches:
+        with store.reporting_disk_errors():
+            _acquire(path, mine)
+        if store.launch_path.exists() and not attach_workers:
             raise UserError(
                 f"output_dir: {store.root} has workers on a cluster: the command that started them attaches, "
                 f"and Ctrl-C cancels them; if they are gone for good, remove {store.launch_path}"
             )
-        beat = Thread(target=_beat, args=(path, mine, stop, lost), name="lock", daemon=True)
+        beat = Thread(target=_send_heartbeats, args=(path, mine, stop, lost), name="lock", daemon=True)
         beat.start()
         try:
-            yield lambda: _confirm(path, lost)
+            yield lambda: _check_not_lost(path, lost)
         finally:
             stop.set()
             beat.join()
     finally:
-        _give_back(path, mine.launch)
+        _release(path, mine.launch)
         del _held[mine.launch]
 
 
 def release_all() -> None:
-    """Give back every lock of this process, which is about to end without running its cleanups."""
+    """Release every lock of this process, for an exit that runs no ``finally`` block."""
     for launch, path in _held.items():
-        _give_back(path, launch)
+        _release(path, launch)
 
 
-def _take(path: Path, mine: Holder) -> None:
+def _acquire(path: Path, mine: Holder) -> None:
     while True:
         try:
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
-            with _alone(path.parent):
+            with _exclusive(path.parent):
                 _remove_abandoned(path)
             continue
         try:
+            # Until this write, others see an empty lock: it counts as held until it is stale.
             os.write(file, json.dumps(asdict(mine)).encode())
         except BaseException:
             path.unlink()
@@ -124,10 +125,10 @@ def _take(path: Path, mine: Holder) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Clear the way of a lock that is nobody's any more.
+    """Remove a lock whose holder has ended.
 
     Raises:
-        UserError: it is somebody's.
+        UserError: its holder may still be alive.
     """
     holder, age = _holder(path), _age(path)
     if age is None:
@@ -141,32 +142,35 @@ def _remove_abandoned(path: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One at a time, or else a second might remove what the first took over and has made its own.
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Serialise takeovers: otherwise a second command could remove the lock that the first has just taken.
 
-    Where a file system has no such locks, the heartbeat of who lost finds out.
+    Some file systems have no ``flock``. There, the heartbeat of the command that lost its lock notices.
     """
-    opened = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
-            fcntl.flock(opened, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 def _holder(path: Path) -> Holder | None:
-    """Whose lock it is; None if it says nothing, or is not there."""
+    """The holder that a lock file names; None if the file is missing or malformed."""
     try:
-        said: Any = json.loads(path.read_bytes())
-        holder = Holder(**said)
+        fields: Any = json.loads(path.read_bytes())
+        holder = Holder(**fields)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     return holder if type(holder.pid) is int and holder.pid > 0 else None
 
 
 def _age(path: Path) -> float | None:
-    """Seconds since a lock was touched, by the clock of its file system; None if it is not there."""
+    """Seconds since a lock was touched; None if it does not exist.
+
+    Both times come from the file system's clock: on a shared one, the hosts' clocks may differ.
+    """
     os.utime(path.parent)
     try:
         return path.parent.stat().st_mtime - path.stat().st_mtime
@@ -174,16 +178,16 @@ def _age(path: Path) -> float | None:
         return None
 
 
-def _beat(path: Path, mine: Holder, stop: Event, lost: Event) -> None:
-    while not stop.wait(BEAT_SECONDS):
+def _send_heartbeats(path: Path, mine: Holder, stop: Event, lost: Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
         if _holder(path) not in (mine, None):
             lost.set()
             return
-        with suppress(OSError):  # a file system that does not answer may come back
+        with suppress(OSError):  # a shared file system may be unreachable for a while
             os.utime(path)
 
 
-def _confirm(path: Path, lost: Event) -> None:
+def _check_not_lost(path: Path, lost: Event) -> None:
     if lost.is_set():
         raise UserError(
             f"output_dir: {path.parent} was taken over by {_holder(path) or 'another command'} while this "
@@ -191,8 +195,8 @@ def _confirm(path: Path, lost: Event) -> None:
         )
 
 
-def _give_back(path: Path, launch: str) -> None:
+def _release(path: Path, launch: str) -> None:
     holder = _holder(path)
     if holder is not None and holder.launch == launch:
-        with suppress(OSError):  # of a disk that can't be written any more: it goes stale
+        with suppress(OSError):  # if the disk has failed, the lock becomes stale
             path.unlink()

@@ -1,4 +1,4 @@
-"""One cell's row of results: its columns, and the line of a file in which it is kept."""
+"""One cell's row of results: its columns, and its serialisation as a line of JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCORE_COLUMNS = (
     "changed_fraction",
     "nsfw",
 )
-"""The scores every row has a place for; each concept's own (``clip_concept_1``) follow theirs."""
+"""Score columns of every row; per-concept scores (``clip_concept_1``) follow the score they belong to."""
 
 EXECUTION_COLUMNS = ("unet_evals", "seconds", "worker", "device", "dtype", "versions")
 
@@ -36,16 +36,16 @@ class Record:
     """One cell's row of results.
 
     Args:
-        cell: what was asked.
-        status: whether there is an image.
-        image: posix path relative to the sweep's folder; None for a failed cell. A cell that equals its
+        cell: the cell.
+        status: ``done`` if the cell has an image.
+        image: POSIX path relative to the sweep's folder; None for a failed cell. A cell that equals its
             reference names the reference's file.
-        image_sha256: of the file's bytes.
-        scores: by column name, numbers or names; an absent or NaN score is one that was not taken.
-        error: one line that says why the cell failed, or what a reader of its row must know.
-        unet_evals: UNet evaluations this cell alone made necessary (a trunk's are its reference's).
+        image_sha256: hash of the file's bytes.
+        scores: numbers or lists of names by column; an absent or NaN score was not computed.
+        error: one line: why the cell failed, or a remark on its scores.
+        unet_evals: UNet evaluations that only this cell required; a shared trunk counts for its reference.
         seconds: wall time, this cell's share of its wave.
-        worker, device, versions: where it was made.
+        worker, device, versions: the process that generated it.
     """
 
     cell: Cell
@@ -61,17 +61,17 @@ class Record:
     versions: str = ""
 
     def row(self) -> dict[str, Any]:
-        """The record as one flat JSON object, its keys the table's columns in the table's order."""
+        """The record as a flat JSON object, with the table's columns in their order."""
         outcome = {
             name: getattr(self, name) for name in (*OUTCOME_COLUMNS, *EXECUTION_COLUMNS) if name != "dtype"
         }
-        scores = dict.fromkeys(SCORE_COLUMNS) | {name: _plain(score) for name, score in self.scores.items()}
+        scores = dict.fromkeys(SCORE_COLUMNS) | {name: _to_json(score) for name, score in self.scores.items()}
         row = settings(self.cell) | outcome | scores | {"dtype": self.cell.dtype}
         return {name: row[name] for name in columns(self.scores)}
 
 
 def settings(cell: Cell) -> dict[str, Any]:
-    """A cell's settings under their column names: a list where each concept has its own, None if unread."""
+    """A cell's settings by column: a list for a per-concept setting, None for one that its method ignores."""
     has_momentum = bool(cell.edits) and "edit_momentum_scale" in READS[cell.method]
 
     def each(name: str) -> list[Any] | None:
@@ -105,8 +105,11 @@ def settings(cell: Cell) -> dict[str, Any]:
     }
 
 
-def cell_of(row: Mapping[str, Any]) -> Cell:
-    """The cell of a row of :meth:`Record.row`, but for the scheduler's configuration, and so for the key."""
+def cell_from_row(row: Mapping[str, Any]) -> Cell:
+    """The cell of a row of :meth:`Record.row`.
+
+    A row lacks the scheduler's configuration, so the cell's key differs from the row's.
+    """
     columns = {name: row[name] for name in EDIT_SETTINGS if row[name] is not None}
     edits = [
         Edit(text, **{name: values[k] for name, values in columns.items()})
@@ -120,34 +123,34 @@ SETTING_COLUMNS = tuple(settings(Cell(prompt="", seed=0)))
 
 
 def columns(scores: Iterable[str]) -> list[str]:
-    """The table's columns in order: the contract's, with any other ``scores`` in their places."""
+    """The table's columns in order, including scores beyond :data:`SCORE_COLUMNS`."""
     names = list(dict.fromkeys((*SCORE_COLUMNS, *scores)))
-    whole = {name: place for place, name in enumerate(names)}
+    positions = {name: position for position, name in enumerate(names)}
 
-    def place(name: str) -> tuple[int, int]:
-        """That of the score whose one concept's value it is, and the concept's number."""
+    def sort_key(name: str) -> tuple[int, int]:
+        """A per-concept score sorts behind its score, by the concept's number."""
         base, _, number = name.rpartition("_")
-        each = number.isdecimal() and base in whole
-        return (whole[base], int(number)) if each else (whole[name], 0)
+        is_per_concept = number.isdecimal() and base in positions
+        return (positions[base], int(number)) if is_per_concept else (positions[name], 0)
 
-    return [*SETTING_COLUMNS, *OUTCOME_COLUMNS, *sorted(names, key=place), *EXECUTION_COLUMNS]
+    return [*SETTING_COLUMNS, *OUTCOME_COLUMNS, *sorted(names, key=sort_key), *EXECUTION_COLUMNS]
 
 
-def _plain(score: float | Sequence[str]) -> float | list[str] | None:
-    """As JSON has it: a list of names, a finite number, or null."""
+def _to_json(score: float | Sequence[str]) -> float | list[str] | None:
+    """A score in JSON's types: a list of names, a finite number, or null."""
     if isinstance(score, Sequence):
         return list(score)
     return float(score) if math.isfinite(score) else None
 
 
 def to_line(row: Mapping[str, Any]) -> bytes:
-    """A row as a line of JSON that ends with a checksum of what is before it."""
+    """Serialise a row as a line of JSON whose last entry is a checksum of the others."""
     text = json.dumps(row, allow_nan=False)
     return f'{text[:-1]}{_SEAL}{checksum(text.encode())}"}}\n'.encode()
 
 
 def from_line(line: bytes) -> dict[str, Any] | None:
-    """The row of a line; None for one that holds none, or not the one that was written."""
+    """Parse a line; None if it is malformed or does not match its checksum."""
     body, seal, end = line.rpartition(_SEAL.encode())
     if seal:
         line = body + b"}"
@@ -159,6 +162,7 @@ def from_line(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or not (seal or _is_row(row)):
         return None
+    # Interning cuts the memory of 100,000 rows: they share column names and most texts.
     for name in _SHARED:
         if isinstance(value := row.get(name), str):
             row[name] = sys.intern(value)
@@ -166,7 +170,7 @@ def from_line(line: bytes) -> dict[str, Any] | None:
 
 
 def checksum(data: bytes) -> str:
-    """16 hex digits by which damage is noticed."""
+    """The first 16 hex digits of the sha256, to detect damage."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -181,14 +185,14 @@ _SHARED = (
     "dtype",
     "versions",
 )
-"""Texts that many rows have: kept once, as the columns' names are."""
+"""Columns whose texts many rows share."""
 
 _SEAL = ', "checksum": "'
 _TEXTS = ("key", "reference_key", "image", "image_sha256", "error", "prompt", "worker", "device", "versions")
 
 
 def _is_row(row: Mapping[str, Any]) -> bool:
-    """Whether it can be one, for a line that is older than checksums."""
+    """Whether an object is plausible as a row, for lines written before checksums existed."""
     known = {*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS}
     scores = [score for name, score in row.items() if name not in known]
     return (

@@ -1,4 +1,4 @@
-"""Whether a folder still holds what was written into it, and how to let go of what it does not."""
+"""Verification of a sweep's folder against its checksums, and removal of damaged parts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sega_bench.store.records import from_line
 
 @dataclass(frozen=True)
 class Damage:
-    """A part of a folder that is not as it was written.
+    """A damaged or missing part of a folder.
 
     Args:
         path: the file.
-        reason: what is wrong with it.
+        reason: the problem, as the end of a sentence that begins with the path.
     """
 
     path: Path
@@ -27,12 +27,12 @@ class Damage:
 
 
 def verify(store: Store) -> tuple[int, list[Damage]]:
-    """Read everything that the folder promises: the plan, every line of the records, every image's bytes.
+    """Check the plan, every line of the records and every recorded image against their checksums.
 
-    Images that no row names are left aside, as is what can be made again from the rest: tables, grids, W&B.
+    Images without a row are ignored, and so is everything that views generate: tables, grids, W&B.
 
     Returns:
-        How many images are as their rows say, and what is damaged.
+        The number of intact images, and the damages.
 
     Raises:
         UserError: the folder holds no sweep, or one of another version.
@@ -40,7 +40,7 @@ def verify(store: Store) -> tuple[int, list[Damage]]:
     files = sorted(store.records_dir.glob("*.jsonl"))
     if not store.plan_path.exists() and not files:
         raise UserError(f"{store.root} holds no sweep: name a folder such as outputs/thresholds")
-    damages = [*_plan(store), *(damage for path in files for damage in _lines(path))]
+    damages = [*_plan_damage(store), *(damage for path in files for damage in _line_damages(path))]
     rows = {str(row["image"]): row for row in store.rows()[0] if row["status"] == "done" and row["image"]}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         intact = list(pool.map(store.is_intact, rows.values()))
@@ -49,7 +49,7 @@ def verify(store: Store) -> tuple[int, list[Damage]]:
     return sum(intact), damages
 
 
-def _plan(store: Store) -> Iterator[Damage]:
+def _plan_damage(store: Store) -> Iterator[Damage]:
     try:
         if store.read_plan() is None:
             yield Damage(store.plan_path, "is lost")
@@ -57,7 +57,7 @@ def _plan(store: Store) -> Iterator[Damage]:
         yield Damage(store.plan_path, "is not what was written")
 
 
-def _lines(path: Path) -> Iterator[Damage]:
+def _line_damages(path: Path) -> Iterator[Damage]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if from_line(line) is None:
@@ -65,10 +65,10 @@ def _lines(path: Path) -> Iterator[Damage]:
 
 
 def repair(store: Store, damages: list[Damage]) -> None:
-    """Drop what is damaged, so that the sweep's own command makes it again, and nothing else.
+    """Remove the damaged parts, so that the sweep's command generates them again.
 
     Raises:
-        UserError: there is no space for what is left of a file of records.
+        UserError: the disk is full or fails while a records file is rewritten.
     """
     for path in dict.fromkeys(damage.path for damage in damages):
         if path.parent == store.records_dir:

@@ -1,1 +1,1 @@
-"""What the program needs of the machine: whole files, signals, threads, the garbage collector, progress."""
+"""Operating-system services: atomic writes, signals, threads, the garbage collector, progress."""

@@ -1,4 +1,4 @@
-"""Python's collector of garbage, kept from looking for cycles where there are none."""
+"""Context managers that keep Python's cyclic garbage collector from scanning long-lived objects."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """For what makes many objects at once that all stay, such as a hundred thousand cells or rows.
+def disabled() -> Iterator[None]:
+    """Disable the collector while many long-lived objects are created, such as 100,000 cells or rows.
 
-    As they grow in number, the collector would look through all of them, and through all that torch has,
-    again and again: half of the time that a resume took.
+    Allocation triggers repeated collections that scan all of them and all of torch's objects. This took
+    half of the time of a resume.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -26,11 +26,12 @@ def kept() -> Iterator[None]:
 
 @contextmanager
 def frozen() -> Iterator[None]:
-    """For work that goes on for days beside a hundred thousand objects that stay, such as a plan's cells.
+    """Exclude all present objects, such as a plan's cells, from collection until the block ends.
 
-    What is there when this begins is not looked through before it ends: that would take as long as a few
-    thousand cells do, again and again. What is made meanwhile is collected as ever.
+    For work that runs for days beside 100,000 objects: each full collection would take as long as a few
+    thousand cells. Objects created in the block are collected as usual.
     """
+    # gc.unfreeze() thaws everything: an inner block must not end an outer one.
     is_outermost = gc.get_freeze_count() == 0
     gc.freeze()
     try:
@@ -40,6 +41,6 @@ def frozen() -> Iterator[None]:
             gc.unfreeze()
 
 
-def end_without_looking() -> None:
-    """Have this process end without looking once more through all that it dies with: with torch, a second."""
+def skip_at_exit() -> None:
+    """Skip the final collection when this process exits; with torch loaded it takes a second."""
     atexit.register(gc.freeze)

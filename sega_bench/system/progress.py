@@ -1,4 +1,4 @@
-"""How far a sweep is: a bar on a terminal, a line now and then in a log file."""
+"""Progress of a sweep: a bar on a terminal, a line every 15 seconds in a log file."""
 
 from __future__ import annotations
 
@@ -14,24 +14,30 @@ _LINE_EVERY_SECONDS = 15.0
 
 
 class Meter(Protocol):
-    """Told what was done; what is left follows from the totals it was made with."""
+    """Counts finished work; the remaining time follows from the totals given to :func:`progress`."""
 
     def evaluations(self, count: int) -> None:
-        """So many UNet evaluations more: the measure of time, since cells differ in cost."""
+        """Add UNet evaluations. They measure progress because cells differ in cost."""
         ...
 
     def cell(self, *, failed: bool) -> None:
-        """One cell more on disk, or failed."""
+        """Add one finished cell, whether it was recorded as done or failed."""
         ...
 
     def workers(self, count: int) -> None:
-        """So many processes are at work, if there are others than this one."""
+        """Set the number of live worker processes; a sweep in one process never calls it."""
         ...
 
 
 @contextmanager
 def progress(console: Console, unet_evals: int, cells: int) -> Iterator[Meter]:
-    """A meter for a sweep of so many UNet evaluations and cells."""
+    """Show a sweep's progress while the block runs.
+
+    Args:
+        console: where to show it; without a terminal, lines are printed instead of a bar.
+        unet_evals: total UNet evaluations.
+        cells: total cells.
+    """
     if not console.is_terminal:
         yield _Lines(console, unet_evals, cells)
         return
@@ -49,18 +55,18 @@ def progress(console: Console, unet_evals: int, cells: int) -> Iterator[Meter]:
 
 
 class _Counter:
-    """Evaluations, cells and failures so far, as words."""
+    """Counts evaluations, cells, failures and workers, and describes them in one line."""
 
     def __init__(self, unet_evals: int, cells: int) -> None:
         self.total, self.cells = unet_evals, cells
         self.evaluated = self.done = self.failed = 0
-        self.alive: int | None = None
-        self.first: tuple[float, int] | None = None
+        self.live_workers: int | None = None
+        self.rate_start: tuple[float, int] | None = None
 
     def evaluations(self, count: int) -> None:
         self.evaluated += count
-        if self.first is None:
-            self.first = time.perf_counter(), count
+        if self.rate_start is None:
+            self.rate_start = time.perf_counter(), count
         self.show()
 
     def cell(self, *, failed: bool) -> None:
@@ -69,24 +75,28 @@ class _Counter:
         self.show()
 
     def workers(self, count: int) -> None:
-        self.alive = count
+        self.live_workers = count
         self.show()
 
     def show(self) -> None:
-        """Bring the display up to date."""
+        """Update the display."""
 
     @property
     def rate(self) -> float:
-        """UNet evaluations a second, from the end of the first ones: before them there is a model to load."""
-        if self.first is None:
-            return 0.0
-        since, count = self.first
-        seconds = time.perf_counter() - since
-        return (self.evaluated - count) / seconds if seconds > 1 else 0.0  # records come in bursts
+        """UNet evaluations a second.
 
-    def words(self) -> str:
+        The clock starts at the end of the first evaluations, so that loading the model does not count.
+        """
+        if self.rate_start is None:
+            return 0.0
+        since, count = self.rate_start
+        seconds = time.perf_counter() - since
+        return (self.evaluated - count) / seconds if seconds > 1 else 0.0  # records arrive in bursts
+
+    def status(self) -> str:
         failures = f", {self.failed} failed" if self.failed else ""
-        workers = "" if self.alive is None else f", {self.alive} worker{'s' * (self.alive != 1)}"
+        count = self.live_workers
+        workers = "" if count is None else f", {count} worker{'s' * (count != 1)}"
         return f"{self.done}/{self.cells} cells{failures}{workers}"
 
 
@@ -98,7 +108,7 @@ class _Bar(_Counter):
 
     def show(self) -> None:
         self.bar.update(
-            self.task, completed=self.evaluated, cells=self.words(), rate=f"{self.rate:.0f} evaluations/s"
+            self.task, completed=self.evaluated, cells=self.status(), rate=f"{self.rate:.0f} evaluations/s"
         )
 
 
@@ -106,16 +116,16 @@ class _Lines(_Counter):
     def __init__(self, console: Console, unet_evals: int, cells: int) -> None:
         super().__init__(unet_evals, cells)
         self.console = console
-        self.shown = time.perf_counter()
+        self.last_printed = time.perf_counter()
 
     def show(self) -> None:
         now, rate = time.perf_counter(), self.rate
-        if now - self.shown < _LINE_EVERY_SECONDS or not rate:
+        if now - self.last_printed < _LINE_EVERY_SECONDS or not rate:
             return
-        self.shown = now
+        self.last_printed = now
         left = max(0, self.total - self.evaluated) / rate
         self.console.print(
-            f"{self.evaluated / self.total:.0%}, {self.words()}, "
+            f"{self.evaluated / self.total:.0%}, {self.status()}, "
             f"{rate:.0f} UNet evaluations/s, {left:.0f} s left",
             highlight=False,
         )

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end the program once and in good order, however often they come."""
+"""Signal handlers: the first SIGTERM or Ctrl-C ends the program in good order."""
 
 from __future__ import annotations
 
@@ -11,66 +11,66 @@ from types import FrameType
 from typing import Any
 
 INTERRUPTED = 130
-"""The exit code."""
+"""Exit code of an interrupted program."""
 
 _arrived = Event()
-_before_leaving: list[Callable[[], None]] = []
+_before_immediate_exit: list[Callable[[], None]] = []
 
 
 def listen() -> None:
-    """From now on the first signal raises KeyboardInterrupt in the main thread.
+    """Install handlers: the first SIGTERM or SIGINT raises KeyboardInterrupt in the main thread.
 
-    Schedulers repeat SIGTERM: later ones are ignored. Who repeats Ctrl-C does not want to wait: the program
-    ends at once.
+    Later SIGTERMs are ignored, because schedulers repeat them. A second Ctrl-C ends the program at once.
     """
     _arrived.clear()
     signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell starts what runs in the background
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # a shell ignores SIGINT for background jobs
         signal.signal(signal.SIGINT, _interrupt)
 
 
-def before_leaving(work: Callable[[], None]) -> None:
-    """What to do before the program ends at once, when no ``finally`` is reached."""
-    _before_leaving.append(work)
+def before_immediate_exit(work: Callable[[], None]) -> None:
+    """Register work for an immediate exit, which runs no ``finally`` block."""
+    _before_immediate_exit.append(work)
 
 
 @contextmanager
-def held(*numbers: signal.Signals) -> Iterator[None]:
-    """Signals that come meanwhile arrive afterwards; to processes that are started in here they never do.
+def deferred(*numbers: signal.Signals) -> Iterator[None]:
+    """Defer signals until the block ends; processes started in the block never receive them.
 
-    These inherit the mask of the main thread, from which this is to be called. Here that is not enough:
-    another thread takes the signal then, and Python calls its handler in the main thread all the same.
+    Call this in the main thread: child processes inherit its signal mask. The mask alone does not protect
+    this process, because another thread can receive the signal and Python then runs the handler in the
+    main thread. So the handlers are replaced as well.
     """
-    came: list[int] = []
+    received: list[int] = []
     handlers: dict[int, Any] = {}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         for number in numbers:
             if signal.getsignal(number) != signal.SIG_IGN:
-                handlers[number] = signal.signal(number, lambda number, frame: came.append(number))
+                handlers[number] = signal.signal(number, lambda number, frame: received.append(number))
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for held_back, handler in handlers.items():
-            signal.signal(held_back, handler)
-        for arrived in came:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for arrived in received:
             signal.raise_signal(arrived)
 
 
 def check() -> None:
-    """Raise the KeyboardInterrupt again that was lost: Python ignores one that is raised in a destructor."""
+    """Raise KeyboardInterrupt if a signal has arrived; Python drops one that is raised in a destructor."""
     if _arrived.is_set():
         raise KeyboardInterrupt
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGINT, _exit_immediately)
     _arrived.set()
     raise KeyboardInterrupt
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    for work in _before_leaving:
+def _exit_immediately(number: int, frame: FrameType | None) -> None:
+    for work in _before_immediate_exit:
         work()
     os._exit(INTERRUPTED)

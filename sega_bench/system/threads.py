@@ -1,4 +1,4 @@
-"""How many threads torch computes with on the CPU, for a while."""
+"""Context manager for torch's CPU thread count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """So many threads of torch's, None as many as there are, and as many as there were afterwards."""
+    """Set torch's CPU thread count inside the block, then restore it; None leaves it unchanged."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -17,7 +17,7 @@ from support.small_sweep import rows, run, store
 from sega_bench.cell import Cell, Edit
 from sega_bench.scores.locality import LocalityScorer, locality
 from sega_bench.scores.scoring import score
-from sega_bench.store.pictures import Picture
+from sega_bench.store.images import CellImage
 
 EDIT = Cell("a face", 0, (Edit("smile"),), height=32, width=48)
 Mask = NDArray[np.bool_]
@@ -71,26 +71,26 @@ def test_image_and_mask_survive_the_file(
 ) -> None:
     rng = np.random.default_rng(seed)
     path = tmp_path_factory.mktemp("png") / "one.png"
-    picture = Picture(rng.integers(0, 256, (8, 8, 3), np.uint8), rng.random((height, width)) < 0.5)
-    path.write_bytes(picture.png({"seed": seed}))
-    back = Picture.read(path)
-    assert (back.image_HWC == picture.image_HWC).all()
+    image = CellImage(rng.integers(0, 256, (8, 8, 3), np.uint8), rng.random((height, width)) < 0.5)
+    path.write_bytes(image.to_png({"seed": seed}))
+    back = CellImage.read(path)
+    assert (back.image_HWC == image.image_HWC).all()
     assert back.is_guided_HW is not None
-    assert picture.is_guided_HW is not None
-    assert (back.is_guided_HW == picture.is_guided_HW).all()
+    assert image.is_guided_HW is not None
+    assert (back.is_guided_HW == image.is_guided_HW).all()
 
 
 def test_a_higher_threshold_guides_less_and_a_reference_is_not_guided(tmp_path: Path) -> None:
     run(tmp_path, "+axes.edit_guidance_scale=[0,5]")
     fraction_at: dict[object, float] = {}
     for row in rows(tmp_path).values():
-        picture = store(tmp_path).read_picture(row["image"])
+        image = store(tmp_path).read_cell_image(row["image"])
         if row["is_reference"] or row["edit_guidance_scale"] == [0]:
-            assert picture.is_guided_HW is None
+            assert image.is_guided_HW is None
             assert "locality" not in row
         else:
-            assert picture.is_guided_HW is not None
-            assert row["guided_fraction"] == picture.is_guided_HW.mean()
+            assert image.is_guided_HW is not None
+            assert row["guided_fraction"] == image.is_guided_HW.mean()
             assert 0 < row["locality"] <= 1
             fraction_at.setdefault(row["edit_threshold"][0], row["guided_fraction"])
     assert fraction_at[0.9] < fraction_at[0.5]

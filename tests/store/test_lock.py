@@ -1,4 +1,4 @@
-"""Two commands never work on one folder, and what the dead hold is taken over."""
+"""Two commands never work on one folder, and the locks of dead processes are taken over."""
 
 import errno
 import json
@@ -15,156 +15,155 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.command_line import call
+from support.command_line import call, subcommand
 from support.small_sweep import overrides, refuse_to_load, small
 
 from sega_bench.errors import UserError
 from sega_bench.execution import jobs, runner
 from sega_bench.store import Store, lock
 from sega_bench.system import signals
-from sega_bench.tracking import reporter
-from sega_bench.views.image_grid import write
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "sweep")
-    made.prepare()
-    return made
+    store = Store(tmp_path / "sweep")
+    store.prepare()
+    return store
 
 
-def gone() -> int:
+def dead_pid() -> int:
     """The pid of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
 
 
-def left(store: Store, *, age: float = 0.0, **holder: object) -> None:
-    """A lock as somebody else left it."""
-    known = {"host": "elsewhere", "pid": 7, "launch": "0badcafe", "since": "2026-01-01T00:00:00+00:00"}
-    store.lock_path.write_text(json.dumps(known | holder))
+def leave_lock(store: Store, *, age: float = 0.0, **holder: object) -> None:
+    """Write a lock of another process, last touched ``age`` seconds ago."""
+    defaults = {"host": "elsewhere", "pid": 7, "launch": "0badcafe", "since": "2026-01-01T00:00:00+00:00"}
+    store.lock_path.write_text(json.dumps(defaults | holder))
     then = time.time() - age
     os.utime(store.lock_path, (then, then))
 
 
-def taken(store: Store) -> dict[str, object]:
-    """What the lock says while it is held."""
+def acquire(store: Store) -> dict[str, object]:
+    """Acquire the lock, and return the content of its file."""
     with lock.held(store):
         return dict(json.loads(store.lock_path.read_text()))
 
 
-def test_a_lock_says_whose_it_is_and_is_given_back(store: Store) -> None:
-    said = taken(store)
-    assert (said["host"], said["pid"]) == (socket.gethostname(), os.getpid())
-    assert taken(store)["launch"] != said["launch"]
-    for ending in (ValueError, KeyboardInterrupt, SystemExit):
-        with pytest.raises(ending), lock.held(store):
-            raise ending
+def test_a_lock_names_its_holder_and_is_released(store: Store) -> None:
+    content = acquire(store)
+    assert (content["host"], content["pid"]) == (socket.gethostname(), os.getpid())
+    assert acquire(store)["launch"] != content["launch"]
+    for exception in (ValueError, KeyboardInterrupt, SystemExit):
+        with pytest.raises(exception), lock.held(store):
+            raise exception
         assert not store.lock_path.exists()
 
 
 def test_a_second_holder_is_refused_in_one_line_and_the_first_keeps_its_lock(store: Store) -> None:
     with lock.held(store) as confirm:
-        said = store.lock_path.read_text()
+        content = store.lock_path.read_text()
         with pytest.raises(
             UserError, match=rf"in use by process {os.getpid()} on .*: wait .* name=$"
-        ) as told:
-            taken(store)
-        assert "\n" not in str(told.value)
-        assert store.lock_path.read_text() == said
+        ) as error:
+            acquire(store)
+        assert "\n" not in str(error.value)
+        assert store.lock_path.read_text() == content
         confirm()
 
 
-def test_of_another_host_a_lock_counts_until_it_is_stale(store: Store) -> None:
-    left(store, age=lock.STALE_SECONDS - 30)
+def test_another_hosts_lock_holds_until_it_is_stale(store: Store) -> None:
+    leave_lock(store, age=lock.STALE_SECONDS - 30)
     with pytest.raises(UserError, match="in use by process 7 on elsewhere"):
-        taken(store)
-    left(store, age=lock.STALE_SECONDS + 30)
-    assert taken(store)["pid"] == os.getpid()
+        acquire(store)
+    leave_lock(store, age=lock.STALE_SECONDS + 30)
+    assert acquire(store)["pid"] == os.getpid()
     assert sorted(os.listdir(store.root)) == ["images", "records"]
 
 
-@pytest.mark.parametrize("pid", [gone, os.getpid])
-def test_of_this_host_the_lock_of_the_dead_is_taken_over_at_once(
+@pytest.mark.parametrize("pid", [dead_pid, os.getpid])
+def test_a_dead_processs_lock_on_this_host_is_taken_over_at_once(
     store: Store, pid: Callable[[], int]
 ) -> None:
-    left(store, host=socket.gethostname(), pid=pid())
-    assert taken(store)["pid"] == os.getpid()
+    leave_lock(store, host=socket.gethostname(), pid=pid())
+    assert acquire(store)["pid"] == os.getpid()
 
 
-@pytest.mark.parametrize("said", [b"", b"{", b"[]", b'{"pid": 7}', b"\xff" * 10, b"[" * 100_000])
-def test_a_torn_lock_counts_until_it_is_stale(store: Store, said: bytes) -> None:
-    store.lock_path.write_bytes(said)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 7}', b"\xff" * 10, b"[" * 100_000])
+def test_a_torn_lock_holds_until_it_is_stale(store: Store, content: bytes) -> None:
+    store.lock_path.write_bytes(content)
     with pytest.raises(UserError, match="in use by a command that has just begun"):
-        taken(store)
+        acquire(store)
     os.utime(store.lock_path, (0, 0))
-    assert taken(store)["pid"] == os.getpid()
+    assert acquire(store)["pid"] == os.getpid()
 
 
-def test_of_many_that_take_a_stale_lock_over_one_has_it(store: Store) -> None:
+def test_only_one_of_many_takes_a_stale_lock_over(store: Store) -> None:
     for _ in range(20):
-        left(store, age=1000)
-        start, tried = threading.Barrier(8), threading.Barrier(8)
+        leave_lock(store, age=1000)
+        start, end = threading.Barrier(8), threading.Barrier(8)
         with ThreadPoolExecutor(8) as pool:
-            tries = [pool.submit(is_taken, store, start, tried) for _ in range(8)]
-        assert sum(one.result() for one in tries) == 1
+            attempts = [pool.submit(can_acquire, store, start, end) for _ in range(8)]
+        assert sum(attempt.result() for attempt in attempts) == 1
         assert not store.lock_path.exists()
 
 
-def is_taken(store: Store, start: threading.Barrier, tried: threading.Barrier) -> bool:
+def can_acquire(store: Store, start: threading.Barrier, end: threading.Barrier) -> bool:
+    """Whether this thread acquires the lock; it holds it until all threads have tried."""
     start.wait()
-    with ExitStack() as holding:
+    with ExitStack() as stack:
         try:
-            holding.enter_context(lock.held(store))
+            stack.enter_context(lock.held(store))
         except UserError:
             return False
         finally:
-            tried.wait()
+            end.wait()
         return True
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    while not is_so():
+def wait_until(predicate: Callable[[], bool]) -> None:
+    while not predicate():
         time.sleep(0.005)
 
 
-def test_a_heartbeat_keeps_it_fresh(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+def test_a_heartbeat_refreshes_the_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.01)
     with lock.held(store):
         os.utime(store.lock_path, (0, 0))
-        until(lambda: store.lock_path.stat().st_mtime > 0)
+        wait_until(lambda: store.lock_path.stat().st_mtime > 0)
 
 
-def test_who_was_taken_for_dead_stops_and_leaves_the_others_lock(
+def test_a_command_that_lost_its_lock_stops_and_leaves_the_new_holders_lock(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.01)
     with lock.held(store) as confirm:
-        left(store)
-        until(lambda: not any(thread.name == "lock" for thread in threading.enumerate()))
+        leave_lock(store)
+        wait_until(lambda: not any(thread.name == "lock" for thread in threading.enumerate()))
         with pytest.raises(UserError, match="was taken over by process 7 on elsewhere"):
             confirm()
     assert json.loads(store.lock_path.read_text())["pid"] == 7
 
 
 def test_a_full_disk_leaves_no_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: object) -> int:
+    def full(*args: object) -> int:
         raise OSError(errno.ENOSPC, "no space")
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(UserError, match="output_dir: there is no space left"):
-        taken(store)
+        acquire(store)
     assert not store.lock_path.exists()
 
 
-def test_who_leaves_at_once_gives_it_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_immediate_exit_releases_the_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     codes: list[int] = []
     monkeypatch.setattr(os, "_exit", codes.append)
-    monkeypatch.setattr(signals, "_before_leaving", [])
-    signals.before_leaving(lock.release_all)
+    monkeypatch.setattr(signals, "_before_immediate_exit", [])
+    signals.before_immediate_exit(lock.release_all)
     with lock.held(store):
-        signals._leave(signal.SIGINT, None)
+        signals._exit_immediately(signal.SIGINT, None)
         assert not store.lock_path.exists()
     assert codes == [130]
 
@@ -172,36 +171,34 @@ def test_who_leaves_at_once_gives_it_back(store: Store, monkeypatch: pytest.Monk
 # --- sweeps ---
 
 
-def test_the_second_command_names_the_first_and_takes_over_when_it_was_killed(
+def test_a_second_command_names_the_first_and_takes_over_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Store(tmp_path / "small-local")
     words = overrides(tmp_path, "seeds=200", "engine.wave_rows=4")
     first = subprocess.Popen([sys.executable, "-m", "sega_bench", *words], stderr=subprocess.PIPE, text=True)
-    until(lambda: any(store.records_dir.glob("*")) or first.poll() is not None)
+    wait_until(lambda: any(store.records_dir.glob("*")) or first.poll() is not None)
     capsys.readouterr()
     with monkeypatch.context() as patch:
         refuse_to_load(patch)
         assert call(patch, *words) == 2
-        shown = capsys.readouterr().err
-        assert f"in use by process {first.pid} on {socket.gethostname()}" in shown
-        assert shown.count("\n") == 1
+        message = capsys.readouterr().err
+        assert f"in use by process {first.pid} on {socket.gethostname()}" in message
+        assert message.count("\n") == 1
         assert call(patch, *words, "dry_run=true") == 0
-        with pytest.raises(SystemExit) as refused:
-            reporter.main([str(store.root)])
-        assert refused.value.code == 2
+        assert subcommand("wandb", store.root) == 2
         assert "in use by" in capsys.readouterr().err
-    write.main([str(store.root)])  # shows what there is
+    assert subcommand("grids", store.root) == 0  # views need no lock
     first.kill()
     first.communicate()
     assert store.lock_path.exists()
-    kept = len(store.rows()[0])
+    rows_before = len(store.rows()[0])
     assert call(monkeypatch, *overrides(tmp_path, "seeds=1")) == 0
-    assert len(store.rows()[0]) >= kept
+    assert len(store.rows()[0]) >= rows_before
     assert not store.lock_path.exists()
 
 
-def test_iterating_holds_the_folder_and_closing_gives_it_back(tmp_path: Path) -> None:
+def test_iterating_holds_the_lock_and_closing_releases_it(tmp_path: Path) -> None:
     records = runner.run(small(tmp_path))
     next(iter(records))
     with pytest.raises(UserError, match="in use by process"):
@@ -210,7 +207,7 @@ def test_iterating_holds_the_folder_and_closing_gives_it_back(tmp_path: Path) ->
     assert len(list(runner.run(small(tmp_path, "seeds=3")))) >= 3
 
 
-def test_a_run_that_lost_its_folder_stops_with_what_is_done(tmp_path: Path) -> None:
+def test_a_run_that_lost_its_lock_stops_and_keeps_its_records(tmp_path: Path) -> None:
     with jobs.locked(runner.plan(small(tmp_path, "engine.wave_rows=3"))) as job:
 
         def lost() -> None:

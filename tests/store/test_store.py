@@ -24,7 +24,7 @@ from sega_bench.cell import Cell, Edit
 from sega_bench.errors import UserError
 from sega_bench.store import PLAN_VERSION, SCORE_COLUMNS, DamagedPlanError, Record, Store, columns
 
-DESIGN = """
+_COLUMN_NAMES = """
 key reference_key is_reference model prompt negative_prompt seed scheduler guidance_scale num_inference_steps
 height width concepts reverse_editing_direction edit_guidance_scale edit_threshold edit_warmup_steps
 edit_cooldown_steps edit_momentum_scale edit_mom_beta edit_weights eta replay method image image_sha256 status
@@ -33,16 +33,16 @@ clip_prompt clip_concept clip_concept_delta clip_directional clip_image lpips ss
 nsfw
 unet_evals seconds worker device dtype versions
 """
-CONTRACT = DESIGN.split()
+CONTRACT = _COLUMN_NAMES.split()
 
 CELL = Cell("a face", 3, (Edit("smile"), Edit("glasses", edit_threshold=0.5)), model="faces@12")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "sweep")
-    made.prepare()
-    return made
+    store = Store(tmp_path / "sweep")
+    store.prepare()
+    return store
 
 
 def seeds(*numbers: int) -> list[Record]:
@@ -56,15 +56,15 @@ def seeds_of(store: Store) -> list[int]:
 # --- a record's row ---
 
 
-def test_row_has_the_contracts_columns_in_order() -> None:
+def test_a_row_has_the_contracts_columns_in_order() -> None:
     assert list(Record(CELL, "done").row()) == CONTRACT
 
 
 def test_per_concept_scores_follow_clip_concept_in_number_order() -> None:
     scores = {f"clip_concept_{k}": 0.1 for k in (10, 2, 1)} | {"aesthetic": 5.0}
     names = list(Record(CELL, "done", scores=scores).row())
-    place = names.index("clip_concept")
-    assert names[place : place + 5] == [
+    first = names.index("clip_concept")
+    assert names[first : first + 5] == [
         "clip_concept",
         "clip_concept_1",
         "clip_concept_2",
@@ -91,7 +91,7 @@ def test_a_references_edit_columns_are_null() -> None:
     assert {row[name] for name in CONTRACT if "edit" in name} == {None}
 
 
-def test_a_score_that_is_no_number_is_null() -> None:
+def test_a_score_that_is_not_finite_is_null() -> None:
     scores = {"lpips": float("nan"), "psnr": float("inf"), "ssim": np.float32(0.5)}
     row = Record(CELL, "done", scores=scores).row()
     assert row["lpips"] is None
@@ -122,7 +122,7 @@ cells = st.builds(
 
 @given(cell=cells, score=st.floats(), error=st.none() | texts)
 @settings(max_examples=60, deadline=None)
-def test_rows_come_back_as_they_were_written(
+def test_rows_are_read_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, cell: Cell, score: float, error: str | None
 ) -> None:
     store = Store(tmp_path_factory.mktemp("sweep"))
@@ -134,7 +134,7 @@ def test_rows_come_back_as_they_were_written(
 # --- record files ---
 
 
-def test_truncation_at_any_byte_costs_only_the_last_record(store: Store) -> None:
+def test_truncation_at_any_byte_loses_only_the_last_record(store: Store) -> None:
     store.append("w", seeds(0, 1))
     path = store.records_dir / "w.jsonl"
     whole = path.read_bytes()
@@ -173,7 +173,7 @@ def test_malformed_lines_are_skipped_and_counted(store: Store, garbage: bytes) -
     assert store.rows()[1] == 1
 
 
-def test_the_latest_row_counts_but_failed_never_replaces_done(store: Store) -> None:
+def test_the_latest_row_is_current_but_failed_never_replaces_done(store: Store) -> None:
     store.append("a", [Record(CELL, "failed", error="first")])
     store.append("a", [Record(CELL, "failed", error="second")])
     assert [row["error"] for row in store.rows()[0]] == ["second"]
@@ -183,20 +183,20 @@ def test_the_latest_row_counts_but_failed_never_replaces_done(store: Store) -> N
     assert [(row["status"], row["seconds"]) for row in store.rows()[0]] == [("done", 2.0)]
 
 
-def test_what_was_written_after_reading_counts_in_whichever_file_it_is(store: Store) -> None:
-    """A file is read before or behind another, whichever was written first."""
+def test_a_row_appended_after_reading_is_current_whatever_its_file(store: Store) -> None:
+    """Files are read in alphabetical order, whichever was written first."""
     for early, late in (("0", "1"), ("1", "0")):
         cell = Cell("a face", int(early))
         Store(store.root).append(early, [Record(cell, "done", seconds=1.0)])
-        one_that_resumes = Store(store.root)
-        one_that_resumes.rows()
-        one_that_resumes.append(late, [Record(cell, "done", seconds=2.0)])
+        resumed = Store(store.root)
+        resumed.rows()
+        resumed.append(late, [Record(cell, "done", seconds=2.0)])
     assert [row["seconds"] for row in store.rows()[0]] == [2.0, 2.0]
     assert [store.journal.read(place)["seconds"] for place in store.places().values()] == [2.0, 2.0]
     assert "turn" not in store.rows()[0][0]
 
 
-def test_failed_replaces_done_where_the_image_is_lost(store: Store) -> None:
+def test_failed_replaces_done_if_the_image_is_lost(store: Store) -> None:
     image, digest = store.write_image(CELL, sweeps.picture(CELL))
     store.append("w", [Record(CELL, "done", image, digest), Record(CELL, "failed")])
     assert [row["status"] for row in store.rows()[0]] == ["done"]
@@ -204,7 +204,7 @@ def test_failed_replaces_done_where_the_image_is_lost(store: Store) -> None:
     assert [row["status"] for row in store.rows()[0]] == ["failed"]
 
 
-def test_rows_of_nothing(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_rows_and_no_plan(tmp_path: Path) -> None:
     store = Store(tmp_path / "none")
     assert store.rows() == ([], 0)
     assert store.done_keys([]) == set()
@@ -212,7 +212,7 @@ def test_rows_of_nothing(tmp_path: Path) -> None:
     assert not store.root.exists()
 
 
-def test_nothing_appended_makes_no_file(store: Store) -> None:
+def test_appending_no_rows_creates_no_file(store: Store) -> None:
     store.append("w", [])
     assert list(store.records_dir.iterdir()) == []
 
@@ -220,7 +220,7 @@ def test_nothing_appended_makes_no_file(store: Store) -> None:
 # --- images ---
 
 
-def test_an_image_comes_back_with_its_settings(store: Store) -> None:
+def test_an_image_is_read_back_with_its_settings(store: Store) -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
     path, digest = store.write_image(CELL, image)
     assert path == f"images/{CELL.key[:2]}/{CELL.key}.png"
@@ -228,18 +228,18 @@ def test_an_image_comes_back_with_its_settings(store: Store) -> None:
     for name in (path, CELL.key):
         np.testing.assert_array_equal(store.read_image(name), image)
     with Image.open(store.root / path) as png:
-        described = json.loads(png.text["sega_bench"])  # type: ignore[attr-defined]
+        metadata = json.loads(png.text["sega_bench"])  # type: ignore[attr-defined]
     row = Record(CELL, "done").row()
-    assert {name: described[name] for name in CONTRACT[:22]} == {name: row[name] for name in CONTRACT[:22]}
-    assert described["scheduler_config"] == CELL.scheduler_config
+    assert {name: metadata[name] for name in CONTRACT[:22]} == {name: row[name] for name in CONTRACT[:22]}
+    assert metadata["scheduler_config"] == CELL.scheduler_config
 
 
-def test_an_image_is_never_looked_for_outside_the_folder(store: Store) -> None:
+def test_an_image_path_never_leaves_the_folder(store: Store) -> None:
     for name in ("../../secret.png", "/etc/secret.png"):
         assert store.image_file(name).is_relative_to(store.images_dir)
 
 
-def test_done_is_recorded_as_done_and_has_its_image(store: Store) -> None:
+def test_done_keys_need_a_done_row_and_its_image(store: Store) -> None:
     done, lost, failed, shared = (replace(CELL, seed=seed) for seed in range(4))
     image, _ = store.write_image(done, sweeps.picture(done))
     store.append("w", [Record(done, "done", image), Record(lost, "done", store.image_path(lost.key).name)])
@@ -247,7 +247,7 @@ def test_done_is_recorded_as_done_and_has_its_image(store: Store) -> None:
     assert store.done_keys(store.rows()[0]) == {done.key, shared.key}
 
 
-def test_an_image_is_intact_while_it_has_its_hash(store: Store) -> None:
+def test_an_image_is_intact_if_its_hash_matches(store: Store) -> None:
     image, digest = store.write_image(CELL, sweeps.picture(CELL))
     row = Record(CELL, "done", image, digest).row()
     assert store.is_intact(row)
@@ -258,23 +258,25 @@ def test_an_image_is_intact_while_it_has_its_hash(store: Store) -> None:
     assert not store.is_intact(row)
 
 
-def test_to_look_anew_changes_the_times_of_the_folders_that_are_there(store: Store) -> None:
-    store.look_anew()
+def test_refresh_nfs_touches_only_existing_folders(store: Store) -> None:
+    store.refresh_nfs()
     store.records_dir.mkdir(parents=True, exist_ok=True)
     os.utime(store.records_dir, (0, 0))
-    store.look_anew()
+    store.refresh_nfs()
     assert store.records_dir.stat().st_mtime > 0
     assert not store.launch_dir.exists()
 
 
-def test_threads_write_images_at_once(store: Store) -> None:
-    many = [replace(CELL, seed=seed, height=8, width=8) for seed in range(24)]
-    threads = [threading.Thread(target=store.write_image, args=(cell, sweeps.picture(cell))) for cell in many]
+def test_threads_can_write_images_concurrently(store: Store) -> None:
+    small = [replace(CELL, seed=seed, height=8, width=8) for seed in range(24)]
+    threads = [
+        threading.Thread(target=store.write_image, args=(cell, sweeps.picture(cell))) for cell in small
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for cell in many:
+    for cell in small:
         np.testing.assert_array_equal(store.read_image(cell.key), sweeps.picture(cell))
 
 
@@ -294,21 +296,19 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_no_space_is_the_users_to_mend(store: Store, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_full_disk_is_a_user_error(store: Store, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def full(file: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", full)
     for write in (lambda: store.write_text(store.root / "file", "x"), lambda: store.append("w", seeds(0))):
-        with pytest.raises(UserError, match=r"output_dir: there is no space left for .*: free some") as told:
+        with pytest.raises(UserError, match=r"output_dir: there is no space left for .*: free some") as error:
             write()
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE])
-def test_a_disk_that_fails_is_the_users_to_mend(
-    store: Store, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_failing_disk_is_a_user_error(store: Store, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def fail(file: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -320,7 +320,7 @@ def test_a_disk_that_fails_is_the_users_to_mend(
             write()
 
 
-def test_a_file_is_flushed_before_it_takes_its_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_flushed_before_it_is_renamed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     flush, rename = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: calls.append("fsync") or flush(file))
@@ -354,11 +354,11 @@ def test_a_killed_writer_leaves_a_readable_store(tmp_path: Path) -> None:
             command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
         ) as writer:
             assert writer.stdout is not None
-            promised = [int(writer.stdout.readline()) for _ in range(5)][-1]
+            last_printed = [int(writer.stdout.readline()) for _ in range(5)][-1]
             time.sleep(0.01)
             writer.send_signal(signal.SIGKILL)
         rows, _ = store.rows()
-        assert len(rows) > promised
+        assert len(rows) > last_printed
         for row in rows:
             assert store.read_image(row["image"]).shape == (128, 128, 3)
             assert row["key"] in store.done_keys(rows)
@@ -366,7 +366,7 @@ def test_a_killed_writer_leaves_a_readable_store(tmp_path: Path) -> None:
     assert list(store.root.rglob("*.tmp")) == []
 
 
-def test_prepare_clears_what_the_dead_left_and_nothing_else(store: Store) -> None:
+def test_prepare_removes_only_temporary_files_of_dead_writers(store: Store) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = os.uname().nodename
@@ -377,25 +377,25 @@ def test_prepare_clears_what_the_dead_left_and_nothing_else(store: Store) -> Non
         "old": "b.png.another-host-1-1.tmp",
         "foreign": "notes.tmp",
     }
-    paths = {what: store.images_dir / name for what, name in names.items()}
+    paths = {kind: store.images_dir / name for kind, name in names.items()}
     for path in paths.values():
         path.touch()
-    for what in ("old", "foreign"):
-        os.utime(paths[what], (0, 0))
+    for kind in ("old", "foreign"):
+        os.utime(paths[kind], (0, 0))
     store.prepare()
-    assert {what for what, path in paths.items() if path.exists()} == {"mine", "elsewhere", "foreign"}
+    assert {kind for kind, path in paths.items() if path.exists()} == {"mine", "elsewhere", "foreign"}
 
 
-# --- the user's mistakes ---
+# --- the plan, and user errors ---
 
 
-def test_prepare_says_when_a_folder_cannot_be_written(tmp_path: Path) -> None:
+def test_prepare_reports_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"output_dir: .* can't be written .*output_dir="):
         Store(tmp_path / "file" / "sweep").prepare()
 
 
-def test_a_plan_comes_back(store: Store) -> None:
+def test_a_plan_is_read_as_it_was_written(store: Store) -> None:
     document = {"plan_version": PLAN_VERSION, "prompts": ["ein süßes Gesicht", "a\n0"]}
     store.write_plan(document)
     assert store.read_plan() == document
@@ -405,18 +405,18 @@ def test_a_plan_comes_back(store: Store) -> None:
     "text",
     ["", "{", "[]", "{}", "\x00", '{"plan_version": 1}', '{"plan_version": 1, "checksum": 3}', "[" * 9999],
 )
-def test_a_damaged_plan_says_what_mends_it(store: Store, text: str) -> None:
+def test_the_error_for_a_damaged_plan_names_the_remedy(store: Store, text: str) -> None:
     store.plan_path.write_text(text)
     with pytest.raises(
         DamagedPlanError, match=r"plan.json: it is damaged: the command that made it"
-    ) as refused:
+    ) as error:
         store.read_plan()
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 @given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 @settings(max_examples=60, deadline=None)
-def test_a_changed_byte_of_a_plan_or_a_line_is_noticed(
+def test_a_changed_byte_of_a_plan_or_a_line_is_detected(
     tmp_path_factory: pytest.TempPathFactory, at: float, byte: int
 ) -> None:
     store = Store(tmp_path_factory.mktemp("sweep"))
@@ -434,11 +434,11 @@ def test_a_changed_byte_of_a_plan_or_a_line_is_noticed(
 
 
 @pytest.mark.parametrize("text", ['{"plan_version": 0}', '{"plan_version": 2}', '{"plan_version": [1]}'])
-def test_another_versions_plan_is_refused_with_a_remedy(store: Store, text: str) -> None:
+def test_a_plan_of_another_version_is_refused_with_a_remedy(store: Store, text: str) -> None:
     store.plan_path.write_text(text)
-    with pytest.raises(UserError, match=r"plan.json: .*another name=, or remove the folder") as refused:
+    with pytest.raises(UserError, match=r"plan.json: .*another name=, or remove the folder") as error:
         store.read_plan()
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 def test_every_score_has_a_column() -> None:

@@ -1,4 +1,4 @@
-"""Whatever is cut off or changed in a folder is noticed and made again, and nothing else is."""
+"""Truncated or changed files are detected, and the same command regenerates them and nothing else."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    """All that is not empty."""
+    """All non-empty files of the sweep."""
     return sorted(path for path in (folder / NAME).rglob("*") if path.is_file() and path.stat().st_size)
 
 
 def cut(rng: Random, path: Path) -> None:
-    """As a disk does that has lost the end of a file."""
+    """Truncate a file at a random byte."""
     data = path.read_bytes()
     path.write_bytes(data[: rng.randrange(len(data))])
 
 
 def change(rng: Random, path: Path) -> None:
-    """A few bytes of it, or lines, changed, lost, doubled or moved."""
+    """Change, delete, duplicate or reorder a few random bytes or the lines of a file."""
     data = bytearray(path.read_bytes())
     for _ in range(rng.choice([1, 1, 3])):
         at = rng.randrange(len(data))
@@ -68,82 +68,87 @@ def change(rng: Random, path: Path) -> None:
 
 
 def table(folder: Path) -> pd.DataFrame:
-    """results.csv but for what it cost."""
+    """results.csv without the columns of cost."""
     return pd.read_csv(folder / NAME / "results.csv").drop(columns=["seconds", "unet_evals"])
 
 
-def mend(finished: Path, folder: Path, damage: Callable[[Random, Path], None], seed: int, among: str) -> None:
-    """Damage one file of a finished sweep, and let the same command go on with it."""
+def damage_and_resume(
+    finished: Path, folder: Path, damage: Callable[[Random, Path], None], seed: int, among: str
+) -> None:
+    """Damage one random file of a finished sweep, run the same command again, and compare."""
     rng = Random(seed)
     shutil.copytree(finished, folder)
     path = rng.choice([path for path in files(folder) if path.match(among)])
     damage(rng, path)
-    said = f"{path.relative_to(folder)}, seed {seed}"
+    case = f"{path.relative_to(folder)}, seed {seed}"
     lines = sum(len(file.read_bytes().splitlines()) for file in store(folder).records_dir.iterdir())
-    kept = {row["key"] for row in store(folder).rows()[0]}
-    assert run_sweep(folder) == 0, said
-    assert results(folder) == results(finished), said
-    made = store(folder).records_dir / "0.jsonl"
-    again = [row["key"] for line in made.read_bytes().splitlines()[lines:] if (row := from_line(line))]
+    intact = {row["key"] for row in store(folder).rows()[0]}
+    assert run_sweep(folder) == 0, case
+    assert results(folder) == results(finished), case
+    records = store(folder).records_dir / "0.jsonl"
+    regenerated = [
+        row["key"] for line in records.read_bytes().splitlines()[lines:] if (row := from_line(line))
+    ]
     if among != "*" or path.suffix != ".png":
-        assert not kept & set(again), said  # what was whole was not made again
-    assert table(folder).equals(table(finished)), said
-    assert not [one for one in verify(store(folder))[1] if one.path.parent != store(folder).records_dir], said
-    assert {path.name for path in files(folder)} >= {path.name for path in files(finished)}, said
+        assert not intact & set(regenerated), case
+    assert table(folder).equals(table(finished)), case
+    damages = verify(store(folder))[1]
+    assert not [damage for damage in damages if damage.path.parent != store(folder).records_dir], case
+    assert {path.name for path in files(folder)} >= {path.name for path in files(finished)}, case
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_a_file_that_was_cut_off_is_mended_by_the_same_command(
-    finished: Path, tmp_path: Path, seed: int
-) -> None:
-    mend(finished, tmp_path / "copy", cut, seed, "*")
+def test_the_same_command_repairs_a_truncated_file(finished: Path, tmp_path: Path, seed: int) -> None:
+    damage_and_resume(finished, tmp_path / "copy", cut, seed, "*")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(25, 525))
-def test_so_are_many_more(finished: Path, tmp_path: Path, seed: int) -> None:
-    mend(finished, tmp_path / "copy", cut, seed, "*")
+def test_the_same_command_repairs_many_more_truncated_files(
+    finished: Path, tmp_path: Path, seed: int
+) -> None:
+    damage_and_resume(finished, tmp_path / "copy", cut, seed, "*")
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_a_changed_record_or_plan_never_gives_another_result(
+def test_a_changed_record_or_plan_never_changes_the_results(
     finished: Path, tmp_path: Path, seed: int
 ) -> None:
-    mend(finished, tmp_path / "copy", change, seed, ["*.jsonl", "plan.json"][seed % 2])
+    damage_and_resume(finished, tmp_path / "copy", change, seed, ["*.jsonl", "plan.json"][seed % 2])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(25, 525))
-def test_nor_do_many_more(finished: Path, tmp_path: Path, seed: int) -> None:
-    mend(finished, tmp_path / "copy", change, seed, ["*.jsonl", "plan.json"][seed % 2])
+def test_many_more_changed_files_never_change_the_results(finished: Path, tmp_path: Path, seed: int) -> None:
+    damage_and_resume(finished, tmp_path / "copy", change, seed, ["*.jsonl", "plan.json"][seed % 2])
 
 
 # --- python -m sega_bench verify ---
 
 
-def verified(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[str]]:
+def run_verify(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[str]]:
     code = subcommand("verify", *words)
     return code, capsys.readouterr().out.splitlines()
 
 
-def test_verify_names_what_is_damaged_and_repair_lets_it_be_made_again(
+def test_verify_names_damages_and_repair_lets_them_be_regenerated(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder)
     root = folder / NAME
-    assert verified(capsys, root) == (0, ["6 images are intact, 0 parts are damaged"])
+    assert run_verify(capsys, root) == (0, ["6 images are intact, 0 parts are damaged"])
 
     changed, lost, *_ = store(folder).images_dir.rglob("*.png")
     data = changed.read_bytes()
     changed.write_bytes(data[:60] + bytes([data[60] ^ 1]) + data[61:])
     lost.unlink()
-    lines = (root / "records" / "0.jsonl").read_bytes().splitlines(keepends=True)
+    records = (root / "records" / "0.jsonl").read_bytes().splitlines(keepends=True)
     torn = next(
-        i for i, line in enumerate(lines) if changed.stem not in str(line) and lost.stem not in str(line)
+        i for i, line in enumerate(records) if changed.stem not in str(line) and lost.stem not in str(line)
     )
-    lines[torn] = lines[torn][:100] + b"\n"
-    (root / "records" / "0.jsonl").write_bytes(b"".join(lines))
+    records[torn] = records[torn][:100] + b"\n"
+    (root / "records" / "0.jsonl").write_bytes(b"".join(records))
     (root / "plan.json").write_text("{")
     damaged = {
         f"{root}/plan.json is not what was written",
@@ -152,24 +157,24 @@ def test_verify_names_what_is_damaged_and_repair_lets_it_be_made_again(
         f"{lost} is lost",
     }
     before = {path: path.read_bytes() for path in files(folder)}
-    code, said = verified(capsys, root)
-    assert (code, set(said[:-1])) == (1, damaged)
-    assert said[-1].startswith("3 images are intact, 4 parts are damaged: --repair drops them")
+    code, lines = run_verify(capsys, root)
+    assert (code, set(lines[:-1])) == (1, damaged)
+    assert lines[-1].startswith("3 images are intact, 4 parts are damaged: --repair drops them")
     assert {path: path.read_bytes() for path in files(folder)} == before
 
-    code, said = verified(capsys, root, "--repair")
-    assert (code, set(said[:-1])) == (0, damaged)
-    assert "were dropped" in said[-1]
+    code, lines = run_verify(capsys, root, "--repair")
+    assert (code, set(lines[:-1])) == (0, damaged)
+    assert "were dropped" in lines[-1]
     assert not changed.exists()
-    whole = [path for path in before if path not in (changed, lost, root / "plan.json")]
-    assert [path for path in whole if path.read_bytes() != before[path]] == [root / "records" / "0.jsonl"]
+    undamaged = [path for path in before if path not in (changed, lost, root / "plan.json")]
+    assert [path for path in undamaged if path.read_bytes() != before[path]] == [root / "records" / "0.jsonl"]
     assert run_sweep(folder) == 0
     assert results(folder) == results(finished)
     capsys.readouterr()
-    assert verified(capsys, root) == (0, ["6 images are intact, 0 parts are damaged"])
+    assert run_verify(capsys, root) == (0, ["6 images are intact, 0 parts are damaged"])
 
 
-def test_verify_refuses_what_holds_no_sweep_and_repair_what_is_in_use(
+def test_verify_refuses_a_folder_without_a_sweep_and_repair_one_in_use(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder in (tmp_path, tmp_path / "none"):
@@ -178,19 +183,19 @@ def test_verify_refuses_what_holds_no_sweep_and_repair_what_is_in_use(
             assert "holds no sweep" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     with lock.held(store(finished)):
-        assert verified(capsys, finished / NAME)[0] == 0
+        assert run_verify(capsys, finished / NAME)[0] == 0
         assert subcommand("verify", finished / NAME, "--repair") == 2
         assert "in use by process" in capsys.readouterr().err
 
 
 def test_verify_is_a_command(finished: Path) -> None:
     command = [sys.executable, "-m", "sega_bench", "verify", str(finished / NAME)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "6 images are intact, 0 parts are damaged\n"
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout == "6 images are intact, 0 parts are damaged\n"
 
 
-def test_a_view_of_a_damaged_plan_says_what_mends_it(
+def test_a_view_of_a_damaged_plan_names_the_remedy(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished / NAME, tmp_path / NAME)
@@ -201,7 +206,7 @@ def test_a_view_of_a_damaged_plan_says_what_mends_it(
         Store(tmp_path / NAME).read_plan()
 
 
-def test_the_stand_ins_make_every_view(finished: Path) -> None:
+def test_the_stub_sweep_writes_every_view(finished: Path) -> None:
     names = {path.name for path in files(finished)}
     assert {"plan.json", "0.jsonl", "results.csv", "summary.csv", "results.parquet", "overview.png"} <= names
     assert len(stub_sweep.results(finished)) == 6
