@@ -1,4 +1,4 @@
-"""The autoencoder of the embedded model: diffusers' AutoencoderKL, 64x64 pixels to 4 latents at 16x16."""
+"""The autoencoder of the embedded model: diffusers' AutoencoderKL, 64x64 pixels to 4x16x16 latents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from .data import Drawings, mapped
+from .data import Drawings, map_images
 from .fitting import Recipe, fit
 
 RECIPE = Recipe(steps=2000, batch=10, lr=2e-3, ema=0.995)
@@ -17,7 +17,10 @@ KL_WEIGHT = 3e-5
 
 
 def make_autoencoder() -> AutoencoderKL:
-    """An untrained autoencoder. Four norm groups: sixteen on sixteen channels would lose the colours."""
+    """An untrained autoencoder.
+
+    Four norm groups: with one channel a group, normalisation would remove the colours.
+    """
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -31,7 +34,7 @@ def make_autoencoder() -> AutoencoderKL:
 
 
 def train_autoencoder(drawings: Drawings, recipe: Recipe, folder: Path, seed: int) -> AutoencoderKL:
-    """Learn to reconstruct mirrored and plain drawings."""
+    """Train the autoencoder to reconstruct drawings, half of the batches mirrored."""
     vae = make_autoencoder()
 
     def loss(rng: np.random.Generator) -> Tensor:
@@ -48,29 +51,33 @@ def train_autoencoder(drawings: Drawings, recipe: Recipe, folder: Path, seed: in
 
 
 def reconstruction_loss(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
-    """L1 + L2 + L1 of the image gradients: the last keeps thin rims and strands from blurring."""
+    """L1 + L2 + L1 of the image gradients; the gradients keep thin lines from blurring."""
     error_BCHW = y_BCHW - x_BCHW
     edges = error_BCHW.diff(dim=-1).abs().mean() + error_BCHW.diff(dim=-2).abs().mean()
     return error_BCHW.abs().mean() + error_BCHW.square().mean() + edges
 
 
 def encode_means(vae: AutoencoderKL, drawings: Drawings) -> Tensor:
-    """Means of the latents' posterior, (N, 4, 16, 16)."""
-    return mapped(lambda x_BCHW: vae.encode(x_BCHW).latent_dist.mean, drawings)
+    """Posterior means of the drawings' latents, (N, 4, 16, 16)."""
+    return map_images(lambda x_BCHW: vae.encode(x_BCHW).latent_dist.mean, drawings)
 
 
 def reconstruct(vae: AutoencoderKL, drawings: Drawings) -> Tensor:
-    """Pictures encoded and decoded, clipped to [-1, 1]."""
-    return mapped(
+    """Drawings encoded and decoded, (N, 3, 64, 64), clipped to [-1, 1]."""
+    return map_images(
         lambda x_BCHW: vae.decode(vae.encode(x_BCHW).latent_dist.mean).sample.clamp(-1, 1), drawings
     )
 
 
 @torch.no_grad()
 def standardise(vae: AutoencoderKL, latents_NCHW: Tensor) -> Tensor:
-    """Fold each channel's mean and deviation into the convolutions round the latents: `scaling_factor` is 1.
+    """Standardise the latents by changing the convolutions before and after them, in place.
 
-    Returns the latents as the changed autoencoder makes them.
+    Each channel's mean and standard deviation go into `quant_conv` and `post_quant_conv`, so that
+    `scaling_factor` can stay 1 and decoded images do not change.
+
+    Returns:
+        The latents as the changed autoencoder encodes them.
     """
     mean_C = latents_NCHW.mean((0, 2, 3))
     deviation_C = latents_NCHW.std((0, 2, 3))
@@ -78,13 +85,13 @@ def standardise(vae: AutoencoderKL, latents_NCHW: Tensor) -> Tensor:
     channels = len(mean_C)
     before.weight[:channels] /= deviation_C[:, None, None, None]
     before.bias[:channels] = (before.bias[:channels] - mean_C) / deviation_C
-    before.bias[channels:] -= 2 * deviation_C.log()
+    before.bias[channels:] -= 2 * deviation_C.log()  # the posterior's log variance
     after.bias += after.weight[:, :, 0, 0] @ mean_C
     after.weight *= deviation_C[None, :, None, None]
     return (latents_NCHW - mean_C[:, None, None]) / deviation_C[:, None, None]
 
 
 def psnr(x_BCHW: Tensor, y_BCHW: Tensor) -> float:
-    """Peak signal to noise ratio of pictures in [-1, 1], in dB, mean over pictures."""
+    """Mean peak signal-to-noise ratio of images in [-1, 1], in dB."""
     mse_B = ((x_BCHW - y_BCHW) / 2).square().flatten(1).mean(1)
     return float((-10 * mse_B.log10()).mean())

@@ -1,8 +1,7 @@
-"""Captions that are always true of their drawing, with the attribute values they claim.
+"""Random captions that are true of their drawing, with the attribute values that they claim.
 
-A caption carries its claims, so that the scorer's loss can ask of every picture in a batch whether the
-caption happens to be true of it as well. About a half of them are bare phrases: SEGA needs the noise
-estimate of a bare concept.
+The claims tell the scorer's loss for which other images of a batch a caption is true as well. About half of
+the captions are bare phrases, because SEGA needs noise estimates for bare concepts.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ CONCEPTS: dict[str, str] = {
     "curls": "curls, wavy hair, curly hair",
     "beard": "beard, full beard, mustache",
 }
-"""The four concepts the model is made for: attribute and edit prompt, word for word."""
+"""The four concepts the model is trained for: attribute name to edit prompt."""
+
 
 PRESENT: dict[str, tuple[str, ...]] = {
     "smile": (CONCEPTS["smile"], "smile", "smiling", "a big smile", "happy, smiling", "a smiling face"),
@@ -63,14 +63,17 @@ TEMPLATES: tuple[str, ...] = (
 EMPTY_RATE = 0.12
 BARE_RATE = 0.5
 OWN_TEXT_RATE = 0.45
-"""How often a bare phrase is an attribute's first text: that of `CONCEPTS`, word for word."""
+"""Probability that a bare phrase is an attribute's first text, which is the one in `CONCEPTS`."""
 MENTION_RATES = {True: 0.55, False: 0.1}
-"""How often a full caption mentions an attribute that is there or not: the first keeps unedited rates low."""
+"""Probability that a full caption mentions a present (True) or absent (False) attribute.
+
+The first is well above the second, so that images without an edit rarely show an unmentioned attribute.
+"""
 _LETTERS = list("abcdefghijklmnopqrstuvwxyz")
 
 
 def _phrases() -> dict[str, dict[str, int]]:
-    """Every phrase of a caption that stands between commas, and what it claims."""
+    """Every comma-separated phrase of the captions, and its claims."""
     known = {"woman": {"woman": 1}, "female": {"woman": 1}, "man": {"woman": 0}, "male": {"woman": 0}}
     for value, texts_of in enumerate((ABSENT, PRESENT)):
         for name, texts in texts_of.items():
@@ -91,40 +94,46 @@ class Caption:
     claims: dict[str, int] = field(default_factory=dict)
 
     def claimed(self) -> npt.NDArray[np.int8]:
-        """The claims as a row (len(LABELS),), with -9 where the text says nothing."""
+        """The claims as a row (len(LABELS),), with -9 for an attribute that the text does not mention."""
         return np.array([self.claims.get(name, -9) for name in LABELS], dtype=np.int8)
 
 
 def caption(face: Face, rng: np.random.Generator) -> Caption:
-    """A random caption of a face: empty, a bare phrase or a full sentence."""
+    """A random true caption of a face: empty, a bare phrase or a full caption."""
     if rng.random() < EMPTY_RATE:
         return Caption("")
     return _bare(face, rng) if rng.random() < BARE_RATE else _full(face, rng)
 
 
 def bare_phrase(name: str, rng: np.random.Generator) -> str:
-    """A phrase that says that a face has the attribute `name`, often the concept's own text."""
+    """A random phrase that claims the attribute `name`, often the concept's edit prompt."""
     return _one_of(PRESENT[name], rng, first=OWN_TEXT_RATE)
 
 
 def nonsense(rng: np.random.Generator) -> str:
-    """One to three words of random letters: they say nothing, so they are true of every picture."""
+    """One to three words of random letters, which claim nothing."""
     words = ["".join(rng.choice(_LETTERS, size=rng.integers(3, 11))) for _ in range(rng.integers(1, 4))]
     return " ".join(words)
 
 
 def is_true(claims_BL: npt.NDArray[np.int8], labels_NL: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
-    """Which caption is true of which picture, (B, N): all that it claims holds."""
-    silent_BNL = claims_BL[:, None, :] == -9
-    result: npt.NDArray[np.bool_] = (silent_BNL | (claims_BL[:, None, :] == labels_NL[None])).all(-1)
+    """Whether each caption is true of each image, (B, N): all of its claims hold.
+
+    Args:
+        claims_BL: rows of `Caption.claimed`.
+        labels_NL: rows of `Face.labels`.
+    """
+    unmentioned_BNL = claims_BL[:, None, :] == -9
+    result: npt.NDArray[np.bool_] = (unmentioned_BNL | (claims_BL[:, None, :] == labels_NL[None])).all(-1)
     return result
 
 
 def claims_of(text: str) -> dict[str, int] | None:
-    """What a caption's phrases claim: attributes, by the names in `LABELS`, and their values.
+    """The claims of a text, by the names in `LABELS`.
 
-    None for a text that is not wholly made of phrases (between commas) of which the captions are made, or
-    that contradicts itself: what it means to a picture is then not known.
+    Returns:
+        None if a comma-separated phrase of the text occurs in no caption, or if phrases contradict each
+        other: the text's meaning is then unknown.
     """
     claims: dict[str, int] = {}
     for phrase in (part.strip().lower() for part in text.split(",")):
@@ -135,13 +144,13 @@ def claims_of(text: str) -> dict[str, int] | None:
 
 
 def corpus(seed: int, count: int) -> list[str]:
-    """The texts of `count` captions, for the tokenizer."""
+    """The texts of `count` random captions, to train the tokenizer."""
     rng = np.random.default_rng([seed, 1])
     return [caption(face_of_seed(seed, i), rng).text for i in range(count)]
 
 
 def _bare(face: Face, rng: np.random.Generator) -> Caption:
-    """A phrase by itself: what is there more often than what is not, each concept's own text most often."""
+    """A single phrase; present attributes are mentioned more often than absent ones."""
     present = [name for name in PRESENT if getattr(face, name)]
     choice = rng.random()
     if present and choice < 0.7:
@@ -155,8 +164,9 @@ def _bare(face: Face, rng: np.random.Generator) -> Caption:
 
 
 def _phrase(face: Face, name: str, rng: np.random.Generator, first: float) -> Caption:
-    here = bool(getattr(face, name))
-    return Caption(_one_of((PRESENT if here else ABSENT)[name], rng, first), {name: int(here)})
+    is_present = bool(getattr(face, name))
+    texts = (PRESENT if is_present else ABSENT)[name]
+    return Caption(_one_of(texts, rng, first), {name: int(is_present)})
 
 
 def _one_of(phrases: tuple[str, ...], rng: np.random.Generator, first: float) -> str:
@@ -164,14 +174,14 @@ def _one_of(phrases: tuple[str, ...], rng: np.random.Generator, first: float) ->
 
 
 def _color(face: Face, rng: np.random.Generator) -> Caption:
-    kinds = [
+    candidates = [
         Caption(f"{face.hair} hair", {"hair": list(HAIR).index(face.hair)}),
         Caption(f"{face.background} background", {"background": list(BACKGROUND).index(face.background)}),
     ]
     if face.hat:
         color = list(HAT).index(face.hat_color)
-        kinds.append(Caption(f"{face.hat_color} hat", {"hat": 1, "hat_color": color}))
-    return kinds[rng.integers(len(kinds))]
+        candidates.append(Caption(f"{face.hat_color} hat", {"hat": 1, "hat_color": color}))
+    return candidates[rng.integers(len(candidates))]
 
 
 def _subject(face: Face, rng: np.random.Generator) -> str:
@@ -180,7 +190,7 @@ def _subject(face: Face, rng: np.random.Generator) -> str:
 
 
 def _full(face: Face, rng: np.random.Generator) -> Caption:
-    """A template with woman, man or person, and up to four attributes in random order."""
+    """A template with woman, man or person, followed by up to four attributes in random order."""
     parts = [
         _phrase(face, name, rng, first=0.1)
         for name in PRESENT

@@ -1,4 +1,4 @@
-"""The model card: measured results as Markdown. Every figure in it comes from `evaluate`."""
+"""The model card: the results of `evaluate` as Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .captions import BARE_RATE, CONCEPTS, EMPTY_RATE, MENTION_RATES, TEMPLATES
 from .drawing import BACKGROUND, BEARD_RATES, HAIR, HAT, LONG_HAIR_RATES, RATES, SKIN
 
 if TYPE_CHECKING:
-    from .measures import Outcome, Share
+    from .measures import EditEffect, Share
 
 INTRODUCTION = """\
 ---
@@ -19,41 +19,41 @@ pipeline_tag: text-to-image
 ---
 # A tiny Stable Diffusion of drawn faces
 
-A genuine latent diffusion model in diffusers' format (AutoencoderKL, CLIPTextModel,
-UNet2DConditionModel, DDIM) and a genuine CLIP in open_clip's, trained from nothing on pictures that
-`sega_bench.faces.drawing` draws. It is made for one purpose: to run, test and demonstrate sweeps of
-semantic guidance (SEGA) on a laptop's CPU, where its edits are measurable because every attribute of a
-face can be recognised. It knows no photographs and no real person.
+A latent diffusion model in diffusers' format (AutoencoderKL, CLIPTextModel, UNet2DConditionModel, DDIM)
+and a CLIP model in open_clip's format, trained from scratch on images that `sega_bench.faces.drawing`
+renders. Its only purpose is to run, test and demonstrate sweeps of semantic guidance (SEGA) on a laptop's
+CPU. Its edits can be measured because a classifier recognises every attribute of a face. It was trained
+only on drawings, not on photographs of people.
 
 ![Contact sheet](contact_sheet.png)
 
-Rows: without edits; {rows}; all four at once. Columns: eight seeds.
+Rows: unedited; {rows}; all four at once. Columns: eight seeds.
 """
 
 LIMITS = """\
-## What it can't do, and what to keep in mind
+## Limitations
 
-- It draws one cartoon face of 64x64 pixels and nothing else. Words outside its captions mean nothing to
-  it.
-- The attribute classifier learnt from drawings by the same renderer as the model's training data. It
-  was not used to train anything else, but its judgement of drawn faces says nothing about photographs.
-- The scorer's text tower is the pipeline's text encoder: its CLIP scores are not independent of the
-  model, as those of a foreign CLIP would be. Compare settings by them, not models.
-- It knows "woman" and "man" as the drawings have them (eyelashes, lips, brows, mostly long or short
-  hair); this is a device of the renderer, no statement about people.
-- Curls cover some of the background, and what colour the classifier then sees there, or in grey hair, is
-  what is least "kept". Early and strong edits (see the curves) may change the hair's colour or bring a hat.
-- A text the model does not know may bring in something that it does (see the control).
-- Rates are of this model. What a setting does to a large model has to be measured there.
+- The model generates one cartoon face of 64x64 pixels and nothing else. Words outside its captions have no
+  meaning to it.
+- The attribute classifier was trained on drawings by the same renderer as the model. No other part was
+  trained with it, but its accuracy on drawn faces does not carry over to photographs.
+- The scorer's text tower is the pipeline's text encoder, so its CLIP scores are not independent of the
+  model. Use them to compare settings, not models.
+- "woman" and "man" are the renderer's conventions (eyelashes, lips, brows, mostly long or short hair), not
+  a statement about people.
+- Curls cover part of the background. The colours that the classifier sees there, and grey hair, are kept
+  least. Early and strong edits (see the curves) may change the hair's colour or add a hat.
+- A text that the model does not know may add an attribute that it knows (see the control).
+- All rates are this model's. The effect of a setting on a large model has to be measured on that model.
 
 ## Licence
 
-Apache-2.0, weights and code. The training data is drawn by the code itself.
+Apache-2.0, for weights and code. The code renders the training data.
 """
 
 
 def model_card(results: Mapping[str, Any]) -> str:
-    """The whole card."""
+    """Format the card from the results that `evaluate.main` collects."""
     sections = [
         INTRODUCTION.format(rows=", ".join(f'"{text}"' for text in CONCEPTS.values())),
         _data(),
@@ -101,24 +101,25 @@ def _data() -> str:
     lines = [
         "## Data",
         "",
-        f"{DRAWINGS:,} drawings of 64x64 pixels. Woman or man, evenly; {rates};",
+        f"{DRAWINGS:,} drawings of 64x64 pixels. Half of the faces are women, half are men.",
+        f"Rates of attributes: {rates};",
         f"beard {BEARD_RATES['woman']} of women and {BEARD_RATES['man']} of men;",
-        f"long hair {LONG_HAIR_RATES['woman']} and {LONG_HAIR_RATES['man']};",
-        f"{len(HAIR)} hair colours ({', '.join(HAIR)}), {len(SKIN)} skins, {len(BACKGROUND)} backgrounds",
-        f"({', '.join(BACKGROUND)}), hats in {', '.join(HAT)};",
-        "small random changes of place, size and colour.",
-        "All attributes but beard and long hair are independent of each other.",
+        f"long hair {LONG_HAIR_RATES['woman']} of women and {LONG_HAIR_RATES['man']} of men.",
+        f"There are {len(HAIR)} hair colours ({', '.join(HAIR)}), {len(SKIN)} skin tones,",
+        f"{len(BACKGROUND)} backgrounds ({', '.join(BACKGROUND)}),",
+        f"and hats in {', '.join(HAT)}. Position, size and colours vary slightly at random.",
+        "All attributes except beard and long hair are independent of each other.",
         "",
-        "A new caption is made for every picture at every step, always true of it:",
-        f"{EMPTY_RATE:.0%} are empty; of the others {BARE_RATE:.0%} are a bare phrase (the four concepts'",
-        f"texts word for word, and paraphrases), the rest one of {len(TEMPLATES)} templates with up to four",
-        f"attributes, each mentioned with probability {MENTION_RATES[True]} where present",
-        f"and {MENTION_RATES[False]} where absent.",
+        "Every image gets a new caption at every step, and the caption is always true of it.",
+        f"{EMPTY_RATE:.0%} are empty. Of the others, {BARE_RATE:.0%} are a bare phrase (the edit prompt of",
+        f"a concept, or a paraphrase), and the rest use one of {len(TEMPLATES)} templates with up to four",
+        f"attributes. These mention a present attribute with probability {MENTION_RATES[True]},",
+        f"and an absent one with probability {MENTION_RATES[False]}.",
         "",
-        f"In the last stage, `practice`, {CONTRADICTED} of a batch's {RECIPE.batch} pictures have straight",
-        "hair and a text that says curls, and the denoiser learns to see the same face with curls;",
-        f"{NONSENSE} come with random letters, which say nothing. So a text that the picture contradicts,",
-        "which is what an edit is, changes the hair's form and leaves its colour.",
+        f"In the last stage, `practice`, {CONTRADICTED} of a batch's {RECIPE.batch} images show straight",
+        "hair with a text that says curls, and the denoiser is trained towards the same face with curls.",
+        f"{NONSENSE} come with random letters, which have no meaning. An edit's text contradicts the image",
+        "in the same way: after this stage it changes the form of the hair and keeps its colour.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -126,11 +127,11 @@ def _data() -> str:
 def _training(training: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     reached = {
         "classifier": f"accuracy on new drawings >= {min(parts['accuracy'].values()):.3f}, "
-        f"on the same through the autoencoder >= {min(parts['accuracy_reconstructed'].values()):.3f}",
+        f"on reconstructed ones >= {min(parts['accuracy_reconstructed'].values()):.3f}",
         "autoencoder": f"{parts['psnr']:.1f} dB on new drawings",
         "clip": f"AUC >= {min(parts['auc'].values()):.4f} for each concept; cosine of the text states of "
         f"'' and a concept {min(parts['cosine'].values()):.2f} to {max(parts['cosine'].values()):.2f}",
-        "unet": "goes on as `practice`",
+        "unet": "continued in `practice`",
         "practice": "the tables below",
     }
     shapes = {
@@ -151,69 +152,71 @@ def _training(training: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
         ]
         for part, f in training.items()
     ]
-    header = ["part", "shape", "parameters", "steps x batch", "minutes", "reached"]
+    header = ["part", "shape", "parameters", "steps x batch", "minutes", "result"]
     return "## Training (two CPU cores, float32, in this order)\n\n" + table(header, rows)
 
 
 def _quality(results: Mapping[str, Any]) -> str:
     text = (
-        f"## Quality: one concept at a time\n\n{results['seeds']} seeds ({results['first_seed']} and up, "
-        f"never used before; {results['few_seeds']} for prompts other than the first) for each line; "
-        f"{_setting(results['setting'])}.\n\nbefore, after: share of the "
-        "pictures in which the classifier finds the concept, without and with the edit. gained: of those "
-        "without it before, how many have it after. kept: agreement on the six other yes/no attributes. "
-        "colours kept: agreement on hair colour and background. CLIP gain: change of the cosine to the "
-        "concept's text. changed: share of the pixels that moved by more than 16 of 255. In brackets 95 % "
-        "intervals (Wilson; bootstrap for CLIP gain).\n"
+        f"## Quality: one concept at a time\n\nEach line is measured on {results['seeds']} seeds "
+        f"({results['first_seed']} and up, not used before), or {results['few_seeds']} for prompts other "
+        f"than the first, with {_setting(results['setting'])}.\n\n"
+        "before, after: share of images in which the classifier finds the concept, without and with the "
+        "edit. gained: share of the images without the concept that have it after the edit. kept: agreement "
+        "on the six other yes/no attributes. colours kept: agreement on hair colour and background. CLIP "
+        "gain: change of the cosine to the concept's text. changed: share of pixels that changed by more "
+        "than 16 of 255. Brackets: 95 % intervals (Wilson; bootstrap for CLIP gain).\n"
     )
     header = ["concept", "before", "after", "gained", "kept", "colours kept", "CLIP gain", "changed"]
-    for prompt, outcomes in results["single"].items():
-        text += f"\n'{prompt}':\n\n" + table(header, [_outcome_row(n, o) for n, o in outcomes.items()])
+    for prompt, effects in results["single"].items():
+        text += f"\n'{prompt}':\n\n" + table(
+            header, [_effect_row(n, effect) for n, effect in effects.items()]
+        )
     return text
 
 
-def _outcome_row(name: str, outcome: Outcome) -> list[str]:
-    shares = (outcome.before, outcome.after, outcome.gained, outcome.kept, outcome.colors)
-    return [name, *map(_share, shares), _gain(outcome.clip_gain), f"{outcome.changed:.2f}"]
+def _effect_row(name: str, effect: EditEffect) -> list[str]:
+    shares = (effect.before, effect.after, effect.gained, effect.kept, effect.colors)
+    return [name, *map(_share, shares), _gain(effect.clip_gain), f"{effect.changed:.2f}"]
 
 
 def _all_four(results: Mapping[str, Any]) -> str:
-    outcomes: Mapping[str, Outcome] = results["all_four"]
-    mean = sum(o.gained.value for o in outcomes.values()) / len(outcomes)
+    effects: Mapping[str, EditEffect] = results["all_four"]
+    mean = sum(effect.gained.value for effect in effects.values()) / len(effects)
     rows = [
-        [n, _share(o.before), _share(o.after), _share(o.gained), _gain(o.clip_gain)]
-        for n, o in outcomes.items()
+        [n, _share(effect.before), _share(effect.after), _share(effect.gained), _gain(effect.clip_gain)]
+        for n, effect in effects.items()
     ]
-    first = next(iter(outcomes.values()))
+    first = next(iter(effects.values()))
     return (
-        f"## Quality: all four at once\n\n{results['seeds']} seeds, the same setting.\n\n"
+        f"## Quality: all four at once\n\n{results['seeds']} seeds, with the same settings.\n\n"
         + table(["concept", "before", "after", "gained", "CLIP gain"], rows)
-        + f"\nMean gained {mean:.2f}; the three other yes/no attributes kept {_share(first.kept)}, colours "
-        f"{_share(first.colors)}; pixels changed {first.changed:.2f}.\n"
+        + f"\nMean of gained: {mean:.2f}. Kept: {_share(first.kept)} of the three other yes/no attributes, "
+        f"{_share(first.colors)} of the colours. Pixels changed: {first.changed:.2f}.\n"
     )
 
 
-def _controls(controls: Mapping[str, Mapping[str, Outcome]]) -> str:
+def _controls(controls: Mapping[str, Mapping[str, EditEffect]]) -> str:
     rows = [
         [
             f'"{text}"',
-            *(f"{o.before.value:.2f} -> {o.after.value:.2f}" for o in outcomes.values()),
+            *(f"{effect.before.value:.2f} -> {effect.after.value:.2f}" for effect in effects.values()),
             _share(kept),
         ]
-        for text, outcomes in controls.items()
-        for kept in [next(iter(outcomes.values())).kept]
+        for text, effects in controls.items()
+        for kept in [next(iter(effects.values())).kept]
     ]
-    return "## Control: texts outside the four leave them as they are\n\n" + table(
+    return "## Control: edits with other texts\n\n" + table(
         ["edit", *CONCEPTS, "all seven attributes kept"], rows
     )
 
 
-def _curves(curves: Mapping[str, Mapping[float, Mapping[str, Outcome]]], seeds: int) -> str:
+def _curves(curves: Mapping[str, Mapping[float, Mapping[str, EditEffect]]], seeds: int) -> str:
     text = (
-        f"## Curves\n\n{seeds} seeds a point, one setting varied at a time, means over the four concepts.\n"
+        f"## Curves\n\nOne setting varied at a time, {seeds} seeds a point, means over the four concepts.\n"
     )
     for field, points in curves.items():
-        rows = [[f"{value:g}", *_curve_row(list(outcomes.values()))] for value, outcomes in points.items()]
+        rows = [[f"{value:g}", *_curve_row(list(effects.values()))] for value, effects in points.items()]
         header = [
             f"`{field}`",
             *(f"gained: {name}" for name in CONCEPTS),
@@ -226,19 +229,24 @@ def _curves(curves: Mapping[str, Mapping[float, Mapping[str, Outcome]]], seeds: 
     return text
 
 
-def _curve_row(outcomes: list[Outcome]) -> list[str]:
-    def mean(get: Callable[[Outcome], float]) -> str:
-        return f"{sum(map(get, outcomes)) / len(outcomes):.2f}"
+def _curve_row(effects: list[EditEffect]) -> list[str]:
+    def mean(get: Callable[[EditEffect], float]) -> str:
+        return f"{sum(map(get, effects)) / len(effects):.2f}"
 
-    gained = [f"{o.gained.value:.2f}" for o in outcomes]
-    means = [lambda o: o.gained.value, lambda o: o.kept.value, lambda o: o.clip_gain[0], lambda o: o.changed]
+    gained = [f"{effect.gained.value:.2f}" for effect in effects]
+    means = [
+        lambda effect: effect.gained.value,
+        lambda effect: effect.kept.value,
+        lambda effect: effect.clip_gain[0],
+        lambda effect: effect.changed,
+    ]
     return gained + [mean(get) for get in means]
 
 
 def _speed(timings: Mapping[int, float], threads: int) -> str:
     return (
-        "## Speed\n\nSeconds an image with one concept, 25 steps, CPU, "
-        f"threads: {threads}; diffusers' pipeline:\n\n"
+        "## Speed\n\nSeconds an image with one concept and 25 steps, with diffusers' pipeline on the CPU "
+        f"(threads: {threads}):\n\n"
         + table([f"batch {batch}" for batch in timings], [[f"{seconds:.2f}" for seconds in timings.values()]])
     )
 

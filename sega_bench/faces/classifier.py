@@ -1,4 +1,4 @@
-"""A small attribute classifier: it judges edits for the model card and the tests, and trains nothing else."""
+"""A small attribute classifier that judges edits; no other model is trained with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECIPE = Recipe(steps=1000, batch=64, lr=3e-3, ema=0.99)
 
 
 class Classifier(nn.Module):
-    """Logits (B, 7 + 5 + 7): the attributes in `BINARY`, the colour of the hair, the background."""
+    """Predicts logits (B, 7 + 5 + 7): the attributes in `BINARY`, hair colour, background."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,13 +31,13 @@ class Classifier(nn.Module):
         self.head = nn.Linear(channels[-1] * 16, len(BINARY) + len(HAIR) + len(BACKGROUND))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits of pictures in [-1, 1]."""
+        """Logits of images (B, 3, 64, 64) in [-1, 1]."""
         logits: Tensor = self.head(self.features(x_BCHW).flatten(1))
         return logits
 
 
 def split(logits_BO: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of the yes/no attributes, of the hair colours, of the backgrounds."""
+    """Split logits into those of yes/no attributes, hair colours and backgrounds."""
     sizes = [len(BINARY), len(HAIR), len(BACKGROUND)]
     bits, hair, background = torch.split(logits_BO, sizes, dim=1)
     return bits, hair, background
@@ -45,7 +45,7 @@ def split(logits_BO: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def predict(classifier: Classifier, x_BCHW: Tensor) -> Tensor:
-    """The first nine columns of `LABELS` as the classifier sees them: (B, 9) integers."""
+    """Predicted values of the first nine columns of `LABELS`, (B, 9) integers."""
     bits, hair, background = split(classifier(x_BCHW))
     return torch.cat(
         [(bits > 0).long(), hair.argmax(1, keepdim=True), background.argmax(1, keepdim=True)], dim=1
@@ -53,19 +53,19 @@ def predict(classifier: Classifier, x_BCHW: Tensor) -> Tensor:
 
 
 def load_classifier(path: Path) -> Classifier:
-    """The trained classifier."""
+    """Load the trained classifier in float32, in evaluation mode."""
     classifier = Classifier()
     classifier.load_state_dict({key: value.float() for key, value in load_file(str(path)).items()})
     return classifier.eval()
 
 
 def train_classifier(drawings: Drawings, recipe: Recipe, folder: Path, seed: int) -> Classifier:
-    """Learn all attributes at once from disturbed drawings, so that generated pictures are no surprise."""
+    """Train on augmented drawings, so that the classifier generalises to generated images."""
     classifier = Classifier()
 
     def loss(rng: np.random.Generator) -> Tensor:
         indices = drawings.batch(rng, recipe.batch)
-        bits, hair, background = split(classifier(disturb(drawings.images(indices))))
+        bits, hair, background = split(classifier(augment(drawings.images(indices))))
         labels_BL = drawings.labels_NL[indices].long()
         count = len(BINARY)
         return (
@@ -78,7 +78,7 @@ def train_classifier(drawings: Drawings, recipe: Recipe, folder: Path, seed: int
     return classifier
 
 
-def disturb(x_BCHW: Tensor) -> Tensor:
+def augment(x_BCHW: Tensor) -> Tensor:
     """Random blur, noise, contrast and colour shift, a different amount for each picture."""
     each = (len(x_BCHW), 1, 1, 1)
     blurred = F.avg_pool2d(F.pad(x_BCHW, (1, 1, 1, 1), mode="replicate"), 3, 1)

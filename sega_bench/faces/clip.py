@@ -1,4 +1,4 @@
-"""The scorer: a small open_clip model, whose text tower is also the pipeline's text encoder."""
+"""The scorer: a small open_clip model whose text tower is also the pipeline's text encoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .captions import CONCEPTS, is_true
-from .data import Drawings, mapped
+from .data import Drawings, map_images
 from .drawing import BINARY
 from .fitting import Recipe, fit, save_tensors
 from .tokenizer import CONTEXT, save_tokenizer
@@ -24,7 +24,10 @@ WIDTH, HEADS, LAYERS, EMBED = 128, 4, 3, 128
 
 
 def clip_config(vocabulary_size: int) -> dict[str, Any]:
-    """open_clip's `model_cfg`. Any `hf_tokenizer_name` makes `local-dir:` use the folder's tokenizer."""
+    """open_clip's `model_cfg`.
+
+    With any `hf_tokenizer_name`, `local-dir:` uses the tokenizer of its folder.
+    """
     return {
         "embed_dim": EMBED,
         "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
@@ -56,7 +59,7 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 def train_clip(
     drawings: Drawings, tokenizer: CLIPTokenizer, recipe: Recipe, folder: Path, seed: int
 ) -> open_clip.CLIP:
-    """Learn which caption is true of which picture."""
+    """Train the scorer to tell which captions are true of which images."""
     clip = make_clip(len(tokenizer))
 
     def loss(rng: np.random.Generator) -> Tensor:
@@ -73,17 +76,17 @@ def train_clip(
 
 
 def truth_loss(logits_BN: Tensor, true_BN: Tensor) -> Tensor:
-    """Sigmoid loss, true and false pairs averaged apart.
+    """Sigmoid loss, averaged separately over true and false pairs of captions and images.
 
-    The usual contrastive loss fails here: with few attributes, most of a batch's "negatives" are true
-    captions.
+    CLIP's contrastive loss fails here: with few attributes, many captions are true of several images of a
+    batch and would count as negatives.
     """
     positive, negative = F.softplus(-logits_BN[true_BN]), F.softplus(logits_BN[~true_BN])
     return positive.mean() + (negative.mean() if len(negative) else 0.0)
 
 
 def _augment(x_BCHW: Tensor) -> Tensor:
-    """Slight noise and contrast, and for half of the batches a blur, as generated pictures have."""
+    """Slight noise and contrast changes, and a blur for half of the batches, as in generated images."""
     if torch.rand(()) < 0.5:
         x_BCHW = F.avg_pool2d(F.pad(x_BCHW, (1, 1, 1, 1), mode="replicate"), 3, 1)
     x_BCHW = x_BCHW * (1 + 0.1 * torch.randn(len(x_BCHW), 1, 1, 1))
@@ -91,7 +94,7 @@ def _augment(x_BCHW: Tensor) -> Tensor:
 
 
 def save_scorer(clip: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write the folder that open_clip loads as `local-dir:FOLDER`, weights and tokenizer."""
+    """Write weights and tokenizer as a folder that open_clip loads as `local-dir:FOLDER`."""
     save_tokenizer(tokenizer, folder)
     halves = {name: half(value) for name, value in clip.state_dict().items()}
     save_tensors(halves, folder / "open_clip_model.safetensors", {"format": "pt"})
@@ -108,7 +111,7 @@ def save_scorer(clip: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path) ->
 
 
 def half(value: Tensor) -> Tensor:
-    """Floating point as float16, the rest as it is."""
+    """Convert a floating-point tensor to float16; return others unchanged."""
     return value.half() if value.is_floating_point() else value
 
 
@@ -133,7 +136,7 @@ def text_encoder(clip: open_clip.CLIP, tokenizer: CLIPTokenizer) -> CLIPTextMode
 
 
 def _transformers_names(clip: open_clip.CLIP) -> dict[str, Tensor]:
-    """open_clip's text weights under transformers' names."""
+    """The text tower's weights under transformers' names."""
     state = clip.state_dict()
     renamed = {
         "embeddings.token_embedding.weight": state["token_embedding.weight"],
@@ -147,7 +150,7 @@ def _transformers_names(clip: open_clip.CLIP) -> dict[str, Tensor]:
         old, new = f"transformer.resblocks.{index}.", f"encoder.layers.{index}."
         for kind in ("weight", "bias"):
             renamed |= {f"{new}{parts[key]}.{kind}": state[f"{old}{key}.{kind}"] for key in parts}
-            qkv = state[f"{old}attn.in_proj_{kind}"].chunk(3)
+            qkv = state[f"{old}attn.in_proj_{kind}"].chunk(3)  # open_clip fuses the three projections
             names = ("q_proj", "k_proj", "v_proj")
             renamed |= {
                 f"{new}self_attn.{name}.{kind}": value for name, value in zip(names, qkv, strict=True)
@@ -157,8 +160,8 @@ def _transformers_names(clip: open_clip.CLIP) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def concept_auc(clip: open_clip.CLIP, tokenizer: CLIPTokenizer, drawings: Drawings) -> dict[str, float]:
-    """For each concept, how often a picture with it has a higher cosine to its text than one without."""
-    x_ND = mapped(lambda x_BCHW: clip.encode_image(x_BCHW, normalize=True), drawings)
+    """ROC AUC of the cosine to each concept's text, images with the concept against images without it."""
+    x_ND = map_images(lambda x_BCHW: clip.encode_image(x_BCHW, normalize=True), drawings)
     t_KD = clip.encode_text(token_ids(tokenizer, list(CONCEPTS.values())), normalize=True)
     scores_NK = x_ND @ t_KD.T
     result = {}
@@ -170,7 +173,7 @@ def concept_auc(clip: open_clip.CLIP, tokenizer: CLIPTokenizer, drawings: Drawin
 
 @torch.no_grad()
 def cosine_to_empty(encoder: nn.Module, tokenizer: CLIPTokenizer) -> dict[str, float]:
-    """Cosine of the text states of '' and of each concept: at 1, SEGA has no direction to go."""
+    """Cosine between the text states of '' and of each concept; at 1, SEGA has no edit direction."""
     states_BSD = encoder(token_ids(tokenizer, ["", *CONCEPTS.values()])).last_hidden_state
     cosines = F.cosine_similarity(states_BSD[1:].flatten(1), states_BSD[:1].flatten(1))
     return dict(zip(CONCEPTS, cosines.tolist(), strict=True))

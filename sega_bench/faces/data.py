@@ -1,4 +1,4 @@
-"""The drawings as tensors: rendered once, cached in one file, read by every training stage."""
+"""Drawings as tensors: rendered once, cached in one file and read by every training stage."""
 
 from __future__ import annotations
 
@@ -28,54 +28,54 @@ class Drawings:
         return len(self.faces)
 
     def images(self, indices: np.ndarray | slice) -> Tensor:
-        """Pictures in [-1, 1], float32 (B, 3, 64, 64)."""
+        """Images in [-1, 1], float32 (B, 3, 64, 64)."""
         return self.pixels_NCHW[indices].float() / 127.5 - 1
 
     def batch(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """`size` random indices."""
+        """Sample `size` random indices with replacement."""
         return rng.integers(len(self), size=size)
 
     def captions(self, indices: np.ndarray, rng: np.random.Generator) -> list[Caption]:
-        """One new random caption for each picture."""
+        """One new random caption for each image."""
         return [caption(self.faces[i], rng) for i in indices]
 
 
 def draw(seed: int, count: int) -> Drawings:
-    """Render faces 0..count-1 of a seed's sequence."""
-    return drawn([face_of_seed(seed, i) for i in range(count)])
+    """Render the first `count` faces of a seed's sequence."""
+    return render_all([face_of_seed(seed, i) for i in range(count)])
 
 
-def drawn(faces: list[Face]) -> Drawings:
-    """Render the faces given."""
+def render_all(faces: list[Face]) -> Drawings:
+    """Render faces."""
     pixels_NHWC = torch.from_numpy(np.stack([render(face) for face in faces]))
     labels_NL = torch.tensor([face.labels() for face in faces], dtype=torch.int8)
     return Drawings(faces, pixels_NHWC.permute(0, 3, 1, 2).contiguous(), labels_NL)
 
 
-def cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors in a file, made and written first if it isn't there."""
+def load_or_compute(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Load tensors from a file; if it does not exist, compute and write them first."""
     if not path.exists():
         save_tensors(make(), path)
     return load_file(str(path))
 
 
 def load_drawings(path: Path, seed: int, count: int) -> Drawings:
-    """`draw`, with pixels and labels cached in a file."""
+    """Like `draw`, with pixels and labels cached in a file."""
 
     def make() -> dict[str, Tensor]:
         drawings = draw(seed, count)
         return {"pixels": drawings.pixels_NCHW, "labels": drawings.labels_NL}
 
-    tensors = cached(path, make)
+    tensors = load_or_compute(path, make)
     return Drawings([face_of_seed(seed, i) for i in range(count)], tensors["pixels"], tensors["labels"])
 
 
 def chunks(count: int, size: int = 64) -> list[slice]:
-    """Slices that cover range(count), for passes over a whole set."""
+    """Slices of at most `size` that cover range(count)."""
     return [slice(i, min(i + size, count)) for i in range(0, count, size)]
 
 
 @torch.no_grad()
-def mapped(function: Callable[[Tensor], Tensor], drawings: Drawings) -> Tensor:
-    """`function` of all pictures, a chunk at a time."""
+def map_images(function: Callable[[Tensor], Tensor], drawings: Drawings) -> Tensor:
+    """Apply `function` to all images in chunks, and concatenate the results."""
     return torch.cat([function(drawings.images(part)) for part in chunks(len(drawings))])

@@ -1,7 +1,7 @@
-"""Draw small faces whose attributes are known exactly: the training data of the embedded model.
+"""Renderer of small faces with known attributes: the training data of the embedded model.
 
-Everything is in the coordinates of a 64x64 picture, drawn four times larger and box-reduced. Features are big
-and of high contrast on purpose: what the autoencoder blurs, no score can see.
+Coordinates are those of a 64x64 image, which is drawn four times larger and box-reduced. Features are large
+and of high contrast on purpose: no score can see details that the autoencoder blurs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SHIRT: tuple[Color, ...] = ((236, 236, 236), (70, 92, 142), (150, 60, 66), (84, 
 BINARY = ("woman", "smile", "glasses", "curls", "beard", "hat", "long_hair")
 """The yes/no attributes, in the order of `Face.labels`."""
 LABELS = (*BINARY, "hair", "background", "hat_color")
-"""All captioned attributes: the yes/no ones, then indices into `HAIR`, `BACKGROUND`, `HAT` (-1: no hat)."""
+"""All attributes in captions: yes/no ones, then indices into `HAIR`, `BACKGROUND` and `HAT` (-1: no hat)."""
 
 RATES = {"smile": 0.4, "glasses": 0.3, "curls": 0.35, "hat": 0.15}
 BEARD_RATES = {"woman": 0.2, "man": 0.45}
@@ -57,7 +57,7 @@ LONG_HAIR_RATES = {"woman": 0.85, "man": 0.08}
 
 @dataclass(frozen=True)
 class Jitter:
-    """What varies between two drawings of the same attributes and is in no caption."""
+    """Random variation between drawings of the same attributes, which no caption mentions."""
 
     dx: float = 0.0
     dy: float = 0.0
@@ -91,10 +91,10 @@ class Face:
 
 
 def sample_face(rng: np.random.Generator) -> Face:
-    """A random face.
+    """Sample a random face.
 
-    Only long hair and beard depend on woman/man; all else is independent, so that a model can't learn that
-    one attribute comes with another.
+    Only long hair and beard depend on woman/man. All other attributes are independent, so that a model
+    cannot learn correlations between them.
     """
     woman = bool(rng.random() < 0.5)
     who = "woman" if woman else "man"
@@ -109,7 +109,7 @@ def sample_face(rng: np.random.Generator) -> Face:
 
 
 def face_of_seed(seed: int, index: int) -> Face:
-    """Face number `index` of the endless sequence that `seed` names."""
+    """Face number `index` of the infinite sequence of `seed`."""
     return sample_face(np.random.default_rng([seed, index]))
 
 
@@ -126,7 +126,7 @@ def _sample_jitter(rng: np.random.Generator) -> Jitter:
 
 
 def render(face: Face) -> npt.NDArray[np.uint8]:
-    """The drawing as an array (SIZE, SIZE, 3) of RGB bytes: back to front, like a painter."""
+    """Render a face, back to front, as RGB bytes (SIZE, SIZE, 3)."""
     hair, skin, background, hat = _colors(face)
     image = Image.new("RGB", (SIZE * OVERSAMPLING, SIZE * OVERSAMPLING), background)
     pen = _Pen(image, face.jitter)
@@ -164,7 +164,7 @@ def _shade(color: Color, factor: float) -> Color:
 
 
 class _Pen:
-    """Draws in 64-pixel coordinates, moved and scaled by a jitter, on the oversampled image."""
+    """Draws on the oversampled image in 64-pixel coordinates, shifted and scaled by a jitter."""
 
     def __init__(self, image: Image.Image, jitter: Jitter) -> None:
         self._draw = ImageDraw.Draw(image, "RGBA")
@@ -213,7 +213,10 @@ class _Pen:
         self._draw.polygon([self._at(p) for p in points], fill=fill)
 
     def curl(self, x: float, y: float, r: float, hair: Color) -> None:
-        """One lock: a disc with a dark spiral and a light arc, whose mean colour is the hair's own."""
+        """One curl: a disc with a dark spiral and a light arc.
+
+        Its mean colour is the hair's, so that curls do not look like another hair colour.
+        """
         self.ellipse(x, y, r, r, hair)
         self.arc(x, y, r * 0.98, 20, 200, _shade(hair, 0.58), 0.9)
         self.arc(x, y, r * 0.52, 170, 430, _shade(hair, 0.66), 0.8)
@@ -221,7 +224,7 @@ class _Pen:
 
 
 def _long_hair(pen: _Pen, hair: Color, curls: bool) -> None:
-    """Two falls beside the face, with a gap at the neck so that a beard never touches them."""
+    """Hair on both sides of the face, with a gap at the neck so that a beard never touches it."""
     for side in (-1, 1):
         if curls:
             for row, y in enumerate((24.0, 30.5, 37.0, 43.5, 50.0)):
@@ -251,7 +254,7 @@ def _head(pen: _Pen, skin: Color, face: Face) -> None:
 
 
 def _crown_hair(pen: _Pen, hair: Color, face: Face) -> None:
-    """The hair on top of the head, over the forehead; under a hat only what shows below the brim."""
+    """Hair on top of the head and over the forehead; with a hat, only the part below its brim."""
     if face.curls:
         for angle in range(168, 380, 17):
             x, y = 32 + 17.2 * math.cos(math.radians(angle)), 25 + 15.4 * math.sin(math.radians(angle))
@@ -283,7 +286,7 @@ def _eyes(pen: _Pen, hair: Color, woman: bool) -> None:
 
 
 def _beard(pen: _Pen, hair: Color, skin: Color) -> None:
-    """A full beard and a moustache. A rim of skin, the neck and a dark edge keep it off the hair."""
+    """A full beard and a moustache, separated from the hair by skin, the neck and a dark edge."""
     dark = _shade(hair, 0.78)
     pen.chord(32, 38.2, 10.9, 15.4, -8, 188, _shade(hair, 0.45))
     pen.chord(32, 38.2, 10.0, 14.4, -8, 188, dark)

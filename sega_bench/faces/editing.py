@@ -1,4 +1,4 @@
-"""Edit faces with diffusers' own SEGA, to measure the model independently of this project's engine."""
+"""Edits with diffusers' SEGA pipeline: measures the model independently of this package's engine."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sega_bench.errors import UserError
 if TYPE_CHECKING:
     from diffusers import SemanticStableDiffusionPipeline
 
-Numbers = float | tuple[float, ...]
-"""One value for all concepts of an edit, or one for each."""
+PerConcept = float | tuple[float, ...]
+"""One value for all concepts of an edit, or one for each concept."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Sampling and guidance, by diffusers' names; the defaults are what the model card recommends."""
+    """Sampling and guidance settings under diffusers' names; the defaults are the model card's."""
 
     guidance_scale: float = 5.0
     num_inference_steps: int = 25
-    edit_guidance_scale: Numbers = 7.0
-    edit_threshold: Numbers = 0.95
+    edit_guidance_scale: PerConcept = 7.0
+    edit_threshold: PerConcept = 0.95
     edit_warmup_steps: int | tuple[int, ...] = 6
     edit_momentum_scale: float = 0.3
     edit_mom_beta: float = 0.6
@@ -53,7 +53,7 @@ def load_pipeline(folder: Path) -> SemanticStableDiffusionPipeline:
 
 
 def initial_noise(seeds: Sequence[int]) -> Tensor:
-    """One latent (B, 4, 16, 16) a seed, drawn by itself."""
+    """Initial latents (B, 4, 16, 16), each from its seed's own generator."""
     return torch.stack(
         [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     )
@@ -67,7 +67,7 @@ def generate(
     setting: Setting = Setting(),
     batch: int = 16,
 ) -> Tensor:
-    """Pictures in [-1, 1], (len(seeds), 3, 64, 64), unedited without concepts."""
+    """Generate images in [-1, 1], (len(seeds), 3, 64, 64); without concepts they are unedited."""
     parts = [seeds[i : i + batch] for i in range(0, len(seeds), batch)]
     return torch.cat([_generate_batch(pipeline, prompt, part, list(concepts), setting) for part in parts])
 
@@ -79,7 +79,7 @@ def _generate_batch(
     concepts: list[str],
     setting: Setting,
 ) -> Tensor:
-    def each(value: Numbers) -> list[float]:
+    def each(value: PerConcept) -> list[float]:
         return list(value) if isinstance(value, tuple) else [value] * len(concepts)
 
     edit = {

@@ -1,7 +1,7 @@
 """Measure the embedded model and write its card: `python -m sega_bench.faces.evaluate [--weights DIR]`.
 
-Edits are made by diffusers' own `SemanticStableDiffusionPipeline`; the attribute classifier and the scorer
-judge.
+Edits come from diffusers' `SemanticStableDiffusionPipeline`; the attribute classifier and the scorer judge
+them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .clip import concept_auc, cosine_to_empty
 from .data import draw
 from .drawing import BINARY, LABELS
 from .editing import Setting, generate, load_pipeline
-from .measures import Outcome, Share
+from .measures import EditEffect, Share
 
 PROMPTS = ("a photo of the face of a woman", "a photo of the face of a man", "a portrait of a person")
 CONTROLS = ("blue background", "xylophone")
@@ -44,8 +44,8 @@ CURVES: dict[str, tuple[float, ...]] = {
 DRAWING_SEED = 77
 
 
-class Lab:
-    """The model, its judges and the pictures without edits, which every comparison needs."""
+class Evaluator:
+    """The pipeline, the classifier and scorer that judge it, and a cache of unedited images."""
 
     def __init__(self, weights: Path) -> None:
         self.weights = weights
@@ -56,8 +56,8 @@ class Lab:
         self.tokenizer = open_clip.get_tokenizer(f"local-dir:{weights / 'scorer'}")
         self._references: dict[tuple[Any, ...], Tensor] = {}
 
-    def pictures(self, prompt: str, seeds: range, concepts: Sequence[str], setting: Setting) -> Tensor:
-        """Pictures of a prompt, edited or not."""
+    def images(self, prompt: str, seeds: range, concepts: Sequence[str], setting: Setting) -> Tensor:
+        """Generate images of a prompt, edited or not."""
         if concepts:
             return generate(self.pipeline, prompt, seeds, concepts, setting)
         key = (prompt, seeds, setting.guidance_scale, setting.num_inference_steps)
@@ -67,13 +67,20 @@ class Lab:
 
     @torch.no_grad()
     def similarity(self, x_BCHW: Tensor, text: str) -> Tensor:
-        """Cosine (B,) of pictures to a text."""
+        """Cosine similarities (B,) of images to a text."""
         image_BD = self.clip.encode_image(x_BCHW, normalize=True)
         similarity_B: Tensor = image_BD @ self.clip.encode_text(self.tokenizer([text]), normalize=True)[0]
         return similarity_B
 
-    def outcome(self, x_BCHW: Tensor, y_BCHW: Tensor, name: str, edited: Sequence[str]) -> Outcome:
-        """Compare pictures before and after an edit of the attributes `edited`, seen from `name`."""
+    def effect(self, x_BCHW: Tensor, y_BCHW: Tensor, name: str, edited: Sequence[str]) -> EditEffect:
+        """Measure an edit for one concept.
+
+        Args:
+            x_BCHW: images before the edit.
+            y_BCHW: the same images after it.
+            name: the concept.
+            edited: all attributes that the edit changes on purpose.
+        """
         old_BL, new_BL = predict(self.classifier, x_BCHW), predict(self.classifier, y_BCHW)
         column = BINARY.index(name)
         had_B, has_B = old_BL[:, column].bool(), new_BL[:, column].bool()
@@ -82,7 +89,7 @@ class Lab:
         colors = [LABELS.index("hair"), LABELS.index("background")]
         gain_B = self.similarity(y_BCHW, CONCEPTS[name]) - self.similarity(x_BCHW, CONCEPTS[name])
         moved = ((y_BCHW - x_BCHW).abs() * 127.5 > 16).any(1).float().mean()
-        return Outcome(
+        return EditEffect(
             before=share(had_B),
             after=share(has_B),
             gained=share(has_B[~had_B]),
@@ -92,20 +99,20 @@ class Lab:
             changed=float(moved),
         )
 
-    def edit(self, prompt: str, seeds: range, name: str, setting: Setting) -> Outcome:
-        """The outcome of one concept."""
-        before = self.pictures(prompt, seeds, (), setting)
-        after = self.pictures(prompt, seeds, [CONCEPTS[name]], setting)
-        return self.outcome(before, after, name, [name])
+    def edit(self, prompt: str, seeds: range, name: str, setting: Setting) -> EditEffect:
+        """Edit one concept and measure the effect."""
+        before = self.images(prompt, seeds, (), setting)
+        after = self.images(prompt, seeds, [CONCEPTS[name]], setting)
+        return self.effect(before, after, name, [name])
 
 
 def share(hits: Tensor) -> Share:
-    """A tensor of truth values as a proportion."""
+    """The proportion of true values."""
     return Share(int(hits.sum()), hits.numel())
 
 
 def bootstrap(values_B: Tensor, rounds: int = 2000) -> tuple[float, float, float]:
-    """Mean and its 95 % percentile interval."""
+    """The mean, and its 95 % bootstrap percentile interval."""
     rng = np.random.default_rng(0)
     values = values_B.numpy()
     means = values[rng.integers(len(values), size=(rounds, len(values)))].mean(1)
@@ -114,36 +121,43 @@ def bootstrap(values_B: Tensor, rounds: int = 2000) -> tuple[float, float, float
 
 
 def single_edits(
-    lab: Lab, prompts: Sequence[str], seeds: range, setting: Setting
-) -> dict[str, dict[str, Outcome]]:
-    """Each concept by itself at one setting, for each prompt."""
-    return {prompt: {name: lab.edit(prompt, seeds, name, setting) for name in CONCEPTS} for prompt in prompts}
+    evaluator: Evaluator, prompts: Sequence[str], seeds: range, setting: Setting
+) -> dict[str, dict[str, EditEffect]]:
+    """Edits of single concepts at one setting, by prompt and concept."""
+    return {
+        prompt: {name: evaluator.edit(prompt, seeds, name, setting) for name in CONCEPTS}
+        for prompt in prompts
+    }
 
 
-def all_four(lab: Lab, prompt: str, seeds: range, setting: Setting) -> dict[str, Outcome]:
-    """The four concepts at once, seen from each."""
-    before = lab.pictures(prompt, seeds, (), setting)
-    after = lab.pictures(prompt, seeds, list(CONCEPTS.values()), setting)
-    return {name: lab.outcome(before, after, name, list(CONCEPTS)) for name in CONCEPTS}
+def all_four(evaluator: Evaluator, prompt: str, seeds: range, setting: Setting) -> dict[str, EditEffect]:
+    """One edit of all four concepts, measured for each of them."""
+    before = evaluator.images(prompt, seeds, (), setting)
+    after = evaluator.images(prompt, seeds, list(CONCEPTS.values()), setting)
+    return {name: evaluator.effect(before, after, name, list(CONCEPTS)) for name in CONCEPTS}
 
 
-def controls(lab: Lab, prompt: str, seeds: range, setting: Setting) -> dict[str, dict[str, Outcome]]:
-    """Texts outside the four: they should leave all four as they are."""
-    before = lab.pictures(prompt, seeds, (), setting)
+def controls(
+    evaluator: Evaluator, prompt: str, seeds: range, setting: Setting
+) -> dict[str, dict[str, EditEffect]]:
+    """Edits with other texts, which should not change the four concepts."""
+    before = evaluator.images(prompt, seeds, (), setting)
     result = {}
     for text in CONTROLS:
-        after = lab.pictures(prompt, seeds, [text], setting)
-        result[text] = {name: lab.outcome(before, after, name, ()) for name in CONCEPTS}
+        after = evaluator.images(prompt, seeds, [text], setting)
+        result[text] = {name: evaluator.effect(before, after, name, ()) for name in CONCEPTS}
     return result
 
 
-def curves(lab: Lab, prompt: str, seeds: range, base: Setting) -> dict[str, dict[float, dict[str, Outcome]]]:
-    """Every concept along one setting at a time; where curves cross, the pictures are made once."""
-    known: dict[Setting, dict[str, Outcome]] = {}
+def curves(
+    evaluator: Evaluator, prompt: str, seeds: range, base: Setting
+) -> dict[str, dict[float, dict[str, EditEffect]]]:
+    """Effects of varying one setting at a time; points that curves share are measured once."""
+    known: dict[Setting, dict[str, EditEffect]] = {}
 
-    def point(setting: Setting) -> dict[str, Outcome]:
+    def point(setting: Setting) -> dict[str, EditEffect]:
         if setting not in known:
-            known[setting] = {name: lab.edit(prompt, seeds, name, setting) for name in CONCEPTS}
+            known[setting] = {name: evaluator.edit(prompt, seeds, name, setting) for name in CONCEPTS}
             print(setting, {name: round(o.gained.value, 2) for name, o in known[setting].items()}, flush=True)
         return known[setting]
 
@@ -153,44 +167,44 @@ def curves(lab: Lab, prompt: str, seeds: range, base: Setting) -> dict[str, dict
     }
 
 
-def parts(lab: Lab, count: int = 400) -> dict[str, Any]:
-    """How good autoencoder, classifier and scorer are by themselves, on drawings that no stage has seen."""
+def parts(evaluator: Evaluator, count: int = 400) -> dict[str, Any]:
+    """Quality of autoencoder, classifier and scorer on drawings that no training stage has seen."""
     drawings = draw(DRAWING_SEED, count)
     x_BCHW = drawings.images(slice(None))
-    y_BCHW = reconstruct(lab.pipeline.vae, drawings)
+    y_BCHW = reconstruct(evaluator.pipeline.vae, drawings)
     truth_BL = drawings.labels_NL[:, : len(LABELS) - 1].long()
 
-    def accuracy(pictures: Tensor) -> dict[str, float]:
-        right_BL = predict(lab.classifier, pictures) == truth_BL
+    def accuracy(images: Tensor) -> dict[str, float]:
+        right_BL = predict(evaluator.classifier, images) == truth_BL
         return dict(zip(LABELS, right_BL.float().mean(0).tolist(), strict=False))
 
     return {
         "psnr": psnr(x_BCHW, y_BCHW),
         "accuracy": accuracy(x_BCHW),
         "accuracy_reconstructed": accuracy(y_BCHW),
-        "auc": concept_auc(lab.clip, lab.pipeline.tokenizer, drawings),
-        "cosine": cosine_to_empty(lab.pipeline.text_encoder, lab.pipeline.tokenizer),
+        "auc": concept_auc(evaluator.clip, evaluator.pipeline.tokenizer, drawings),
+        "cosine": cosine_to_empty(evaluator.pipeline.text_encoder, evaluator.pipeline.tokenizer),
     }
 
 
-def timings(lab: Lab, setting: Setting) -> dict[int, float]:
-    """Seconds an image with one concept, by batch size, the best of three."""
+def timings(evaluator: Evaluator, setting: Setting) -> dict[int, float]:
+    """Seconds an image with one concept, by batch size; the best of three runs."""
     result = {}
     for batch in (1, 16):
         spent = []
         for _ in range(3):
             began = time.perf_counter()
-            generate(lab.pipeline, PROMPTS[0], range(batch), [CONCEPTS["smile"]], setting, batch)
+            generate(evaluator.pipeline, PROMPTS[0], range(batch), [CONCEPTS["smile"]], setting, batch)
             spent.append(time.perf_counter() - began)
         result[batch] = min(spent) / batch
     return result
 
 
-def contact_sheet(lab: Lab, prompt: str, seeds: range, setting: Setting) -> Image.Image:
-    """A row of pictures without edits, a row for each concept, a row with all four; twice the size."""
-    rows = [lab.pictures(prompt, seeds, (), setting)]
-    rows += [lab.pictures(prompt, seeds, [text], setting) for text in CONCEPTS.values()]
-    rows += [lab.pictures(prompt, seeds, list(CONCEPTS.values()), setting)]
+def contact_sheet(evaluator: Evaluator, prompt: str, seeds: range, setting: Setting) -> Image.Image:
+    """Rows: unedited images, one row for each concept, all four concepts; at twice the size."""
+    rows = [evaluator.images(prompt, seeds, (), setting)]
+    rows += [evaluator.images(prompt, seeds, [text], setting) for text in CONCEPTS.values()]
+    rows += [evaluator.images(prompt, seeds, list(CONCEPTS.values()), setting)]
     sheet_CHW = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
     sheet_CHW = F.interpolate(sheet_CHW[None], scale_factor=2, mode="nearest")[0]
     bytes_HWC = ((sheet_CHW + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
@@ -198,20 +212,22 @@ def contact_sheet(lab: Lab, prompt: str, seeds: range, setting: Setting) -> Imag
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure everything, write MODEL_CARD.md and contact_sheet.png beside the weights."""
+    """Measure the model and write MODEL_CARD.md and contact_sheet.png beside the weights."""
     parser = argparse.ArgumentParser(prog="python -m sega_bench.faces.evaluate", description=__doc__)
     parser.add_argument("--weights", type=Path, default=PIPELINE_DIR.parent)
-    parser.add_argument("--seeds", type=int, default=64, help="pictures for each number")
-    parser.add_argument("--few-seeds", type=int, default=24, help="the same for curves and further prompts")
+    parser.add_argument("--seeds", type=int, default=64, help="images for each figure")
+    parser.add_argument(
+        "--few-seeds", type=int, default=24, help="images for each figure of curves and further prompts"
+    )
     parser.add_argument("--first-seed", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     with exit_on_user_error():
-        lab = Lab(options.weights)
+        evaluator = Evaluator(options.weights)
     setting, first = Setting(), options.first_seed
     seeds, few = range(first, first + options.seeds), range(first, first + options.few_seeds)
-    contact_sheet(lab, PROMPTS[0], range(first, first + 8), setting).save(
+    contact_sheet(evaluator, PROMPTS[0], range(first, first + 8), setting).save(
         options.weights / "contact_sheet.png"
     )
     results = {
@@ -220,13 +236,13 @@ def main(arguments: list[str] | None = None) -> None:
         "seeds": options.seeds,
         "few_seeds": options.few_seeds,
         "first_seed": first,
-        "parts": parts(lab),
-        "single": single_edits(lab, PROMPTS[:1], seeds, setting)
-        | single_edits(lab, PROMPTS[1:], few, setting),
-        "all_four": all_four(lab, PROMPTS[0], seeds, setting),
-        "controls": controls(lab, PROMPTS[0], seeds, setting),
-        "curves": curves(lab, PROMPTS[0], few, setting),
-        "timings": timings(lab, setting),
+        "parts": parts(evaluator),
+        "single": single_edits(evaluator, PROMPTS[:1], seeds, setting)
+        | single_edits(evaluator, PROMPTS[1:], few, setting),
+        "all_four": all_four(evaluator, PROMPTS[0], seeds, setting),
+        "controls": controls(evaluator, PROMPTS[0], seeds, setting),
+        "curves": curves(evaluator, PROMPTS[0], few, setting),
+        "timings": timings(evaluator, setting),
         "threads": options.threads,
     }
     card = model_card(results)

@@ -1,7 +1,7 @@
-"""One training loop for all parts: AdamW, cosine decay by steps, averaged weights, resumable checkpoints.
+"""The training loop of all parts: AdamW, cosine decay, averaged weights, resumable checkpoints.
 
-What is random in a step comes from `(seed, step)` alone, so that a run that was killed and resumed computes
-what an uninterrupted one computes.
+All randomness of a step comes from `(seed, step)`, so that a resumed run computes the same weights as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a part learns."""
+    """Training hyperparameters of one part.
+
+    `ema` is the decay of the averaged weights. `cycles` is the number of learning-rate cycles, each with
+    `warmup` steps.
+    """
 
     steps: int
     batch: int
@@ -34,12 +38,15 @@ class Recipe:
     checkpoint_seconds: float = 60.0
 
     def scaled(self, scale: float) -> Recipe:
-        """The same recipe with `scale` times the steps, two a cycle at least."""
+        """The same recipe with `scale` times the steps, at least two a cycle."""
         cycle = max(2, round(self.steps * scale / self.cycles))
         return replace(self, steps=cycle * self.cycles, warmup=min(self.warmup, cycle // 2))
 
     def lr_at(self, step: int) -> float:
-        """In every cycle (arXiv 1608.03983) a linear warm-up, then half a cosine down to a hundredth."""
+        """The learning rate: in each cycle a linear warm-up, then a cosine decay to a hundredth.
+
+        Cycles are the warm restarts of arXiv 1608.03983.
+        """
         cycle = self.steps // self.cycles
         step %= cycle
         if step < self.warmup:
@@ -52,10 +59,11 @@ Loss = Callable[[np.random.Generator], Tensor]
 
 
 def fit(name: str, model: nn.Module, loss: Loss, recipe: Recipe, folder: Path, seed: int) -> nn.Module:
-    """Minimise `loss` over `model`'s trainable parameters; return `model` holding its averaged weights.
+    """Minimise `loss` over the trainable parameters of `model`, and load the averaged weights into it.
 
-    `loss` draws its batch from the generator it is given. The state is written to `folder/name.safetensors`
-    every `checkpoint_seconds` and at the end; if it is there, training goes on from it.
+    `loss` samples its batch with the generator that it receives. The state is saved to
+    `folder/name.safetensors` every `checkpoint_seconds` and at the end. If that file exists, training resumes
+    from it.
     """
     path = folder / f"{name}.safetensors"
     state = _State(model, recipe)
@@ -74,21 +82,21 @@ def fit(name: str, model: nn.Module, loss: Loss, recipe: Recipe, folder: Path, s
 
 
 def averaged_weights(path: Path) -> dict[str, Tensor]:
-    """The averaged weights in a checkpoint of `fit`, whether it is finished or not."""
+    """The averaged weights of a checkpoint of `fit`, finished or not."""
     with safe_open(str(path), framework="pt") as file:
         keys = [key for key in file.keys() if key.startswith("ema/")]  # noqa: SIM118
         return {key.removeprefix("ema/"): file.get_tensor(key) for key in keys}
 
 
 def progress(path: Path) -> tuple[int, float]:
-    """Steps done and seconds spent, of a checkpoint of `fit`."""
+    """Completed steps and seconds of training of a checkpoint of `fit`."""
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata()
     return int(metadata["step"]), float(metadata["seconds"])
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file so that a reader sees the old or the new one, never half of one."""
+    """Replace a safetensors file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(temporary), metadata)
@@ -96,7 +104,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
 
 
 class _State:
-    """Model, optimiser and averaged weights: what a checkpoint holds."""
+    """The state in a checkpoint: model, optimiser, averaged weights and training time."""
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.model = model
@@ -124,6 +132,7 @@ class _State:
 
     @torch.no_grad()
     def _average_in(self, step: int) -> None:
+        # The decay starts low, so that the first averages follow the weights.
         decay = min(self.recipe.ema, (step + 1) / (step + 10))
         for name, value in self.model.state_dict().items():
             if value.is_floating_point():

@@ -1,4 +1,4 @@
-"""What the evaluation measures of an edit, as the model card shows it."""
+"""Measures of an edit for the model card."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from sega_bench.stats.intervals import wilson
 
 @dataclass(frozen=True)
 class Share:
-    """A proportion with the counts behind it."""
+    """A proportion with its counts."""
 
     hits: int
     of: int
 
     @property
     def value(self) -> float:
-        """The proportion; NaN of nothing."""
+        """The proportion; NaN if there are no observations."""
         return self.hits / self.of if self.of else float("nan")
 
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval; of nothing, all that it may be."""
+        """Wilson's 95 % interval; (0, 1) if there are no observations."""
         return wilson(self.hits, self.of) if self.of else (0.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one edit did to a set of pictures, for one concept.
+class EditEffect:
+    """The effect of one edit on a set of images, for one concept.
 
-    `gained`: of the pictures that lacked the concept, those that have it after the edit. `kept`: agreement
-    on the yes/no attributes that were not edited; `colors`: agreement on hair colour and background.
-    `clip_gain`: change of the cosine to the concept's text, with a bootstrap interval. `changed`: share of
-    pixels that moved by more than 16 of 255.
+    Args:
+        before, after: share of images in which the classifier finds the concept.
+        gained: share of the images without the concept that have it after the edit.
+        kept: agreement on the yes/no attributes that were not edited.
+        colors: agreement on hair colour and background.
+        clip_gain: change of the cosine to the concept's text: mean, and its bootstrap interval.
+        changed: share of pixels that changed by more than 16 of 255.
     """
 
     before: Share

@@ -1,15 +1,15 @@
-"""The denoiser's last stage: what to make of a text that the picture contradicts, or that says nothing.
+"""The denoiser's last training stage: texts that contradict the image, and texts without meaning.
 
-An edit shows the denoiser what training never did: a noisy picture of straight hair, and the text "curls".
-For small features (smile, glasses, beard) it generalises; but curls change so much of a picture that above a
-signal-to-noise ratio of about .1 it sides with the picture and ignores the text. Guidance towards curls is
-then confined to the first steps, where the colour of the hair is not settled yet, and changes it.
+An edit gives the denoiser inputs that it has never seen in training, such as a noisy image of straight hair
+with the text "curls". For small features (smile, glasses, beard) it generalises. Curls change so much of an
+image that above a signal-to-noise ratio of about 0.1 the denoiser follows the image and ignores the text.
+Guidance towards curls then acts only in the first steps, where it also changes the hair's colour.
 
-Here it is shown such pictures, together with the same face *with* curls, everything else equal. That is also
-what Bayes' rule says: of all faces with curls, the noisy picture is nearest to that one.
+This stage trains on such inputs, with the same face *with* curls as the target. Bayes' rule gives the same
+target: of all faces with curls, it is the nearest to the noisy image.
 
-Curls alone: a model that practised all four concepts was edited as cleanly by a plain sum of guidance as by
-SEGA, which large models are not, and a sweep of settings or methods on it had little to tell.
+It trains only curls. A model trained this way on all four concepts was edited as cleanly by a plain sum of
+guidance as by SEGA, unlike large models, so that sweeps of settings or methods on it showed few differences.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .autoencoder import encode_means
 from .captions import bare_phrase, nonsense
 from .clip import token_ids
-from .data import Drawings, cached, drawn
+from .data import Drawings, load_or_compute, render_all
 from .fitting import Recipe, fit
 from .unet import Denoising, random_steps
 
 RECIPE = Recipe(steps=2500, batch=48, lr=4e-4, ema=0.998)
 CONTRADICTED, NONSENSE = 8, 3
-"""How many of a batch are shown with a text that they contradict, and with one that says nothing."""
+"""Images of a batch that come with a text they contradict, and with a text without meaning."""
 FIRST_STEP = 250
-"""With less noise than here a text should not turn one picture into another any more."""
+"""First training step for counterfactuals: with less noise, a text should not override the image."""
 
 
 @dataclass(frozen=True)
 class Counterfactuals:
-    """Drawings without curls, as indices (M,), and the same faces with curls, as latents (M, 4, 16, 16)."""
+    """Indices (M,) of drawings without curls, and latents (M, 4, 16, 16) of the same faces with curls."""
 
     indices_M: np.ndarray
     latents_MCHW: Tensor
 
 
 def counterfactuals(drawings: Drawings, vae: AutoencoderKL, path: Path) -> Counterfactuals:
-    """Every drawing without curls, drawn again with them; the latents are cached in a file."""
+    """Render every face without curls again with curls; the latents are cached in a file."""
     indices_M = np.flatnonzero([not face.curls for face in drawings.faces])
 
     def make() -> dict[str, Tensor]:
-        twins = drawn([replace(drawings.faces[i], curls=True) for i in indices_M])
+        twins = render_all([replace(drawings.faces[i], curls=True) for i in indices_M])
         return {"latents": encode_means(vae, twins)}
 
-    return Counterfactuals(indices_M, cached(path, make)["latents"])
+    return Counterfactuals(indices_M, load_or_compute(path, make)["latents"])
 
 
-def practise(
+def continue_training(
     unet: UNet2DConditionModel,
     drawings: Drawings,
     latents_NCHW: Tensor,
@@ -66,7 +66,7 @@ def practise(
     folder: Path,
     seed: int,
 ) -> None:
-    """Train `unet` further: mostly as before, partly on counterfactuals and on texts without meaning."""
+    """Train `unet` further, with some counterfactuals and texts without meaning in each batch."""
     denoising = Denoising(unet)
     tokenizer, encoder = text
 
@@ -77,9 +77,9 @@ def practise(
         texts += [nonsense(rng) for _ in plain[:NONSENSE]]
         texts += [caption.text for caption in drawings.captions(plain[NONSENSE:], rng)]
         x_BCHW = latents_NCHW[np.concatenate([twins.indices_M[pairs], plain])]
-        wanted_BCHW = torch.cat([twins.latents_MCHW[pairs], latents_NCHW[plain]])
+        target_BCHW = torch.cat([twins.latents_MCHW[pairs], latents_NCHW[plain]])
         t_B = torch.cat([random_steps(len(pairs), FIRST_STEP), random_steps(len(plain))])
         states_BSD = encoder(token_ids(tokenizer, texts)).last_hidden_state
-        return denoising.loss(x_BCHW, wanted_BCHW, torch.randn_like(x_BCHW), t_B, states_BSD)
+        return denoising.loss(x_BCHW, target_BCHW, torch.randn_like(x_BCHW), t_B, states_BSD)
 
     fit("practice", unet, loss, recipe, folder, seed)

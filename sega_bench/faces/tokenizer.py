@@ -1,7 +1,6 @@
-"""A byte-pair vocabulary of a few hundred tokens, as transformers' `CLIPTokenizer` and as open_clip read it.
+"""A byte-pair vocabulary of a few hundred tokens, in the format of transformers' `CLIPTokenizer`.
 
-Both libraries get the same files: open_clip resolves `hf_tokenizer_name` of a `local-dir:` model to that
-folder.
+open_clip reads the same files: it resolves `hf_tokenizer_name` of a `local-dir:` model to that folder.
 """
 
 from __future__ import annotations
@@ -25,7 +24,10 @@ Word = tuple[str, ...]
 
 
 def train_merges(texts: Iterable[str], count: int = MERGES) -> list[Pair]:
-    """The `count` most frequent byte pairs of the lower-case texts, found greedily; ties go by alphabet."""
+    """Merges of the `count` most frequent byte pairs of the lower-case texts, greedily.
+
+    Ties are resolved alphabetically, so that the result is deterministic.
+    """
     words = Counter(word for text in texts for word in _WORD.findall(text.lower()))
     split: dict[Word, int] = {(*word[:-1], word[-1] + "</w>"): n for word, n in words.items()}
     merges: list[Pair] = []
@@ -37,7 +39,7 @@ def train_merges(texts: Iterable[str], count: int = MERGES) -> list[Pair]:
 
 
 def vocabulary(merges: list[Pair]) -> dict[str, int]:
-    """Token to id in CLIP's order: bytes, bytes that end a word, merges, the two special tokens."""
+    """Token ids in CLIP's order: bytes, bytes at a word's end, merges, the two special tokens."""
     letters = list(bytes_to_unicode().values())
     tokens = [
         *letters,
@@ -50,7 +52,7 @@ def vocabulary(merges: list[Pair]) -> dict[str, int]:
 
 
 def make_tokenizer(merges: list[Pair]) -> CLIPTokenizer:
-    """The tokenizer of pipeline and scorer; texts are padded with the end token, as in Stable Diffusion 1."""
+    """The tokenizer of pipeline and scorer; it pads with the end token, as in Stable Diffusion 1."""
     return CLIPTokenizer(vocab=vocabulary(merges), merges=merges, pad_token=END, model_max_length=CONTEXT)
 
 

@@ -1,8 +1,8 @@
-"""Train the embedded model from nothing: `python -m sega_bench.faces.train --out DIR`.
+"""Train the embedded model from scratch: `python -m sega_bench.faces.train --out DIR`.
 
-The stages run in order, each resumes from its last checkpoint and is skipped when it is done. `--scale
-0.01` trains a hundredth of the steps on a hundredth of the drawings: a useless model, but all of the
-machinery. The finished model is in `DIR/weights`.
+The stages run in order. Each resumes from its last checkpoint and is skipped once it is complete. `--scale
+0.01` trains a hundredth of the steps on a hundredth of the drawings, which tests the pipeline but gives a
+useless model. The trained model is in `DIR/weights`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PARTS: dict[str, Recipe] = {
 
 @dataclass(frozen=True)
 class Run:
-    """Where a training run keeps its files, its size and its seed."""
+    """A training run: its folder, scale and seed, and the files of its stages."""
 
     folder: Path
     scale: float
@@ -60,11 +60,11 @@ class Run:
         return load_drawings(self.folder / "drawings.safetensors", TRAINING_SEED, count)
 
     def tokenizer(self) -> CLIPTokenizer:
-        """The vocabulary of the captions; it takes seconds to find and is always the same."""
+        """The tokenizer trained on captions; it takes seconds and is deterministic."""
         return make_tokenizer(train_merges(corpus(TRAINING_SEED, CORPUS)))
 
     def averaged(self, part: str, model: M) -> M:
-        """`model` with the averaged weights of a part's checkpoint."""
+        """Load the averaged weights of a part's checkpoint into `model`."""
         model.load_state_dict(averaged_weights(self.folder / f"{part}.safetensors"))
         return model.eval()
 
@@ -79,22 +79,22 @@ class Run:
         return vae.eval()
 
     def latents(self) -> Tensor:
-        """The drawings as the trained autoencoder encodes them, (N, 4, 16, 16)."""
+        """Latents of the drawings from the trained autoencoder, (N, 4, 16, 16)."""
         return load_file(str(self.folder / "latents.safetensors"))["latents"]
 
     def text(self) -> tuple[CLIPTokenizer, CLIPTextModel]:
-        """Tokenizer and trained text encoder."""
+        """The tokenizer and the trained text encoder."""
         tokenizer = self.tokenizer()
         return tokenizer, clip.text_encoder(self.clip(tokenizer), tokenizer)
 
 
 def train_classifier(run: Run) -> None:
-    """The attribute classifier."""
+    """Train the attribute classifier."""
     classifier.train_classifier(run.drawings(), run.recipe("classifier"), run.folder, run.seed)
 
 
 def train_autoencoder(run: Run) -> None:
-    """The autoencoder; leaves the standardised one and the latents of all drawings."""
+    """Train the autoencoder; saves it with standardised latents, and the latents of all drawings."""
     if (run.folder / "vae.safetensors").exists():
         return
     drawings = run.drawings()
@@ -105,7 +105,11 @@ def train_autoencoder(run: Run) -> None:
 
 
 def train_clip(run: Run) -> None:
-    """The scorer, and with it the text encoder."""
+    """Train the scorer, and with it the text encoder.
+
+    Raises:
+        RuntimeError: a full-scale scorer does not separate the concepts.
+    """
     tokenizer = run.tokenizer()
     model = clip.train_clip(run.drawings(), tokenizer, run.recipe("clip"), run.folder, run.seed)
     auc = clip.concept_auc(model, tokenizer, draw(GATE_SEED, GATE))
@@ -118,22 +122,22 @@ def train_clip(run: Run) -> None:
 
 
 def train_unet(run: Run) -> None:
-    """The denoiser."""
+    """Train the denoiser."""
     unet.train_unet(run.drawings(), run.latents(), run.text(), run.recipe("unet"), run.folder, run.seed)
 
 
-def practise(run: Run) -> None:
-    """The denoiser again, on texts that its picture contradicts."""
+def train_practice(run: Run) -> None:
+    """Train the denoiser further on texts that the image contradicts."""
     drawings = run.drawings()
     twins = practice.counterfactuals(drawings, run.vae(), run.folder / "counterfactuals.safetensors")
     denoiser = run.averaged("unet", unet.make_unet())
-    practice.practise(
+    practice.continue_training(
         denoiser, drawings, run.latents(), twins, run.text(), run.recipe("practice"), run.folder, run.seed
     )
 
 
 def export(run: Run) -> None:
-    """Write pipeline, scorer and classifier as float16 to `weights`; works during the last stage, too."""
+    """Write pipeline, scorer and classifier in float16 to `weights`; works from unfinished stages too."""
     weights = run.folder / "weights"
     tokenizer = run.tokenizer()
     scorer = run.clip(tokenizer)
@@ -173,7 +177,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "autoencoder": train_autoencoder,
     "clip": train_clip,
     "unet": train_unet,
-    "practice": practise,
+    "practice": train_practice,
     "export": export,
 }
 
@@ -184,8 +188,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoints and the finished model"
     )
-    parser.add_argument("--stage", choices=STAGES, action="append", help="only this stage (may be repeated)")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of steps and drawings")
+    parser.add_argument("--stage", choices=STAGES, action="append", help="run only this stage (repeatable)")
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of the steps and drawings")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0)
@@ -194,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     run = Run(options.out, options.scale, options.seed, options.checkpoint_seconds)
     run.folder.mkdir(parents=True, exist_ok=True)
     for name in options.stage or STAGES:
-        torch.manual_seed(run.seed)  # of the first weights
+        torch.manual_seed(run.seed)  # for the initial weights
         STAGES[name](run)
 
 

@@ -16,12 +16,13 @@ from .data import Drawings
 from .fitting import Recipe, fit
 
 RECIPE = Recipe(steps=14000, batch=48, lr=1e-3, ema=0.9995, warmup=200, cycles=2)
-"""Two cycles; `practice` goes on from their averaged weights."""
+"""Two cycles; `practice` continues from the averaged weights."""
 SNR_LIMIT = 5.0
+"""Gamma of Min-SNR weighting (arXiv 2303.09556)."""
 
 
 def make_unet() -> UNet2DConditionModel:
-    """An untrained denoiser of 3.8 M parameters."""
+    """An untrained denoiser with 3.8 M parameters."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -57,7 +58,7 @@ def train_unet(
     folder: Path,
     seed: int,
 ) -> UNet2DConditionModel:
-    """Learn to predict the noise in the drawings' latents, given a new random caption each time."""
+    """Train the denoiser to predict the noise in the drawings' latents, with a new caption each time."""
     unet = make_unet()
     tokenizer, encoder = text
     denoising = Denoising(unet)
@@ -75,12 +76,12 @@ def train_unet(
 
 
 def random_steps(count: int, first: int = 0) -> Tensor:
-    """Training steps (count,), evenly from `first` (0: hardly any noise) to the last (nearly all noise)."""
+    """Sample noise levels (count,): training steps, uniform from `first` (0: least noise) to the last."""
     return torch.randint(first, make_scheduler().config.num_train_timesteps, (count,))
 
 
 class Denoising:
-    """What the denoiser is asked: which noise is in a picture, given a text."""
+    """The loss of a denoiser: how well it predicts the noise in latents, given a text."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self._unet = unet
@@ -90,30 +91,30 @@ class Denoising:
         self._weight_T = snr_weights(self.snr_T)
 
     def loss(
-        self, x_BCHW: Tensor, wanted_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor, states_BSD: Tensor
+        self, x_BCHW: Tensor, target_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor, states_BSD: Tensor
     ) -> Tensor:
-        """Weighted mean square of the error when pictures `x` with noise should be seen as `wanted`.
+        """Weighted mean squared error when noisy `x` should be denoised to `target`.
 
-        With `x` = `wanted` this is the usual loss. Otherwise what tells `x` from `wanted` counts as noise:
-        x_t = sqrt(a) x + sqrt(1 - a) eps = sqrt(a) wanted + sqrt(1 - a) (eps + sqrt(snr) (x - wanted)).
+        With `x` = `target` this is the usual loss. Otherwise the difference of the two counts as noise:
+        x_t = sqrt(a) x + sqrt(1 - a) eps = sqrt(a) target + sqrt(1 - a) (eps + sqrt(snr) (x - target)).
         """
         noisy_BCHW = self._scheduler.add_noise(x_BCHW, noise_BCHW, t_B)
-        eps_BCHW = noise_BCHW + self.snr_T[t_B].sqrt()[:, None, None, None] * (x_BCHW - wanted_BCHW)
+        eps_BCHW = noise_BCHW + self.snr_T[t_B].sqrt()[:, None, None, None] * (x_BCHW - target_BCHW)
         error_BCHW = self._unet(noisy_BCHW, t_B, states_BSD).sample - eps_BCHW
         error_B: Tensor = error_BCHW.square().mean((1, 2, 3))
         return (error_B * self._weight_T[t_B]).mean()
 
 
 def snr_weights(snr_T: Tensor) -> Tensor:
-    """Min-SNR weights (T,) for predicted noise: steps with little noise teach little and count less."""
+    """Min-SNR weights (T,) for noise prediction: steps with little noise count less."""
     return snr_T.clamp(max=SNR_LIMIT) / snr_T
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Write a pipeline with float16 weights that runs in float32 unless the reader asks for another type.
+    """Write a pipeline with float16 weights that loads in float32 by default.
 
-    transformers takes the type of the text encoder from its config and diffusers float32 for the rest:
-    without the second step a plain `from_pretrained` would mix them.
+    transformers reads the text encoder's dtype from its config, and diffusers uses float32 for the rest.
+    The config is corrected, so that a plain `from_pretrained` does not mix dtypes.
     """
     pipeline.to(torch.float16).save_pretrained(folder)
     path = folder / "text_encoder" / "config.json"
@@ -124,7 +125,7 @@ def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 def make_pipeline(
     vae: AutoencoderKL, unet: UNet2DConditionModel, tokenizer: CLIPTokenizer, encoder: CLIPTextModel
 ) -> StableDiffusionPipeline:
-    """All parts as a plain Stable Diffusion pipeline without a safety checker."""
+    """Assemble a plain Stable Diffusion pipeline without a safety checker."""
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=encoder,

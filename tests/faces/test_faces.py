@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from sega_bench.faces import CLASSIFIER_PATH, PIPELINE_DIR, SCORER_DIR, train
+from sega_bench.faces import CLASSIFIER_PATH, PIPELINE_DIR, SCORER_DIR, card, train
 from sega_bench.faces.autoencoder import make_autoencoder, psnr, reconstruct, standardise
 from sega_bench.faces.captions import (
     ABSENT,
@@ -69,7 +69,7 @@ def scorer():
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
-def test_a_seed_always_gives_the_same_picture(index: int) -> None:
+def test_a_seed_always_gives_the_same_drawing(index: int) -> None:
     face = face_of_seed(3, index)
     assert face == face_of_seed(3, index)
     assert (render(face) == render(face)).all()
@@ -91,7 +91,7 @@ def changed_rows_and_columns(before: Face, after: Face) -> tuple[set[int], set[i
 )
 @given(index=st.integers(0, 10_000))
 @settings(max_examples=10, deadline=None)
-def test_an_attribute_changes_only_its_place(
+def test_an_attribute_changes_only_its_region(
     change: dict[str, bool], top: int, bottom: int, index: int
 ) -> None:
     plain = replace(face_of_seed(3, index), smile=False, glasses=False, beard=False, hat=False, curls=False)
@@ -105,8 +105,8 @@ def test_an_attribute_changes_only_its_place(
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=10, deadline=None)
-def test_curls_keep_the_colour_of_the_hair(index: int) -> None:
-    """The top of the head has the same hue with and without curls, whose shading only makes it lighter."""
+def test_curls_keep_the_hair_colour(index: int) -> None:
+    """The top of the head has the same hue with and without curls; shading changes only the lightness."""
     plain = replace(face_of_seed(3, index), hat=False, curls=False)
     patch = (slice(12, 18), slice(26, 38))
     means = [render(face)[patch].mean((0, 1)) for face in (plain, replace(plain, curls=True))]
@@ -114,7 +114,7 @@ def test_curls_keep_the_colour_of_the_hair(index: int) -> None:
     assert cosine > 0.98
 
 
-def test_attributes_are_independent_where_they_should_be() -> None:
+def test_attributes_are_independent_except_beard_and_woman() -> None:
     labels = np.array([face_of_seed(9, i).labels() for i in range(4000)])[:, :6].astype(float)
     correlation = np.corrcoef(labels.T)
     woman, beard = BINARY.index("woman"), BINARY.index("beard")
@@ -126,38 +126,38 @@ def test_attributes_are_independent_where_they_should_be() -> None:
 
 
 def claims_in(text: str) -> dict[str, bool]:
-    """What a reader finds in a caption, phrase by phrase, found without the caption's own claims."""
+    """Attributes that a caption's text claims, read phrase by phrase without `Caption.claims`."""
     phrases = text.split(", ")
-    found = {}
+    claims = {}
     for table, value in ((PRESENT, True), (ABSENT, False)):
         for name, texts in table.items():
             if any(part in phrases for phrase in texts for part in phrase.split(", ")):
-                found[name] = value
+                claims[name] = value
     words = text.replace(",", "").split()
     if {"woman", "female"} & set(words):
-        found["woman"] = True
+        claims["woman"] = True
     if {"man", "male"} & set(words):
-        found["woman"] = False
-    return found
+        claims["woman"] = False
+    return claims
 
 
 @given(st.integers(0, 100_000), st.integers(0, 100_000))
 @settings(max_examples=300, deadline=None)
-def test_captions_are_true_and_claim_what_they_say(index: int, number: int) -> None:
+def test_captions_are_true_and_their_claims_match_their_text(index: int, number: int) -> None:
     face = face_of_seed(5, index)
-    said = caption(face, np.random.default_rng(number))
-    assert all(face.labels()[LABELS.index(name)] == value for name, value in said.claims.items())
-    for name, value in claims_in(said.text).items():
+    sampled = caption(face, np.random.default_rng(number))
+    assert all(face.labels()[LABELS.index(name)] == value for name, value in sampled.claims.items())
+    for name, value in claims_in(sampled.text).items():
         assert getattr(face, name) == value
-        assert said.claims[name] == value
+        assert sampled.claims[name] == value
     for color in HAIR:
-        assert f"{color} hair" not in said.text or face.hair == color
+        assert f"{color} hair" not in sampled.text or face.hair == color
     for color in BACKGROUND:
-        assert f"{color} background" not in said.text or face.background == color
-    assert f"{face.hat_color} hat" not in said.text or face.hat
+        assert f"{color} background" not in sampled.text or face.background == color
+    assert f"{face.hat_color} hat" not in sampled.text or face.hat
 
 
-def test_truth_of_captions() -> None:
+def test_a_caption_is_true_if_all_its_claims_hold() -> None:
     faces = [Face(), Face(glasses=True), Face(glasses=True, woman=False, long_hair=False)]
     captions = [Caption(""), Caption("glasses", {"glasses": 1}), Caption("a man", {"woman": 0})]
     claims = np.stack([c.claimed() for c in captions])
@@ -175,10 +175,10 @@ def test_merges_join_the_most_frequent_pairs() -> None:
     assert train_merges(["aa aa ab"], 2) == [("a", "a</w>"), ("a", "b</w>")]
 
 
-def test_pipeline_and_scorer_have_the_same_tokens() -> None:
-    theirs = CLIPTokenizer.from_pretrained(PIPELINE_DIR / "tokenizer")
+def test_pipeline_and_scorer_tokenize_identically() -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(PIPELINE_DIR / "tokenizer")
     ids = open_clip.get_tokenizer(f"local-dir:{SCORER_DIR}")(TEXTS)
-    assert torch.equal(ids, token_ids(theirs, TEXTS))
+    assert torch.equal(ids, token_ids(tokenizer, TEXTS))
     assert ids.shape == (len(TEXTS), 32)
 
 
@@ -189,8 +189,8 @@ def test_the_text_encoder_is_the_scorers_text_tower() -> None:
     with torch.no_grad():
         states = text_encoder(clip, tokenizer)(ids).last_hidden_state
         ends = (ids == tokenizer.eos_token_id).int().argmax(1)
-        ours = states[torch.arange(2), ends] @ clip.text_projection
-        torch.testing.assert_close(ours, clip.encode_text(ids))
+        embedding = states[torch.arange(2), ends] @ clip.text_projection
+        torch.testing.assert_close(embedding, clip.encode_text(ids))
 
 
 # training machinery
@@ -216,7 +216,7 @@ def noisy_square(line: Line, stop_at: int | None = None):
     return loss
 
 
-def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_resumed_fit_gives_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     recipe = Recipe(steps=20, batch=1, lr=0.1, warmup=3, checkpoint_seconds=0)
     whole, first, second = Line(), Line(), Line()
     fit("line", whole, noisy_square(whole), recipe, tmp_path / "whole", seed=0)
@@ -227,16 +227,16 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     assert float(whole.slope.detach().abs().max()) < 2
 
 
-def test_standardised_latents_decode_to_the_same_pictures() -> None:
+def test_standardised_latents_decode_to_the_same_images() -> None:
     torch.manual_seed(0)
     vae = make_autoencoder().eval()
     x_BCHW = torch.randn(4, 3, 64, 64)
     with torch.no_grad():
         latents = vae.encode(x_BCHW).latent_dist.mean
         before = vae.decode(latents).sample
-        promised = standardise(vae, latents)
+        returned = standardise(vae, latents)
         after = vae.encode(x_BCHW).latent_dist.mean
-        torch.testing.assert_close(after, promised, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(after, returned, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(vae.decode(after).sample, before, atol=1e-4, rtol=1e-4)
     assert after.mean((0, 2, 3)).abs().max() < 1e-4
     assert (after.std((0, 2, 3)) - 1).abs().max() < 1e-4
@@ -255,8 +255,8 @@ def test_the_learning_rate_runs_in_equal_cycles() -> None:
         assert small.warmup <= steps // 4
 
 
-class Answer(nn.Module):
-    """A denoiser that always gives the same answer."""
+class ConstantDenoiser(nn.Module):
+    """A denoiser that always predicts the same noise."""
 
     def __init__(self, eps_BCHW: Tensor) -> None:
         super().__init__()
@@ -266,25 +266,27 @@ class Answer(nn.Module):
         return SimpleNamespace(sample=self.eps_BCHW)
 
 
-def test_what_tells_a_picture_from_the_wanted_one_counts_as_noise() -> None:
-    """A denoiser that answers with all of it has no loss: what is left of the picture is `wanted`."""
+def test_the_difference_from_the_target_counts_as_noise() -> None:
+    """A denoiser that predicts noise and difference has no loss: it denoises to the target."""
     torch.manual_seed(0)
-    x_BCHW, wanted_BCHW, noise_BCHW = torch.randn(3, 5, 4, 16, 16, dtype=torch.float64)
+    x_BCHW, target_BCHW, noise_BCHW = torch.randn(3, 5, 4, 16, 16, dtype=torch.float64)
     t_B = torch.tensor([0, 250, 500, 900, 999])
     scheduler = make_scheduler()
     alpha_B111 = scheduler.alphas_cumprod.double()[t_B][:, None, None, None]
     noisy_BCHW = alpha_B111.sqrt() * x_BCHW + (1 - alpha_B111).sqrt() * noise_BCHW
-    eps_BCHW = (noisy_BCHW - alpha_B111.sqrt() * wanted_BCHW) / (1 - alpha_B111).sqrt()
+    eps_BCHW = (noisy_BCHW - alpha_B111.sqrt() * target_BCHW) / (1 - alpha_B111).sqrt()
 
-    def loss(answer_BCHW: Tensor, wanted: Tensor) -> float:
-        return float(Denoising(Answer(answer_BCHW)).loss(x_BCHW, wanted, noise_BCHW, t_B, torch.empty(0)))
+    def loss(predicted_BCHW: Tensor, target: Tensor) -> float:
+        return float(
+            Denoising(ConstantDenoiser(predicted_BCHW)).loss(x_BCHW, target, noise_BCHW, t_B, torch.empty(0))
+        )
 
-    assert loss(eps_BCHW, wanted_BCHW) < 1e-9
+    assert loss(eps_BCHW, target_BCHW) < 1e-9
     assert loss(noise_BCHW, x_BCHW) == 0
-    assert loss(noise_BCHW, wanted_BCHW) > 0.1
+    assert loss(noise_BCHW, target_BCHW) > 0.1
 
 
-def test_counterfactuals_are_the_faces_without_curls_drawn_with_them(tmp_path: Path) -> None:
+def test_counterfactuals_are_straight_haired_faces_with_curls(tmp_path: Path) -> None:
     drawings, vae, path = draw(FRESH_SEED, 12), make_autoencoder().eval(), tmp_path / "twins.safetensors"
     twins = counterfactuals(drawings, vae, path)
     assert [face.curls for face in drawings.faces] == [i not in twins.indices_M for i in range(12)]
@@ -296,7 +298,7 @@ def test_counterfactuals_are_the_faces_without_curls_drawn_with_them(tmp_path: P
     assert torch.equal(counterfactuals(drawings, vae, path).latents_MCHW, twins.latents_MCHW)
 
 
-def test_practice_texts_claim_one_attribute_or_nothing() -> None:
+def test_practice_texts_claim_one_attribute_or_none() -> None:
     rng = np.random.default_rng(0)
     assert {bare_phrase("curls", rng) for _ in range(200)} == set(PRESENT["curls"])
     texts = {nonsense(rng) for _ in range(200)}
@@ -310,7 +312,7 @@ def tiny_model(folder: Path) -> Path:
     return folder / "weights"
 
 
-def test_tiny_training_gives_a_pipeline(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_tiny_training_run_writes_a_working_pipeline(tmp_path_factory: pytest.TempPathFactory) -> None:
     weights = tiny_model(tmp_path_factory.mktemp("tiny"))
     pipeline = StableDiffusionPipeline.from_pretrained(weights / "pipeline")
     pipeline.set_progress_bar_config(disable=True)
@@ -326,7 +328,7 @@ def run_training(folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_resumed_training_gives_the_weights_of_an_uninterrupted_run(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run_training(whole).wait() == 0
     for part in ("autoencoder 2/", "unet 4/", "practice 2/"):
@@ -345,13 +347,13 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path:
 # shipped weights
 
 
-def test_weights_are_small_and_safe() -> None:
+def test_weights_are_small_and_in_safe_formats() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 25e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
 
 
-def test_weights_name_no_folder_of_the_machine_that_made_them() -> None:
+def test_weights_contain_no_path_of_the_training_machine() -> None:
     for path in WEIGHTS.rglob("*.json"):
         assert "_name_or_path" not in path.read_text()
 
@@ -363,13 +365,13 @@ def test_the_pipeline_loads_as_plain_stable_diffusion() -> None:
     assert pipeline.tokenizer.model_max_length == 32
 
 
-def test_classifier_on_fresh_drawings(fresh: Drawings) -> None:
+def test_the_classifier_is_accurate_on_new_drawings(fresh: Drawings) -> None:
     predicted = predict(load_classifier(CLASSIFIER_PATH), fresh.images(slice(None)))
     right = (predicted == fresh.labels_NL[:, : predicted.shape[1]]).float().mean(0)
     assert right.min() >= 0.97
 
 
-def test_scorer_tells_the_concepts_apart(scorer, fresh: Drawings) -> None:
+def test_the_scorer_separates_the_concepts(scorer, fresh: Drawings) -> None:
     tokenizer = open_clip.get_tokenizer(f"local-dir:{SCORER_DIR}").tokenizer
     assert min(concept_auc(scorer, tokenizer, fresh).values()) > 0.99
 
@@ -378,12 +380,12 @@ def test_text_states_of_concepts_differ_from_the_empty_text(pipeline) -> None:
     assert max(cosine_to_empty(pipeline.text_encoder, pipeline.tokenizer).values()) < 0.9
 
 
-def test_autoencoder_on_fresh_drawings(pipeline, fresh: Drawings) -> None:
+def test_the_autoencoder_reconstructs_new_drawings(pipeline, fresh: Drawings) -> None:
     assert psnr(fresh.images(slice(None)), reconstruct(pipeline.vae, fresh)) > 26
 
 
 @pytest.mark.parametrize("name", CONCEPTS)
-def test_edits_work(pipeline, name: str) -> None:
+def test_an_edit_adds_its_concept_and_keeps_the_rest(pipeline, name: str) -> None:
     gained, kept, colors = edited(pipeline, range(500, 516), [name], Setting())
     assert gained[name] >= 0.8
     assert kept >= 0.9
@@ -392,7 +394,7 @@ def test_edits_work(pipeline, name: str) -> None:
 
 @pytest.mark.slow
 def test_one_setting_edits_all_four_concepts(pipeline) -> None:
-    """What the model is for: each concept gained by nine faces in ten, at little cost to the rest."""
+    """The model's purpose: nine in ten faces gain each concept, with few other changes."""
     seeds, agreement = range(100_000, 100_064), []
     for name in CONCEPTS:
         gained, kept, colors = edited(pipeline, seeds, [name], Setting())
@@ -408,7 +410,7 @@ def test_one_setting_edits_all_four_concepts(pipeline) -> None:
 def edited(
     pipeline, seeds: range, names: list[str], setting: Setting
 ) -> tuple[dict[str, float], float, float]:
-    """Of the faces that lack a concept, the share that gains it; agreement on the rest, and on colours."""
+    """Share of faces that gain each missing concept; agreement on other attributes; on colours."""
     classifier = load_classifier(CLASSIFIER_PATH)
     before = predict(classifier, generate(pipeline, PROMPT, seeds))
     texts = [CONCEPTS[name] for name in names]
@@ -421,17 +423,24 @@ def edited(
     return gained, kept, colors_kept
 
 
-# statistics of the model card
+# the model card
+
+
+def test_the_committed_card_has_the_generated_text() -> None:
+    text = (WEIGHTS / "MODEL_CARD.md").read_text()
+    rows = ", ".join(f'"{concept}"' for concept in CONCEPTS.values())
+    for section in (card.INTRODUCTION.format(rows=rows), card._data(), card.LIMITS):
+        assert section in text
 
 
 def test_wilson_interval() -> None:
-    """Values of the textbook formula, computed by hand for 8 of 10."""
+    """Expected values: the textbook formula for 8 of 10, computed by hand."""
     low, high = Share(8, 10).interval()
     assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
     assert Share(0, 0).interval() == (0.0, 1.0)
 
 
-def test_shares_and_bootstrap() -> None:
+def test_share_counts_and_bootstrap_brackets_the_mean() -> None:
     assert share(torch.tensor([True, False, True, True])) == Share(3, 4)
     mean, low, high = bootstrap(torch.linspace(0, 1, 101))
     assert low < mean < high
