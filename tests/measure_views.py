@@ -59,7 +59,7 @@ def megabytes(folder: Path) -> float:
 def measure(cells: int) -> Mapping[str, str]:
     """One line of the table."""
     with TemporaryDirectory() as root:
-        store = sweeps.long(Path(root), cells)
+        store = sweeps.large(Path(root), cells)
         told = {"cells": f"{len((store.read_plan() or {})['keys']):,}"}
         for stage in STAGES:
             command = [sys.executable, __file__, "--build", root, stage]

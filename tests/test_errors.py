@@ -12,23 +12,23 @@ from sega_bench.errors import UserError, check_count, exit_on_user_error, neares
 
 
 @given(st.text())
-def test_a_mistake_is_one_printable_line(message: str) -> None:
-    told = str(UserError(message))
-    assert told.isprintable()
-    assert len(told) <= 1003
+def test_a_user_error_is_one_printable_line(message: str) -> None:
+    line = str(UserError(message))
+    assert line.isprintable()
+    assert len(line) <= 1003
 
 
-def test_a_long_mistake_is_cut() -> None:
+def test_a_long_user_error_is_truncated() -> None:
     assert str(UserError("a" * 10_000_000)) == "a" * 1000 + "..."
 
 
-def test_the_nearest_is_told_as_it_is_written() -> None:
+def test_the_nearest_name_is_suggested_in_its_written_form() -> None:
     assert nearest("treshold", ["scale", "threshold"]) == "did you mean threshold? "
     assert nearest("eulre", {"euler", "ddim"}, str.upper) == "did you mean EULER? "
     assert nearest("xyz", ["threshold"]) == ""
 
 
-def test_counts_have_two_ends() -> None:
+def test_counts_have_a_lower_and_an_upper_bound() -> None:
     check_count("n", 1, 3)
     check_count("n", 3, 3)
     with pytest.raises(UserError, match=r"^n is 0, but it must be at least 1$"):
@@ -37,7 +37,7 @@ def test_counts_have_two_ends() -> None:
         check_count("n", 1001, 1000)
 
 
-# --- what the commands do with it ---
+# --- user errors of the commands ---
 
 COMMANDS = {
     "benchmark": ["seeeds=1", "--parts", "counts"],
@@ -56,17 +56,17 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_a_mistake_reads_the_same_in_every_command(
+def test_every_command_reports_a_user_error_in_one_line(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert subcommand(name, *(word.format(tmp_path) for word in COMMANDS[name])) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert (said.count("\n"), said[-1]) == (1, "\n")
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert (message.count("\n"), message[-1]) == (1, "\n")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_command_words_its_mistakes_itself() -> None:
+def test_no_command_handles_user_errors_itself() -> None:
     package = Path(sega_bench.__file__).parent
     callers: set[str] = set()
     for path in set(package.rglob("*.py")) - {package / "errors.py"}:
@@ -79,7 +79,7 @@ def test_no_command_words_its_mistakes_itself() -> None:
     assert callers == {"cli.main", "faces.evaluate"}
 
 
-def test_what_is_no_mistake_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_other_exception_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ZeroDivisionError), exit_on_user_error():
         print(1 / 0)
     assert capsys.readouterr().err == ""

@@ -141,7 +141,7 @@ class Store:
             if error.errno in _NO_SPACE:
                 problem = f"there is no space left for {self.root} ({error.strerror}): free some"
             else:
-                problem = f"{self.root} can't be written any more ({error.strerror}): mend that"
+                problem = f"{self.root} can't be written any more ({error.strerror}): repair it"
             raise UserError(
                 f"output_dir: {problem}, and the same command goes on where it stopped, or choose another "
                 "output_dir="

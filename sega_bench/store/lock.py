@@ -191,7 +191,7 @@ def _check_not_lost(path: Path, lost: Event) -> None:
     if lost.is_set():
         raise UserError(
             f"output_dir: {path.parent} was taken over by {_holder(path) or 'another command'} while this "
-            "one stood still: what was done is kept"
+            "one was suspended: its finished cells are kept"
         )
 
 

@@ -44,24 +44,24 @@ def verify(store: Store) -> tuple[int, list[Damage]]:
     rows = {str(row["image"]): row for row in store.rows()[0] if row["status"] == "done" and row["image"]}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         intact = list(pool.map(store.is_intact, rows.values()))
-    lost = [store.image_file(image) for image, is_intact in zip(rows, intact, strict=True) if not is_intact]
-    damages += [Damage(path, "is not what was written" if path.exists() else "is lost") for path in lost]
+    broken = [store.image_file(image) for image, is_intact in zip(rows, intact, strict=True) if not is_intact]
+    damages += [Damage(path, "is damaged" if path.exists() else "is missing") for path in broken]
     return sum(intact), damages
 
 
 def _plan_damage(store: Store) -> Iterator[Damage]:
     try:
         if store.read_plan() is None:
-            yield Damage(store.plan_path, "is lost")
+            yield Damage(store.plan_path, "is missing")
     except DamagedPlanError:
-        yield Damage(store.plan_path, "is not what was written")
+        yield Damage(store.plan_path, "is damaged")
 
 
 def _line_damages(path: Path) -> Iterator[Damage]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if from_line(line) is None:
-                yield Damage(path, f"line {number} is not what was written")
+                yield Damage(path, f"line {number} is damaged")
 
 
 def repair(store: Store, damages: list[Damage]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.doom import Doom
+from support.self_kill import SelfKill
 from support.fakes import FakeDenoiser
 from support.stub_sweep import fake_networks, results, small_plan, store
 
@@ -40,16 +40,16 @@ def finish(folder: Path, words: tuple[str, ...]) -> None:
             pass
 
 
-def run_and_die(folder: Path, words: tuple[str, ...], begun: Path, doom: Doom) -> int:
-    """Run a sweep in a child process that ``doom`` kills; returns the child's wait status.
+def run_and_die(folder: Path, words: tuple[str, ...], begun: Path, self_kill: SelfKill) -> int:
+    """Run a sweep in a child process that ``self_kill`` kills; returns the child's wait status.
 
     The keys of the cells whose wave has begun are appended to the file ``begun``.
     """
     if child := os.fork():
         return os.waitpid(child, 0)[1]
     try:
-        doom.start()
-        sys.addaudithook(doom.note)
+        self_kill.start()
+        sys.addaudithook(self_kill.count_event)
         with open(begun, "ab", buffering=0) as log:
             run_waves = generator.run_waves
 
@@ -81,8 +81,8 @@ def run_killed(folder: Path, kills: int, seed: int) -> tuple[int, int]:
     for _ in range(kills):
         before = set(store(folder).done_keys(store(folder).rows()[0]))
         begun.write_bytes(b"")
-        doom = Doom(rng.randint(1, MOST_EVENTS), rng.uniform(0, 0.01))
-        status = run_and_die(folder, words, begun, doom)
+        self_kill = SelfKill(rng.randint(1, MOST_EVENTS), rng.uniform(0, 0.01))
+        status = run_and_die(folder, words, begun, self_kill)
         died += os.WIFSIGNALED(status)
         done = store(folder).done_keys(store(folder).rows()[0])
         assert before <= done

@@ -197,7 +197,7 @@ def test_a_row_appended_after_reading_is_current_whatever_its_file(store: Store)
 
 
 def test_failed_replaces_done_if_the_image_is_lost(store: Store) -> None:
-    image, digest = store.write_image(CELL, sweeps.picture(CELL))
+    image, digest = store.write_image(CELL, sweeps.draw_face(CELL))
     store.append("w", [Record(CELL, "done", image, digest), Record(CELL, "failed")])
     assert [row["status"] for row in store.rows()[0]] == ["done"]
     (store.root / image).unlink()
@@ -241,14 +241,14 @@ def test_an_image_path_never_leaves_the_folder(store: Store) -> None:
 
 def test_done_keys_need_a_done_row_and_its_image(store: Store) -> None:
     done, lost, failed, shared = (replace(CELL, seed=seed) for seed in range(4))
-    image, _ = store.write_image(done, sweeps.picture(done))
+    image, _ = store.write_image(done, sweeps.draw_face(done))
     store.append("w", [Record(done, "done", image), Record(lost, "done", store.image_path(lost.key).name)])
     store.append("w", [Record(failed, "failed"), Record(shared, "done", image), Record(done, "failed")])
     assert store.done_keys(store.rows()[0]) == {done.key, shared.key}
 
 
 def test_an_image_is_intact_if_its_hash_matches(store: Store) -> None:
-    image, digest = store.write_image(CELL, sweeps.picture(CELL))
+    image, digest = store.write_image(CELL, sweeps.draw_face(CELL))
     row = Record(CELL, "done", image, digest).row()
     assert store.is_intact(row)
     path = store.root / image
@@ -270,14 +270,14 @@ def test_refresh_nfs_touches_only_existing_folders(store: Store) -> None:
 def test_threads_can_write_images_concurrently(store: Store) -> None:
     small = [replace(CELL, seed=seed, height=8, width=8) for seed in range(24)]
     threads = [
-        threading.Thread(target=store.write_image, args=(cell, sweeps.picture(cell))) for cell in small
+        threading.Thread(target=store.write_image, args=(cell, sweeps.draw_face(cell))) for cell in small
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for cell in small:
-        np.testing.assert_array_equal(store.read_image(cell.key), sweeps.picture(cell))
+        np.testing.assert_array_equal(store.read_image(cell.key), sweeps.draw_face(cell))
 
 
 # --- atomic writes ---
@@ -315,7 +315,7 @@ def test_a_failing_disk_is_a_user_error(store: Store, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "fsync", fail)
     for write in (lambda: store.write_text(store.root / "file", "x"), lambda: store.append("w", seeds(0))):
         with pytest.raises(
-            UserError, match=r"output_dir: .* can't be written any more \(.*\): mend that, and the"
+            UserError, match=r"output_dir: .* can't be written any more \(.*\): repair it, and the"
         ):
             write()
 

@@ -151,10 +151,10 @@ def test_verify_names_damages_and_repair_lets_them_be_regenerated(
     (root / "records" / "0.jsonl").write_bytes(b"".join(records))
     (root / "plan.json").write_text("{")
     damaged = {
-        f"{root}/plan.json is not what was written",
-        f"{root}/records/0.jsonl line {torn + 1} is not what was written",
-        f"{changed} is not what was written",
-        f"{lost} is lost",
+        f"{root}/plan.json is damaged",
+        f"{root}/records/0.jsonl line {torn + 1} is damaged",
+        f"{changed} is damaged",
+        f"{lost} is missing",
     }
     before = {path: path.read_bytes() for path in files(folder)}
     code, lines = run_verify(capsys, root)

@@ -1,4 +1,4 @@
-"""A sweep on random tiny networks, real in every part, that takes a second."""
+"""A sweep of six cells through the real pipeline, on tiny random networks; it takes a second."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.tiny_clip import clip_folder
 
 
 def overrides(output_dir: Path, *more: str) -> list[str]:
-    """Words of a command line: two thresholds of one concept on two seeds, six cells."""
+    """Overrides for two thresholds of one concept on two seeds: four edits and two references."""
     return [
         "model=local",
         f"model.path={tiny_sd.folder()}",
@@ -42,46 +42,46 @@ def overrides(output_dir: Path, *more: str) -> list[str]:
 
 
 def small(output_dir: Path, *more: str) -> Config:
-    """That sweep, composed."""
+    """The composed configuration of the sweep."""
     return compose(*overrides(output_dir, *more))
 
 
 def run(output_dir: Path, *more: str) -> list[Record]:
-    """Run it in this process."""
+    """Run the sweep in this process."""
     return list(runner.run(small(output_dir, *more)))
 
 
 def store(output_dir: Path) -> Store:
-    """Its folder."""
+    """The sweep's folder."""
     return Store(output_dir / "small-local")
 
 
 def rows(output_dir: Path) -> dict[str, dict[str, Any]]:
-    """Its present rows by key."""
+    """The sweep's current rows by key."""
     return {row["key"]: row for row in store(output_dir).rows()[0]}
 
 
 def hashes(output_dir: Path) -> dict[str, str]:
-    """Its images' hashes by key."""
+    """The hashes of the sweep's images by key."""
     return {key: row["image_sha256"] for key, row in rows(output_dir).items()}
 
 
 def done_keys(output_dir: Path) -> set[str]:
-    """Keys of its cells that have their image."""
+    """Keys of the cells whose image is complete."""
     return store(output_dir).done_keys(rows(output_dir).values())
 
 
 def refuse_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make it an error to load a model."""
+    """Let the test fail if a model is loaded."""
 
-    def load(*arguments: object, **options: object) -> None:
+    def load(*args: object, **kwargs: object) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(runner, "load", load)
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[Cell], bool]) -> None:
-    """Make every wave raise that holds a bad cell."""
+    """Let every wave that contains a bad cell raise."""
 
     def poisoned(
         denoiser: Denoiser, waves: Iterable[Wave], batching: Batching, on: Callable[[int], None]

@@ -1,4 +1,4 @@
-"""A finished sweep made of nothing: the folder a run leaves, with drawn pictures and invented scores."""
+"""Synthetic finished sweeps: folders as a run leaves them, with drawn images and invented scores."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PROVENANCE = {
 }
 
 
-def picture(cell: Cell) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A face that depends on the seed, and whose mouth widens with the edit; HWC, uint8."""
+def draw_face(cell: Cell) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Draw a face whose colour depends on the seed and whose mouth widens with the edit; HWC, uint8."""
     tint = np.random.default_rng(cell.seed).integers(60, 200, 3)
     image = Image.new("RGB", (256, 256), tuple(int(c) for c in tint))
     draw = ImageDraw.Draw(image)
@@ -41,7 +41,10 @@ def picture(cell: Cell) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def scores(cell: Cell) -> dict[str, float]:
-    """Gain that rises and a price that rises faster, with noise; what a reference has where it has any."""
+    """Noisy scores: with the edit's strength the gain rises, and the cost in other scores rises faster.
+
+    A reference has only the scores that a run gives it.
+    """
     noise = np.random.default_rng(int(cell.key, 16)).normal(0, 0.004)
     strength = sum(e.edit_guidance_scale * (1.0 - e.edit_threshold) for e in cell.edits)
     if cell.is_reference:
@@ -62,8 +65,8 @@ def scores(cell: Cell) -> dict[str, float]:
 
 
 def record(store: Store, cell: Cell, *, worker: str = "w0", **changes: Any) -> Record:
-    """A done record of a cell, its picture in the store."""
-    image, digest = store.write_image(cell, picture(cell))
+    """A done record of a cell, with its image written to the store."""
+    image, digest = store.write_image(cell, draw_face(cell))
     fields: dict[str, Any] = {
         "image": image,
         "image_sha256": digest,
@@ -81,7 +84,7 @@ def cells(
     seeds: Sequence[int],
     size: int = 64,
 ) -> list[Cell]:
-    """The plan's cells, each reference before its edits. An axis value may be a list, one per concept."""
+    """Cells of a grid, each reference before its edits. An axis value may be a list, one per concept."""
     plan: dict[str, Cell] = {}
     for prompt, seed, texts in itertools.product(prompts, seeds, concepts):
         for values in itertools.product(*axes.values()):
@@ -93,17 +96,19 @@ def cells(
 
 
 def _cell(prompt: str, seed: int, texts: Sequence[str], setting: dict[str, Any]) -> Cell:
-    own = {name: value for name, value in setting.items() if name in Edit.__dataclass_fields__}
-    shared = {name: value for name, value in setting.items() if name not in own}
+    of_edit = {name: value for name, value in setting.items() if name in Edit.__dataclass_fields__}
+    of_cell = {name: value for name, value in setting.items() if name not in of_edit}
     edits = tuple(
-        Edit(text, **{name: value[i] if isinstance(value, list) else value for name, value in own.items()})
+        Edit(
+            text, **{name: value[i] if isinstance(value, list) else value for name, value in of_edit.items()}
+        )
         for i, text in enumerate(texts)
     )
-    return Cell(prompt, seed, edits, model=MODEL, **shared)
+    return Cell(prompt, seed, edits, model=MODEL, **of_cell)
 
 
 def write_plan(store: Store, plan: Sequence[Cell], axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """plan.json as the planner writes it, for these cells."""
+    """Write plan.json for these cells in the planner's format; returns its content."""
     edited = [cell for cell in plan if not cell.is_reference]
     counts = {"cells": len(plan), "edited": len(edited), "references": len(plan) - len(edited)}
     document = {
@@ -140,7 +145,7 @@ def finished(
     seeds: Sequence[int] = (0, 1, 2),
     size: int = 64,
 ) -> Store:
-    """A sweep's folder as a run leaves it."""
+    """Write the folder of a finished grid sweep."""
     store = Store(root)
     store.prepare()
     plan = cells(axes, prompts, concepts, seeds, size)
@@ -150,11 +155,13 @@ def finished(
 
 
 def scattered(root: Path) -> Store:
-    """A folder as a study leaves it: settings here and there, few of which have a value in common."""
-    asked = [(0.5, 1.0), (0.6, 1.0), (0.7, 2.0), (0.7, 3.0), (0.8, 4.0), (0.9, 5.0), (0.4, 6.0)]
-    settings = [{"edit_threshold": [threshold], "edit_guidance_scale": [scale]} for threshold, scale in asked]
-    each = [cell for axes in settings for cell in cells(axes, PROMPTS, CONCEPTS, [0, 1, 2], size=8)]
-    plan = list({cell.key: cell for cell in each}.values())
+    """Write the folder of a study's sweep: scattered settings, few of which share a value."""
+    trials = [(0.5, 1.0), (0.6, 1.0), (0.7, 2.0), (0.7, 3.0), (0.8, 4.0), (0.9, 5.0), (0.4, 6.0)]
+    settings = [
+        {"edit_threshold": [threshold], "edit_guidance_scale": [scale]} for threshold, scale in trials
+    ]
+    repeated = [cell for axes in settings for cell in cells(axes, PROMPTS, CONCEPTS, [0, 1, 2], size=8)]
+    plan = list({cell.key: cell for cell in repeated}.values())
     store = Store(root)
     store.prepare()
     store.append("w0", [record(store, cell) for cell in plan])
@@ -162,24 +169,27 @@ def scattered(root: Path) -> Store:
     return store
 
 
-LONG_AXES = {
+LARGE_AXES = {
     "edit_threshold": [0.5, 0.6, 0.7, 0.8, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95],
     "edit_guidance_scale": [float(scale) for scale in range(1, 11)],
 }
 _LINKS = 20_000
-"""A file may have some 65,000 names."""
+"""Hard links to one image file; ext4 allows 65,000."""
 
 
-def long(root: Path, count: int) -> Store:
-    """A folder of about so many cells, with all scores of the embedded model; its pictures are few files."""
+def large(root: Path, count: int) -> Store:
+    """Write the folder of about ``count`` cells with all scores of the embedded model.
+
+    Its images are hard links to a few files.
+    """
     store = Store(root)
     store.prepare()
     seeds = range(max(1, count // 200))
-    plan = cells(LONG_AXES, PROMPTS, CONCEPTS, seeds)
-    write_plan(store, plan, LONG_AXES)
+    plan = cells(LARGE_AXES, PROMPTS, CONCEPTS, seeds)
+    write_plan(store, plan, LARGE_AXES)
     for start in range(0, len(plan), _LINKS):
         part = plan[start : start + _LINKS]
-        store.write_image(part[0], picture(part[0]))
+        store.write_image(part[0], draw_face(part[0]))
         source = store.image_path(part[0].key)
         for cell in part[1:]:
             store.image_path(cell.key).parent.mkdir(exist_ok=True)
@@ -189,18 +199,22 @@ def long(root: Path, count: int) -> Store:
 
 
 def _scored(store: Store, cell: Cell) -> Record:
-    judged: dict[str, Any] = {}
+    verdict: dict[str, Any] = {}
     if cell.edits:
         chance = int(cell.key, 16) / 16**16
-        judged = {name: float(chance > 0.1) for name in ("success", "success_1", "attribute_success")}
-        judged |= {"attribute_leakage": chance, "locality": 0.7 + chance / 5, "guided_fraction": chance / 4}
-        judged |= {"attribute_leaked": ["hair colour"] if chance > 0.8 else []}
+        verdict = {name: float(chance > 0.1) for name in ("success", "success_1", "attribute_success")}
+        verdict |= {
+            "attribute_leakage": chance,
+            "locality": 0.7 + chance / 5,
+            "guided_fraction": chance / 4,
+        }
+        verdict |= {"attribute_leaked": ["hair colour"] if chance > 0.8 else []}
     return Record(
         cell,
         "done",
         store.image_path(cell.key).relative_to(store.root).as_posix(),
         f"{int(cell.key, 16) ** 4:064x}",
-        scores(cell) | judged,
+        scores(cell) | verdict,
         unet_evals=20,
         seconds=0.25,
         worker="w0",
@@ -210,7 +224,7 @@ def _scored(store: Store, cell: Cell) -> Record:
 
 
 def results_of(frame: pd.DataFrame, axes: Sequence[str], store: Store | None = None) -> Results:
-    """Results for a frame that no folder need hold."""
+    """The results of a frame, without a folder."""
     plan = {
         "name": frame.attrs.get("name", "synthetic"),
         "axes": {axis: [] for axis in axes},

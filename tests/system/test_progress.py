@@ -1,4 +1,4 @@
-"""How far a sweep is, told by a clock that the test turns."""
+"""Progress lines, with a clock that the test controls."""
 
 import io
 from types import SimpleNamespace
@@ -17,13 +17,13 @@ class Clock:
         return self.now
 
 
-def test_loading_a_model_is_no_part_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, said = Clock(), io.StringIO()
+def test_the_rate_excludes_the_time_to_load_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, output = Clock(), io.StringIO()
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock.perf_counter))
-    with progress(Console(file=said, width=100), unet_evals=150, cells=6) as meter:
-        clock.now = 100.0  # loaded, and the first evaluations are made
+    with progress(Console(file=output, width=100), unet_evals=150, cells=6) as meter:
+        clock.now = 100.0  # the model is loaded, and the first evaluations are done
         meter.evaluations(10)
-        assert said.getvalue() == ""  # one point in time has no rate
+        assert output.getvalue() == ""  # one point in time gives no rate
         clock.now = 120.0
         meter.evaluations(40)
-    assert said.getvalue() == "33%, 0/6 cells, 2 UNet evaluations/s, 50 s left\n"
+    assert output.getvalue() == "33%, 0/6 cells, 2 UNet evaluations/s, 50 s left\n"

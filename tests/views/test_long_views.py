@@ -42,7 +42,7 @@ def peak(store: Store) -> int:
 
 
 def test_memory_grows_by_the_table_alone(tmp_path: Path) -> None:
-    small, large = (sweeps.long(tmp_path / str(size), size) for size in SIZES)
+    small, large = (sweeps.large(tmp_path / str(size), size) for size in SIZES)
     blank = Image.new("RGB", (1, 1))  # how many sheets are drawn, and how large, does not depend on the cells
     with mock.patch.object(write, "draw", return_value=blank):
         peaks = [peak(store) for store in (small, large)]
