@@ -79,7 +79,7 @@ def train_classifier(drawings: Drawings, recipe: Recipe, folder: Path, seed: int
 
 
 def augment(x_BCHW: Tensor) -> Tensor:
-    """Random blur, noise, contrast and colour shift, a different amount for each picture."""
+    """Random blur, noise, contrast and colour shift, a different amount for each image."""
     each = (len(x_BCHW), 1, 1, 1)
     blurred = F.avg_pool2d(F.pad(x_BCHW, (1, 1, 1, 1), mode="replicate"), 3, 1)
     x_BCHW = torch.lerp(x_BCHW, blurred, torch.rand(each))

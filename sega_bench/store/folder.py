@@ -32,6 +32,9 @@ PLAN_VERSION = 1
 ANSWERS_VERSION = 1
 """Version of answers.json."""
 
+_CHECKSUM_KEY = "checksum"
+_REMEDY = "choose another name=, or remove the folder"
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_DISK = (errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOTCONN)
 
@@ -111,8 +114,8 @@ class Store:
             self.write_bytes(probe, b"")
             probe.unlink()
         except OSError as error:
-            why = f"{self.root} can't be written ({error.strerror})"
-            raise UserError(f"output_dir: {why}: choose another output_dir= or name=") from None
+            problem = f"{self.root} can't be written ({error.strerror})"
+            raise UserError(f"output_dir: {problem}: choose another output_dir= or name=") from None
         atomic.clear_abandoned(self.root)
 
     def write_bytes(self, path: Path, data: bytes) -> None:
@@ -153,7 +156,7 @@ class Store:
 
     def write_plan(self, document: Mapping[str, Any]) -> None:
         """Replace plan.json; its last entry is a checksum of the others."""
-        sealed = {**document, _SEAL: _checksum(document)}
+        sealed = {**document, _CHECKSUM_KEY: _checksum(document)}
         self.write_text(self.plan_path, json.dumps(sealed, indent=1, allow_nan=False) + "\n")
 
     def read_plan(self) -> dict[str, Any] | None:
@@ -173,9 +176,9 @@ class Store:
             plan = None
         version = plan.get("plan_version", PLAN_VERSION) if isinstance(plan, dict) else PLAN_VERSION
         if version != PLAN_VERSION:
-            wrong = f"plan_version is {shown(version)}, but this program reads {PLAN_VERSION}"
-            raise UserError(f"{self.plan_path}: {wrong}: {_REMEDY}")
-        if not isinstance(plan, dict) or plan.pop(_SEAL, None) != _checksum(plan):
+            problem = f"plan_version is {shown(version)}, but this program reads {PLAN_VERSION}"
+            raise UserError(f"{self.plan_path}: {problem}: {_REMEDY}")
+        if not isinstance(plan, dict) or plan.pop(_CHECKSUM_KEY, None) != _checksum(plan):
             raise DamagedPlanError(
                 f"{self.plan_path}: it is damaged: the command that made it writes it again"
             )
@@ -323,14 +326,8 @@ class Store:
             return False
 
 
-_SEAL = "checksum"
-
-
 def _checksum(document: Mapping[str, Any]) -> str:
     return checksum(canonical_json(document).encode())
-
-
-_REMEDY = "choose another name=, or remove the folder"
 
 
 class DamagedPlanError(UserError):
