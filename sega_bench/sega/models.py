@@ -219,7 +219,7 @@ def accelerated(unet: Any, *, compile: bool = False) -> Callable[..., Any]:
     """A callable with the UNet's output in less time; on a CPU this also changes ``unet`` itself."""
     is_on_cpu = unet.device.type == "cpu"
     if is_on_cpu and unet.dtype == torch.float32:
-        (onednn.use_for_compiled if compile else onednn.use_for)(unet)
+        (onednn.pack_layers_to_compile if compile else onednn.pack_layers)(unet)
     if compile:
         return Compiled(unet)
     return Recorded(unet) if is_on_cpu else unet

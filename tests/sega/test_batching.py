@@ -12,7 +12,7 @@ from support import tiny_sd
 from support.fakes import FakeDenoiser
 
 from sega_bench.cell import Cell, Edit
-from sega_bench.sega import memory, onednn
+from sega_bench.sega import memory
 from sega_bench.sega.batching import Batching, decode
 from sega_bench.sega.pooling import Request, evaluate
 from sega_bench.sega.wave import generate
@@ -107,27 +107,6 @@ def test_an_image_depends_neither_on_threads_nor_on_batch_mates(threads: Callabl
     for count in (1, 2, 3):
         threads(count)
         assert pictures(model, cells[::-1], Batching(micro=7, decode=3)) == alone
-
-
-@pytest.mark.parametrize("use_for", [onednn.use_for, onednn.use_for_compiled])
-def test_packed_layers_compute_what_they_did(use_for: Callable[[torch.nn.Module], None]) -> None:
-    layers = torch.nn.Sequential(
-        torch.nn.Conv2d(4, 6, 3, stride=2, padding=1),
-        torch.nn.Conv2d(6, 10, 1, groups=2, bias=False),
-        torch.nn.Flatten(2),
-        torch.nn.Linear(16, 7),
-        torch.nn.Linear(7, 3, bias=False),
-    )
-    inputs = [torch.randn(size, 4, 8, 8) for size in (2, 3, 2)]  # another size wants another order of weights
-    expected = [layers(x) for x in inputs]
-    known = len(onednn._layers)
-    use_for(layers)
-    for x, wanted in zip(inputs, expected, strict=True):
-        torch.testing.assert_close(layers(x), wanted)
-        torch.testing.assert_close(layers(x.to(memory_format=torch.channels_last)), wanted)
-    assert len(onednn._layers) == known + 2 * (use_for is onednn.use_for_compiled)
-    del layers
-    assert len(onednn._layers) == known  # the weights do not outlive their layers
 
 
 @pytest.mark.parametrize(
