@@ -11,6 +11,7 @@ from support import tiny_sd, tiny_xl
 from torch import Tensor, nn
 
 from sega_bench.benchmark.peak import peak_bytes
+from sega_bench.sega import recording
 from sega_bench.sega.models import StableDiffusion, accelerated
 from sega_bench.sega.recording import SHAPES, Recorded, record
 
@@ -53,6 +54,7 @@ def test_a_replay_takes_no_more_memory_than_the_network() -> None:
     peak = peak_bytes(lambda: network(*arguments))
     assert peak_bytes(lambda: record(network, arguments, {})) <= 1.01 * peak
     _, replay = record(network, arguments, {})
+    assert replay is not None
     assert peak_bytes(lambda: replay(*arguments)) <= 1.01 * peak
 
 
@@ -107,6 +109,10 @@ def test_a_tensor_that_is_given_twice_is_two() -> None:
     assert recorded(x, y).tolist() == [1, 1, 1]
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
 @pytest.mark.parametrize(
     "is_positive",
     [
@@ -116,15 +122,21 @@ def test_a_tensor_that_is_given_twice_is_two() -> None:
         lambda x: len(x[x > 0]) > 0,
     ],
 )
-def test_a_network_that_looks_at_values_is_called_itself(is_positive: Callable[[Tensor], bool]) -> None:
+def test_a_network_that_branches_on_values_is_called_itself(
+    is_positive: Callable[[Tensor], bool], caplog: pytest.LogCaptureFixture
+) -> None:
     def network(x: Tensor) -> Tensor:
         return x + 1 if is_positive(x) else x - 1
 
     recorded = Recorded(network)
     assert [recorded(torch.tensor([value])).item() for value in (1.0, -1.0, 2.0)] == [2, -2, 3]
+    (warning,) = warnings(caplog)
+    assert "reads a tensor's values" in warning
 
 
-def test_a_network_that_changes_a_tensor_of_its_own_is_called_itself() -> None:
+def test_a_network_that_changes_a_tensor_of_its_own_is_called_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     calls = torch.zeros(())
 
     def network(x: Tensor) -> Tensor:
@@ -132,6 +144,33 @@ def test_a_network_that_changes_a_tensor_of_its_own_is_called_itself() -> None:
 
     recorded = Recorded(network)
     assert [recorded(torch.zeros(1)).item() for _ in range(3)] == [1, 2, 3]
+    (warning,) = warnings(caplog)
+    assert "changes a tensor of the network" in warning
+
+
+def test_a_network_that_fails_while_it_is_recorded_is_called_itself(caplog: pytest.LogCaptureFixture) -> None:
+    def network(x: Tensor) -> Tensor:
+        if torch._C._len_torch_dispatch_stack():
+            raise TypeError("cannot be traced")
+        return x + 1
+
+    recorded = Recorded(network)
+    assert [recorded(torch.full((size,), 2.0)).sum().item() for size in (1, 2, 3, 1)] == [3, 6, 9, 3]
+    (warning,) = warnings(caplog)
+    assert "TypeError: cannot be traced" in warning
+
+
+def test_a_failure_of_the_recorder_itself_leaves_the_output(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(recorder: object, output: object) -> None:
+        raise SyntaxError("no such line")
+
+    monkeypatch.setattr(recording._Recorder, "replay", broken)
+    recorded = Recorded(torch.neg)
+    assert [recorded(torch.tensor([value])).item() for value in (1.0, -1.0)] == [-1, 1]
+    (warning,) = warnings(caplog)
+    assert "no such line" in warning
 
 
 def test_threads_that_come_at_once() -> None:
