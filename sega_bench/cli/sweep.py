@@ -31,7 +31,7 @@ def run_sweeps(configs: Sequence[Config]) -> int:
     """
     if not configs:
         return 0
-    with gc_control.kept():
+    with gc_control.disabled():
         resolved = [resolve(config) for config in configs]
         from sega_bench import launch
         from sega_bench.execution import jobs
@@ -40,7 +40,7 @@ def run_sweeps(configs: Sequence[Config]) -> int:
 
     quieten_libraries()
     _refuse_one_folder_for_two([made for made, _, _ in resolved])
-    signals.before_leaving(lock.release_all)
+    signals.before_immediate_exit(lock.release_all)
     with gc_control.frozen(), ExitStack() as folders:
         work: list[Callable[[], int]] = []
         for made, study, on in resolved:
@@ -105,7 +105,7 @@ def _run_study(study: Study, job: Job, on: Processes) -> int:
 
     networks, reporter = runner.Networks(), None
     with logging_to(job.store.log_path):
-        conduct = study_run.Conduct(study, job.store)
+        conduct = study_run.StudyRun(study, job.store)
         fails_fast, is_retried = study.config.fail_fast, study.config.retry_failed
         known = conduct.failed() if fails_fast and not is_retried else set()
         for step in conduct.search():
@@ -117,12 +117,12 @@ def _run_study(study: Study, job: Job, on: Processes) -> int:
         job = _following(job, conduct.plan(), on)
         reporter = _make(job, networks, reporter)
         found = conduct.answers()
-        if (plan := conduct.transfer(found)) is not None:
+        if (plan := conduct.held_out_plan(found)) is not None:
             console.print("what was found, on the prompts and seeds that were held out", highlight=False)
             with jobs.locked(plan, on) as apart:
                 _make(apart, networks)
                 show(apart, None, lambda places: None)
-                found = conduct.transferred(found, apart.store)
+                found = conduct.with_held_out(found, apart.store)
         written = answer_files.write(job.store, found)
         failed, unscored = show(job, reporter, lambda places: print_answers(console, found, written | places))
     return _complain(job, failed, unscored)

@@ -1,6 +1,6 @@
-"""What a study comes to: its front, the best setting of all concepts and of each, and what it cost.
+"""A study's answers: its Pareto front, the best setting overall and per concept set, and the cost.
 
-Shapes: T trials, K objectives.
+Shapes: T trials, K objectives, S scores (objectives, then constraints), B blocks.
 """
 
 from __future__ import annotations
@@ -12,192 +12,204 @@ import numpy as np
 
 from sega_bench.stats.intervals import Estimate, estimate
 from sega_bench.stats.pareto import front, hypervolume, knee
-from sega_bench.study.importance import Curve, curves
+from sega_bench.study.importance import Curve, importance_curves
 from sega_bench.study.objectives import Floats, Objective
-from sega_bench.study.scoring import Scores, Together
+from sega_bench.study.scoring import ConceptSet, Scores
 from sega_bench.study.trials import BASELINE, Study, Trial
+
+LOSS_TOLERANCE = 0.01
+"""Share of the baseline's score up to which a setting that loses counts as equally good."""
 
 
 @dataclass(frozen=True)
-class Best:
-    """The best setting, of all concept sets together or of one.
+class ScoredTrial:
+    """A trial with its scores over all concept sets or one.
 
     Args:
-        concepts: the set's texts; None of all.
-        trial: its number and values.
-        scores: of each objective, with its interval over blocks.
-        over_baseline: of each objective, the mean difference to the configuration's own setting.
+        concepts: the concept set; None for all.
+        trial: the trial.
+        scores: each objective's mean and interval over blocks.
+        over_baseline: each objective's mean paired difference to the baseline, with its interval.
     """
 
-    concepts: Together | None
+    concepts: ConceptSet | None
     trial: Trial
     scores: tuple[Estimate, ...]
     over_baseline: tuple[Estimate, ...]
 
 
-def better_and_worse(best: Best, objectives: Sequence[Objective]) -> tuple[list[str], list[str]]:
-    """The objectives in which a setting is better than the baseline, and those in which it loses.
+def better_and_worse(scored: ScoredTrial, objectives: Sequence[Objective]) -> tuple[list[str], list[str]]:
+    """Names of the objectives in which a trial is better than the baseline, and in which it is worse.
 
-    Better is what the pairs tell: the 95 % interval of the mean difference lies on the better side of zero. A
-    loss is more than a hundredth of the baseline's score, whether the pairs can tell it or not. A setting
-    beats the baseline if it is better in one and loses in none: more gain at no more change, or as much gain
-    at less.
+    Better: the 95 % interval of the mean paired difference lies on the better side of zero. Worse: the mean
+    loses more than :data:`LOSS_TOLERANCE` of the baseline's score, whether the pairs confirm it or not. A
+    trial beats the baseline if it is better in some objective and worse in none.
     """
     better, worse = [], []
-    for one, own, over in zip(objectives, best.scores, best.over_baseline, strict=True):
-        high = max(one.sign * over.low, one.sign * over.high)
-        better += [one.name] * (high < 0)
-        worse += [one.name] * (one.sign * over.mean > ALL_BUT * abs(own.mean - over.mean))
+    for objective, own, over in zip(objectives, scored.scores, scored.over_baseline, strict=True):
+        high = max(objective.sign * over.low, objective.sign * over.high)
+        better += [objective.name] * (high < 0)
+        worse += [objective.name] * (objective.sign * over.mean > LOSS_TOLERANCE * abs(own.mean - over.mean))
     return better, worse
-
-
-ALL_BUT = 0.01
-"""Of the baseline's score: a setting that loses no more is as good."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Blocks on which a cell of a setting failed.
+    """A trial, or the baseline, with failed cells.
 
     Args:
-        trial: whose; None of the baseline's.
-        blocks: how many.
-        given: of how many.
-        error: the reason of the first.
-        counts: whether the others are enough to judge it by.
+        trial: the trial; None for the baseline.
+        blocks: number of blocks with a failed cell.
+        resource: number of blocks in all.
+        error: the first error.
+        is_usable: whether enough blocks remain to judge it.
     """
 
     trial: Trial | None
     blocks: int
-    given: int
+    resource: int
     error: str
-    counts: bool
+    is_usable: bool
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a study found.
+    """A study's results.
 
     Args:
         study: the study.
-        trials: all that were told.
-        estimates_TK: of each trial's objectives, what they would be on all blocks.
-        whole: numbers of the trials that were given all blocks and keep the constraints.
-        front: numbers of those that no other beats.
-        best: of all concept sets, then of each where there are several; without those of which no trial keeps
-            the constraints.
-        evaluations: UNet evaluations that the search took up to the end of each trial, (T,).
-        volumes: hypervolume of what was whole by then, (T,).
-        curves: what each parameter does to each objective.
-        held_out: each of :attr:`best` on the prompts and seeds that were held out; empty if there are none.
-        failures: the settings that have cells that failed.
+        trials: the complete trials.
+        estimates_TK: their objectives, estimated for all blocks.
+        feasible: numbers of the trials that ran on all blocks and keep the constraints.
+        front: numbers of the feasible trials that no other dominates.
+        best: the best setting over all concept sets, then that of each if there are several; without sets
+            for which no trial keeps the constraints.
+        evaluations: UNet evaluations of the search up to and including each trial, (T,).
+        hypervolumes: hypervolume of the feasible trials up to and including each trial, (T,).
+        held_out: each of :attr:`best` on the held-out prompts and seeds; empty without these.
+        curves: each parameter's importance for, and effect on, each objective.
+        failures: the trials with failed cells.
     """
 
     study: Study
     trials: tuple[Trial, ...]
     estimates_TK: Floats
-    whole: tuple[int, ...]
+    feasible: tuple[int, ...]
     front: tuple[int, ...]
-    best: tuple[Best, ...]
+    best: tuple[ScoredTrial, ...]
     evaluations: tuple[int, ...]
-    volumes: tuple[float, ...]
-    held_out: tuple[Best, ...] = ()
+    hypervolumes: tuple[float, ...]
+    held_out: tuple[ScoredTrial, ...] = ()
     curves: tuple[Curve, ...] = ()
     failures: tuple[Failure, ...] = ()
 
     @property
-    def of_all(self) -> Best | None:
-        """The best setting of all concept sets together; None if no trial keeps the constraints over all."""
-        return next((one for one in self.best if one.concepts is None), None)
+    def best_overall(self) -> ScoredTrial | None:
+        """The best setting over all concept sets; None if no trial keeps the constraints there."""
+        return next((scored for scored in self.best if scored.concepts is None), None)
 
     @property
-    def recommended(self) -> int | None:
-        """The number of its trial."""
-        return None if self.of_all is None else self.of_all.trial.number
+    def best_number(self) -> int | None:
+        """Its trial's number."""
+        return None if self.best_overall is None else self.best_overall.trial.number
 
 
-def answer(scores: Scores, trials: Sequence[Trial]) -> Answers:
-    """What the trials of a study come to.
+def compute_answers(scores: Scores, trials: Sequence[Trial]) -> Answers:
+    """Compute a study's answers.
 
     Args:
-        scores: of its cells.
-        trials: in the order of asking.
+        scores: of the study's cells.
+        trials: all trials in the order of asking.
     """
-    study, told = scores.study, [trial for trial in trials if trial.state == "told"]
-    everything, count = len(study.blocks), len(study.settings.objectives)
+    study, complete = scores.study, [trial for trial in trials if trial.state == "complete"]
+    settings = study.settings
     estimates_TS = np.array(
-        [scores.estimates(t.params, study.settings.names, t.resource) for t in told]
-    ).reshape(len(told), len(study.settings.names))
-    whole = [i for i, trial in enumerate(told) if trial.resource == everything]
-    losses_TK = study.settings.losses(estimates_TS)
-    known = [i for i in whole if np.isfinite(losses_TK[i]).all()]
-    feasible = [i for i in known if (study.settings.excess(estimates_TS[i]) <= 0).all()]
-    on = front(losses_TK[np.array(feasible, dtype=int)])
-    evaluations = _evaluations(scores, trials)
-    best = [_best(scores, told, None), *(_best(scores, told, c) for c in _sets(study))]
+        [scores.estimates(trial.params, settings.names, trial.resource) for trial in complete]
+    ).reshape(len(complete), len(settings.names))  # (0, S) without trials
+    estimates_TK, losses_TK = estimates_TS[:, : len(settings.objectives)], settings.losses(estimates_TS)
+    rows = _feasible_rows(study, complete, estimates_TS)
+    is_on_front = front(losses_TK[np.array(rows, dtype=int)])
+    best = [_select_best(scores, complete, concepts) for concepts in (None, *_concept_sets(study))]
     return Answers(
         study=study,
-        trials=tuple(told),
-        estimates_TK=estimates_TS[:, :count],
-        whole=tuple(told[i].number for i in feasible),
-        front=tuple(told[i].number for i, is_on in zip(feasible, on, strict=True) if is_on),
-        best=tuple(one for one in best if one is not None),
-        evaluations=tuple(evaluations),
-        volumes=tuple(_volumes(study, losses_TK, feasible)),
+        trials=tuple(complete),
+        estimates_TK=estimates_TK,
+        feasible=tuple(complete[i].number for i in rows),
+        front=tuple(complete[i].number for i, is_on in zip(rows, is_on_front, strict=True) if is_on),
+        best=tuple(scored for scored in best if scored is not None),
+        evaluations=tuple(_evaluations(scores, trials)),
+        hypervolumes=tuple(_hypervolumes(study, losses_TK, rows)),
         curves=tuple(
-            curves(
-                study.settings.space,
-                [trial.params for trial in told],
-                estimates_TS[:, :count],
-                [one.name for one in study.settings.objectives],
+            importance_curves(
+                settings.space,
+                [trial.params for trial in complete],
+                estimates_TK,
+                [objective.name for objective in settings.objectives],
             )
         ),
         failures=tuple(_failures(scores, trials)),
     )
 
 
+def _feasible_rows(study: Study, complete: Sequence[Trial], estimates_TS: Floats) -> list[int]:
+    """Rows of the trials that ran on all blocks, have every objective and keep the constraints."""
+    losses_TK = study.settings.losses(estimates_TS)
+    return [
+        i
+        for i, trial in enumerate(complete)
+        if trial.resource == len(study.blocks)
+        and np.isfinite(losses_TK[i]).all()
+        and (study.settings.violations(estimates_TS[i]) <= 0).all()
+    ]
+
+
 def _failures(scores: Scores, trials: Sequence[Trial]) -> Iterator[Failure]:
-    everything = len(scores.study.blocks)
-    for trial in (None, *(trial for trial in trials if trial.state != "asked")):
-        params, given = (BASELINE, everything) if trial is None else (trial.params, trial.resource)
-        if failed := scores.failed(params, given):
-            reason = next(iter(failed.values()))
-            yield Failure(trial, len(failed), given, reason, scores.counts(params, given))
+    n_blocks = len(scores.study.blocks)
+    for trial in (None, *(trial for trial in trials if trial.state != "running")):
+        params, resource = (BASELINE, n_blocks) if trial is None else (trial.params, trial.resource)
+        if failed := scores.failed(params, resource):
+            error = next(iter(failed.values()))
+            yield Failure(trial, len(failed), resource, error, scores.is_usable(params, resource))
 
 
-def _sets(study: Study) -> list[Together]:
+def _concept_sets(study: Study) -> list[ConceptSet]:
     """The concept sets, if there are several."""
     sets = list(study.baseline.concepts)
     return sets if len(sets) > 1 else []
 
 
-def _best(scores: Scores, told: Sequence[Trial], concepts: Together | None) -> Best | None:
-    """The setting to use, of one concept set or of all, among the trials that were given all blocks.
+def _select_best(
+    scores: Scores, complete: Sequence[Trial], concepts: ConceptSet | None
+) -> ScoredTrial | None:
+    """Select the best trial over one concept set or all, among the feasible ones on all blocks.
 
-    It is the knee of the front of those that beat the baseline; where there are none, of those that lose in
-    no objective, for nobody who has a setting wants to lose by another; else of the whole front.
+    It is the knee of the front of the trials that beat the baseline. Without any, it is that of the trials
+    worse in no objective, because a user with a working setting does not want to lose; otherwise of all.
     """
     study = scores.study
-    everything, names = len(study.blocks), study.settings.names
-    whole = [trial for trial in told if trial.resource == everything]
-    estimates = [scores.estimates(trial.params, names, everything, concepts) for trial in whole]
-    kept = [i for i, estimates_S in enumerate(estimates) if (study.settings.excess(estimates_S) <= 0).all()]
-    if not kept:
+    n_blocks, names = len(study.blocks), study.settings.names
+    full = [trial for trial in complete if trial.resource == n_blocks]
+    estimates = [scores.estimates(trial.params, names, n_blocks, concepts) for trial in full]
+    rows = [
+        i for i, estimates_S in enumerate(estimates) if (study.settings.violations(estimates_S) <= 0).all()
+    ]
+    if not rows:
         return None
-    found = [measured(scores, whole[i], concepts) for i in kept]
-    losses_TK = study.settings.losses(np.array([estimates[i] for i in kept]))
-    told_apart = [better_and_worse(one, study.settings.objectives) for one in found]
-    beats_T = np.array([bool(better) and not worse for better, worse in told_apart])
-    no_worse_T = np.array([not worse for _, worse in told_apart])
-    among = np.flatnonzero(beats_T if beats_T.any() else no_worse_T if no_worse_T.any() else ~no_worse_T)
-    place = knee(losses_TK[among])
-    return None if place is None else found[among[place]]
+    candidates = [score_trial(scores, full[i], concepts) for i in rows]
+    losses_TK = study.settings.losses(np.array([estimates[i] for i in rows]))
+    comparisons = [better_and_worse(scored, study.settings.objectives) for scored in candidates]
+    beats_T = np.array([bool(better) and not worse for better, worse in comparisons])
+    no_worse_T = np.array([not worse for _, worse in comparisons])
+    group_T = beats_T if beats_T.any() else no_worse_T if no_worse_T.any() else ~no_worse_T
+    group = np.flatnonzero(group_T)
+    position = knee(losses_TK[group])
+    return None if position is None else candidates[group[position]]
 
 
-def measured(scores: Scores, trial: Trial, concepts: Together | None) -> Best:
-    """A setting with its scores on all blocks, and its differences to the baseline, block by block."""
+def score_trial(scores: Scores, trial: Trial, concepts: ConceptSet | None) -> ScoredTrial:
+    """Score a trial on all blocks, and its paired differences to the baseline."""
     study = scores.study
-    names = [one.name for one in study.settings.objectives]
+    names = [objective.name for objective in study.settings.objectives]
     own_BK = scores.by_block(trial.params, names, len(study.blocks), concepts)
     base_BK = scores.by_block(BASELINE, names, len(study.blocks), concepts)
     blocks = np.arange(len(study.blocks))
@@ -206,24 +218,25 @@ def measured(scores: Scores, trial: Trial, concepts: Together | None) -> Best:
     def estimates(values_BK: Floats) -> tuple[Estimate, ...]:
         return tuple(estimate(values_B, blocks, prompts) for values_B in values_BK.T)
 
-    return Best(concepts, trial, estimates(own_BK), estimates(own_BK - base_BK))
+    return ScoredTrial(concepts, trial, estimates(own_BK), estimates(own_BK - base_BK))
 
 
 def _evaluations(scores: Scores, trials: Sequence[Trial]) -> Iterator[int]:
-    """What all cells up to each told trial took: of the baseline first, and of trials that failed."""
+    """Cumulative UNet evaluations at each complete trial, including the baseline's and failed trials'."""
     study, counted = scores.study, set()
     total = 0
     for trial in (None, *trials):
-        params, given = (BASELINE, len(study.blocks)) if trial is None else (trial.params, trial.resource)
-        for cell in study.cells_on(params, study.blocks[:given]):
+        params, resource = (BASELINE, len(study.blocks)) if trial is None else (trial.params, trial.resource)
+        for cell in study.cells_on(params, study.blocks[:resource]):
             if cell.key not in counted:
                 counted.add(cell.key)
                 total += int(scores.rows.get(cell.key, {}).get("unet_evals") or 0)
-        if trial is not None and trial.state == "told":
+        if trial is not None and trial.state == "complete":
             yield total
 
 
-def _volumes(study: Study, losses_TK: Floats, feasible: Sequence[int]) -> Iterator[float]:
-    worst_K = np.array([one.worst for one in study.settings.objectives])
+def _hypervolumes(study: Study, losses_TK: Floats, rows: Sequence[int]) -> Iterator[float]:
+    """Hypervolume of the given rows up to and including each trial."""
+    worst_K = np.array([objective.worst for objective in study.settings.objectives])
     for end in range(len(losses_TK)):
-        yield hypervolume(losses_TK[np.array([i for i in feasible if i <= end], dtype=int)], worst_K)
+        yield hypervolume(losses_TK[np.array([i for i in rows if i <= end], dtype=int)], worst_K)

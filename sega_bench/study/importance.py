@@ -1,16 +1,17 @@
-"""How much each setting matters to each objective, and how: first-order functional ANOVA of a random forest.
+"""Parameter importance: first-order functional ANOVA of a random forest.
 
-After Hutter, Hoos and Leyton-Brown 2014, "An Efficient Approach for Assessing Hyperparameter Importance": a
-forest learns the objective from the trials; averaged over all other settings, drawn evenly from the space, it
-gives a setting's curve, and the variance of that curve in terms of the whole variance is its importance. The
-averages are taken over a fixed sample of the space, not over the trees' partitions.
+After Hutter, Hoos and Leyton-Brown 2014, "An Efficient Approach for Assessing Hyperparameter Importance". A
+forest is fitted to the trials. Its prediction averaged over all other parameters is a parameter's curve
+(partial dependence), and the curve's share of the variance over the space is the parameter's importance.
+Unlike the paper, which integrates over the trees' partitions, the averages run over a fixed random sample of
+the space.
 
-Shapes: N points of the space, T trials, G values of a curve, F columns that the forest sees.
+Shapes: N sampled points, T trials, K objectives, F features of the forest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,22 +21,22 @@ from sklearn.ensemble import RandomForestRegressor
 from sega_bench.study.objectives import Floats
 from sega_bench.study.space import Params, Setting, Space
 
-FEWEST = 8
-"""Of fewer trials nothing is told."""
+MIN_TRIALS = 8
+"""Fewer trials with a score yield no curves."""
 
 _SAMPLES, _VALUES, _TREES = 512, 9, 100
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What one parameter does to one objective.
+    """One parameter's importance for, and effect on, one objective; stored in answers.json.
 
     Args:
         parameter: its name.
-        objective: the score's.
-        importance: share of the objective's variance over the space that this parameter alone explains; the
-            shares of all need not sum to 1, for settings act together.
-        values: along its range, or its choices.
+        objective: the score's column.
+        importance: share of the objective's variance over the space that the parameter explains alone. The
+            shares need not sum to 1, because parameters interact.
+        values: positions along its range, or its choices.
         means: the objective at each, averaged over all other parameters.
         is_log: whether the values are evenly spaced in their logarithm.
     """
@@ -48,88 +49,107 @@ class Curve:
     is_log: bool = False
 
 
-def curves(
+def importance_curves(
     space: Space, trials: Sequence[Params], scores_TK: Floats, objectives: Sequence[str]
 ) -> list[Curve]:
-    """The curves of every parameter, of one objective after the other; none of fewer than :data:`FEWEST`.
+    """Compute the curves of every parameter, objective by objective.
 
     Args:
-        space: what was searched.
-        trials: the values of each.
-        scores_TK: what each scored, NaN where that is not known.
-        objectives: names of the scores.
+        space: the search space.
+        trials: each trial's parameters.
+        scores_TK: each trial's objectives, NaN where unknown.
+        objectives: their names.
     """
-    if len(trials) < FEWEST:
+    if len(trials) < MIN_TRIALS:
         return []
-    seen_TF = np.stack([_columns(space, params) for params in trials])
+    features_TF = _encode_all(space, trials)
     sample = _sample(space)
-    sample_NF = np.stack([_columns(space, params) for params in sample])
-    found = []
+    curves: list[Curve] = []
     for k, objective in enumerate(objectives):
         known_T = np.isfinite(scores_TK[:, k])
-        if known_T.sum() < FEWEST:
-            continue
-        forest = RandomForestRegressor(_TREES, random_state=0).fit(seen_TF[known_T], scores_TK[known_T, k])
-        variance = float(forest.predict(sample_NF).var())
-        for setting in space:
-            for parameter in setting.parameters:
-                values = _along(setting)
-                means = [float(forest.predict(_at(space, sample, parameter, v)).mean()) for v in values]
-                places = [_number(setting, value) for value in values]
-                at_N = [_number(setting, params[parameter]) for params in sample]
-                own = float(np.interp(at_N, places, means).var())  # straight between values
-                share = own / variance if variance > 0 else 0.0
-                found.append(Curve(parameter, objective, min(share, 1.0), values, tuple(means), setting.log))
-    return found
+        if known_T.sum() >= MIN_TRIALS:
+            forest = RandomForestRegressor(_TREES, random_state=0)
+            forest.fit(features_TF[known_T], scores_TK[known_T, k])
+            curves += _curves(space, forest, sample, objective)
+    return curves
 
 
-def _at(space: Space, sample: Sequence[Params], parameter: str, value: Any) -> Floats:
-    return np.stack([_columns(space, {**params, parameter: value}) for params in sample])
+def _curves(
+    space: Space, forest: RandomForestRegressor, sample: Sequence[Params], objective: str
+) -> Iterator[Curve]:
+    variance = float(forest.predict(_encode_all(space, sample)).var())
+    for setting in space:
+        values = _curve_values(setting)
+        positions = [_position(setting, value) for value in values]
+        for parameter in setting.parameters:
+            means = [_partial_mean(space, forest, sample, parameter, value) for value in values]
+            sampled_N = [_position(setting, params[parameter]) for params in sample]
+            own_variance = float(np.interp(sampled_N, positions, means).var())
+            share = own_variance / variance if variance > 0 else 0.0
+            # The interpolated curve can vary a little more than the forest does.
+            yield Curve(parameter, objective, min(share, 1.0), values, tuple(means), setting.log)
 
 
-def _columns(space: Space, params: Params) -> Floats:
-    """A point as the forest sees it, (F,): a number each, a choice as one of several."""
-    columns: list[float] = []
+def _partial_mean(
+    space: Space, forest: RandomForestRegressor, sample: Sequence[Params], parameter: str, value: Any
+) -> float:
+    """Mean prediction over the sample with one parameter fixed.
+
+    scikit-learn's ``partial_dependence`` fixes one feature, but choices are encoded in several.
+    """
+    fixed = [{**params, parameter: value} for params in sample]
+    return float(forest.predict(_encode_all(space, fixed)).mean())
+
+
+def _encode_all(space: Space, points: Sequence[Params]) -> Floats:
+    """The forest's features, (N, F)."""
+    return np.stack([_encode(space, params) for params in points])
+
+
+def _encode(space: Space, params: Params) -> Floats:
+    """A point's features, (F,): one number per numeric parameter, one-hot choices."""
+    features: list[float] = []
     for setting in space:
         for parameter in setting.parameters:
             value = params[parameter]
             if setting.choices:
-                columns += [float(value == choice) for choice in setting.choices]
+                features += [float(value == choice) for choice in setting.choices]
             else:
-                columns.append(_number(setting, value))
-    return np.array(columns)
+                features.append(_position(setting, value))
+    return np.array(features)
 
 
-def _number(setting: Setting, value: Any) -> float:
-    """Where a value lies along its setting."""
+def _position(setting: Setting, value: Any) -> float:
+    """A value's coordinate: its logarithm in a logarithmic range, its index among choices."""
     if setting.choices:
         return float(setting.choices.index(value))
     return float(np.log(value) if setting.log else value)
 
 
 def _sample(space: Space) -> list[Params]:
-    """Points spread evenly over the space, always the same."""
+    """The fixed sample, uniform over the space's distributions."""
     rng = np.random.default_rng(0)
     return [
-        {name: _place(setting, rng.random()) for setting in space for name in setting.parameters}
+        {name: _quantile(setting, rng.random()) for setting in space for name in setting.parameters}
         for _ in range(_SAMPLES)
     ]
 
 
-def _along(setting: Setting) -> tuple[Any, ...]:
-    """Values from one end to the other, each once; all choices."""
+def _curve_values(setting: Setting) -> tuple[Any, ...]:
+    """Distinct values from one end of the range to the other, or all choices."""
     if setting.choices:
         return setting.choices
-    return tuple(dict.fromkeys(_place(setting, share) for share in np.linspace(0, 1, _VALUES).tolist()))
+    return tuple(dict.fromkeys(_quantile(setting, q) for q in np.linspace(0, 1, _VALUES).tolist()))
 
 
-def _place(setting: Setting, share: float) -> Any:
-    """The value that lies at a share of the way through a setting; all that it has are equally likely."""
-    if setting.count is not None:
-        return setting.value(min(int(share * setting.count), setting.count - 1))
+def _quantile(setting: Setting, q: float) -> Any:
+    """The distribution's quantile at ``q`` in [0, 1]."""
+    if setting.size is not None:
+        return setting.value_at(min(int(q * setting.size), setting.size - 1))
     if not setting.log:
-        return setting.low + share * (setting.high - setting.low)
-    half = 0.5 if setting.is_whole else 0.0  # as much of the range for the first and the last as for others
+        return setting.low + q * (setting.high - setting.low)
+    # Half a step more at each end, so that rounding leaves the first and last integer their full share.
+    half = 0.5 if setting.is_integer else 0.0
     low, high = setting.low - half, setting.high + half
-    value = low * (high / low) ** share
-    return min(max(round(value), int(setting.low)), int(setting.high)) if setting.is_whole else value
+    value = low * (high / low) ** q
+    return min(max(round(value), int(setting.low)), int(setting.high)) if setting.is_integer else value

@@ -1,6 +1,6 @@
-"""What a study is after: scores to maximise or minimise, and bounds that others must keep.
+"""Objectives and constraints of a study: scores to maximise or minimise, and bounds on scores.
 
-Inside a study everything is a loss: the negative of what is maximised.
+Inside a study every objective is a loss: a maximised score enters as its negative.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sega_bench.analysis.summary import COST, GAIN
+from sega_bench.analysis.scores import COST, GAIN
 from sega_bench.cell import shown
 from sega_bench.errors import UserError, nearest
 
@@ -27,11 +27,11 @@ _DEFAULT = {GAIN: "maximize", COST: "minimize"}
 
 @dataclass(frozen=True)
 class Objective:
-    """A score, and which way is better.
+    """A score and its direction.
 
     Args:
-        name: its column.
-        sign: of the loss: -1 for what is maximised.
+        name: the score's column.
+        sign: factor from score to loss: -1 to maximise, 1 to minimise.
     """
 
     name: str
@@ -39,18 +39,18 @@ class Objective:
 
     @property
     def direction(self) -> Direction:
-        """As it is written."""
+        """As Optuna spells it."""
         return DIRECTIONS[self.sign > 0]
 
     @property
     def worst(self) -> float:
-        """The loss that hypervolumes are measured from: none of what is maximised, 1 of what is minimised."""
+        """The loss at the hypervolume's reference point: 0 if maximised, 1 if minimised."""
         return 0.0 if self.sign < 0 else 1.0
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound that the mean of a score must keep: ``sign * (score - bound) <= 0``."""
+    """A bound on a score's mean: ``sign * (score - bound) <= 0``."""
 
     name: str
     sign: int
@@ -60,46 +60,61 @@ class Constraint:
         return f"{self.name} {'<=' if self.sign > 0 else '>='} {self.bound:g}"
 
 
-def read_objectives(written: Mapping[str, Any], known: Sequence[str]) -> tuple[Objective, ...]:
-    """The objectives; gain against preservation where none are given.
+def read_objectives(entries: Mapping[str, Any], scores: Sequence[str]) -> tuple[Objective, ...]:
+    """Read ``study.objectives``; without any, gain against preservation.
+
+    Args:
+        entries: direction by score.
+        scores: the available columns.
 
     Raises:
-        UserError: a score that is no column, or a direction that is none.
+        UserError: an unavailable score, or an unknown direction.
     """
     objectives = []
-    for name, direction in (written or _DEFAULT).items():
-        _check_column(f"study.objectives.{name}", name, known)
+    for name, direction in (entries or _DEFAULT).items():
+        _check_score(f"study.objectives.{name}", name, scores)
         if direction not in DIRECTIONS:
             raise UserError(f"study.objectives.{name} is {shown(direction)}: it is {' or '.join(DIRECTIONS)}")
         objectives.append(Objective(name, -1 if direction == "maximize" else 1))
     return tuple(objectives)
 
 
-def read_constraints(written: Any, known: Sequence[str]) -> tuple[Constraint, ...]:
-    """The constraints.
+_CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*", re.ASCII)
+
+
+def read_constraints(entries: Any, scores: Sequence[str]) -> tuple[Constraint, ...]:
+    """Read ``study.constraints``.
 
     Raises:
-        UserError: one that is not ``score <= number`` or ``score >= number``, or a score that is no column.
+        UserError: an entry that is not ``score <= number`` or ``score >= number``, or an unavailable score.
     """
-    if not isinstance(written, list):
-        raise UserError(f"study.constraints is {shown(written)}, but it is a list: ['lpips <= 0.15']")
-    constraints = []
-    for i, text in enumerate(written):
-        found = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*", str(text), re.ASCII)
-        try:
-            bound = float(found[3]) if found else math.nan
-        except ValueError:
-            bound = math.nan
-        if found is None or not math.isfinite(bound):
-            raise UserError(f"study.constraints[{i}] is {shown(text)}: write it as in 'lpips <= 0.15'")
-        _check_column(f"study.constraints[{i}]", found[1], known)
-        constraints.append(Constraint(found[1], 1 if found[2] == "<=" else -1, bound))
-    return tuple(constraints)
+    if not isinstance(entries, list):
+        raise UserError(f"study.constraints is {shown(entries)}, but it is a list: ['lpips <= 0.15']")
+    return tuple(
+        _read_constraint(f"study.constraints[{i}]", entry, scores) for i, entry in enumerate(entries)
+    )
 
 
-def _check_column(key: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
+def _read_constraint(key: str, entry: Any, scores: Sequence[str]) -> Constraint:
+    match = _CONSTRAINT.fullmatch(str(entry))
+    bound = _finite(match[3]) if match else None
+    if match is None or bound is None:
+        raise UserError(f"{key} is {shown(entry)}: write it as in 'lpips <= 0.15'")
+    _check_score(key, match[1], scores)
+    return Constraint(match[1], 1 if match[2] == "<=" else -1, bound)
+
+
+def _finite(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:  # such as "1.2.3", which the pattern lets through
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _check_score(key: str, name: str, scores: Sequence[str]) -> None:
+    if name not in scores:
         raise UserError(
-            f"{key}: {shown(name)} is no score that is taken here: {nearest(name, known)}"
-            f"there are {', '.join(known)}"
+            f"{key}: {shown(name)} is no score of this configuration: {nearest(name, scores)}"
+            f"there are {', '.join(scores)}"
         )

@@ -1,7 +1,7 @@
-"""The one place that knows Optuna: samplers by name, where its trials are kept, asking and telling.
+"""The only module that imports Optuna: its samplers, its storage, and asking and telling.
 
-Optuna's storage says which settings were asked for; what they scored is the store's to say. A trial that was
-asked and not told, whatever ended that command, is evaluated by the next one.
+Optuna's storage holds the suggested parameters; the folder's store holds the scores. A trial that is still
+running in the storage, however its command ended, is evaluated by the next command.
 """
 
 from __future__ import annotations
@@ -32,25 +32,28 @@ from sega_bench.study.settings import StudySettings
 from sega_bench.study.space import Params, Setting
 from sega_bench.study.trials import Trial
 
-_RESOURCE, _IDENTITY, _AGAIN, _SCORERS = "resource", "study", "again", "scorers"
+# User attributes in Optuna's storage. Existing studies hold these names, so they must not change.
+_RESOURCE, _IDENTITY, _RETRY_OF, _SCORERS = "resource", "study", "again", "scorers"
 
-State = {TrialState.RUNNING: "asked", TrialState.COMPLETE: "told", TrialState.FAIL: "failed"}
+_STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}
 
 
-class Asking:
-    """The trials of one study, in Optuna's storage.
+class OptunaStudy:
+    """The trials of one study in Optuna's storage.
+
+    Trials are numbered by the order of asking, without those whose asking a kill cut off. Optuna's own
+    numbers count these too, and count a retried trial twice.
 
     Args:
-        settings: of the study.
-        name: of the study in the storage.
-        journal: the file that is the storage where ``settings`` name none; only the holder of the folder's
-            lock may use it.
-        identity: what must be as it was in the storage (:func:`sega_bench.study.settings.identity`).
-        batch: how many trials are asked for together: NSGA-II's generation.
-        start: values of the first trial; None leaves them to the sampler.
+        settings: the study's.
+        name: the study's name in the storage.
+        journal: the storage's file if ``settings`` name no other; used under the folder's lock only.
+        identity: what all trials in the storage must share (:func:`sega_bench.study.settings.identity`).
+        batch: number of trials asked for together, which is NSGA-II's population size.
+        first: parameters of the first trial; None leaves them to the sampler.
 
     Raises:
-        UserError: the storage can't be had, or holds another study of that name.
+        UserError: the storage cannot be opened, or holds another study of that name.
     """
 
     def __init__(
@@ -60,13 +63,13 @@ class Asking:
         journal: Path,
         identity: Mapping[str, Any],
         batch: int,
-        start: Params | None = None,
+        first: Params | None = None,
     ) -> None:
-        self._settings, self._batch, self._start = settings, batch, start
+        self._settings, self._batch, self._first = settings, batch, first
         self._distributions = _distributions(settings.space)
         with _quiet():
             self._study = optuna.create_study(
-                storage=_file(journal) if settings.storage is None else _database(settings.storage),
+                storage=_open_journal(journal) if settings.storage is None else _open_url(settings.storage),
                 study_name=name,
                 directions=[one.direction for one in settings.objectives],
                 load_if_exists=True,
@@ -76,33 +79,41 @@ class Asking:
                 self._study.set_user_attr(_IDENTITY, dict(identity))
             elif stored != identity:
                 raise UserError(f"study.storage: it holds another study {name}: choose another name=")
-            self._give_up_torn()
+            self._fail_incomplete()
 
     def trials(self) -> list[Trial]:
-        """Those that were asked for in whole, in the order of asking."""
-        later = {frozen.user_attrs[_AGAIN]: frozen for frozen in self._all() if _AGAIN in frozen.user_attrs}
-        return [self._trial(number, later.get(number, one)) for number, one in enumerate(self._whole())]
+        """All trials in the order of asking, a retried one with its retry's values."""
+        retries = {
+            frozen.user_attrs[_RETRY_OF]: frozen
+            for frozen in self._frozen()
+            if _RETRY_OF in frozen.user_attrs
+        }
+        return [
+            self._trial(number, retries.get(number, frozen))
+            for number, frozen in enumerate(self._first_attempts())
+        ]
 
     def ask(self) -> None:
-        """Ask for one trial more.
+        """Ask the sampler for one more trial.
 
-        Its random numbers depend on how many were asked for before and on nothing else, so that a study that
-        was killed asks what it would have asked.
+        The sampler is seeded anew by the trial's number, so that a resumed study asks for the same trials as
+        an uninterrupted one.
         """
-        number = len(self._whole())
+        number = len(self._first_attempts())
         with _quiet():
-            if (given := self._given(number)) is not None:
+            if (params := self._fixed_params(number)) is not None:
+                # A command that was killed after enqueueing has left the trial waiting.
                 waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
                 if not waiting:
-                    self._study.enqueue_trial(dict(given))
+                    self._study.enqueue_trial(dict(params))
             self._study.sampler = self._sampler(number)
             self._study.ask(self._distributions)
 
     def check_scorers(self, scorers: Mapping[str, Any]) -> None:
-        """Keep what made the scores that are told, or compare it with what is kept.
+        """Store the provenance of the told scores, or compare it with the stored one.
 
         Raises:
-            UserError: it is another: of two kinds of scores no sampler can make sense.
+            UserError: they differ. A sampler cannot learn from scores of two kinds.
         """
         stored = self._study.user_attrs.get(_SCORERS)
         if stored is None:
@@ -110,70 +121,70 @@ class Asking:
         elif stored != json.loads(json.dumps(scorers)):
             names = ", ".join(name for name in scorers if stored.get(name) != scorers[name])
             raise UserError(
-                f"study.trials: the pictures were scored anew, but trials were chosen by the old {names}: "
-                "for more of them give the study another name=..., or score with the old settings again"
+                f"study.trials: the images were rescored, but trials were chosen by the old {names}: for "
+                "more trials give the study another name=..., or score with the old settings again"
             )
 
-    def _given(self, number: int) -> Params | None:
-        """A trial's values where they are none of a sampler's business."""
-        if self._settings.sampler == "grid":
-            return grid(self._settings)[number]
-        return self._start if number == 0 else None
+    def set_resources(self, trials: Sequence[Trial], resources: Sequence[int]) -> None:
+        """Store the resource of each trial of a batch, before the first of them is told.
 
-    def _give_up_torn(self) -> None:
-        """End what a kill left of trials whose asking it cut off: GP takes them to be under way for ever."""
-        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if frozen.params.keys() != self._distributions.keys():
-                self._study.tell(frozen.number, state=TrialState.FAIL)
-
-    def grant(self, trials: Sequence[Trial], resources: Sequence[int]) -> None:
-        """Keep how many blocks each of a batch was given, before the first of them is told.
-
-        A kill between two of them would else leave a batch of which some are told, and who of the others goes
-        on would be decided beside these instead of among them.
+        Without this, a kill between two tells would leave a batch partly told, and the next command would
+        promote the rest by comparison with these trials instead of among them.
 
         Args:
-            trials: that were asked for and not told.
-            resources: of each.
+            trials: the batch's running trials.
+            resources: number of blocks of each.
         """
-        frozen = self._whole()
+        frozen = self._first_attempts()
         with _quiet():
             for trial, resource in zip(trials, resources, strict=True):
-                live = optuna.trial.Trial(self._study, frozen[trial.number]._trial_id)
-                live.set_user_attr(_RESOURCE, resource)
+                self._live(frozen[trial.number]).set_user_attr(_RESOURCE, resource)
 
     def tell(
-        self, trial: Trial, values: Sequence[float] | None, excess: Mapping[str, float], resource: int
+        self, trial: Trial, values: Sequence[float] | None, violations: Mapping[str, float], resource: int
     ) -> None:
-        """Tell what a trial scored.
+        """Tell Optuna a trial's values.
 
-        Optuna can't be told of a failed trial again: what it scored at last becomes another one there.
+        Optuna refuses to tell a failed trial again, so that the values of a successful retry are added as
+        another of its trials.
 
         Args:
-            trial: as :meth:`trials` gives it, asked; or failed, and tried again.
-            values: of each objective; None of a trial that failed.
-            excess: by how much each constraint is missed, none where it is not above 0.
-            resource: how many blocks it was given.
+            trial: as :meth:`trials` returned it, running or failed.
+            values: one per objective; None fails the trial.
+            violations: one per constraint, above 0 where violated.
+            resource: its number of blocks.
         """
-        frozen = self._whole()[trial.number]
+        frozen = self._first_attempts()[trial.number]
         if trial.state == "failed":
             if values is not None:
-                self._add(trial.number, frozen, values, excess, resource)
+                self._add_retry(trial.number, frozen, values, violations, resource)
             return
         with _quiet():
-            self._study.sampler = RandomSampler()  # telling is none of a sampler's business
-            live = optuna.trial.Trial(self._study, frozen._trial_id)
-            for name, value in excess.items():
+            self._study.sampler = RandomSampler()  # keeps the study's sampler out: its hooks run here too
+            live = self._live(frozen)
+            for name, value in violations.items():
                 live.set_constraint(name, value)
             state = TrialState.FAIL if values is None else TrialState.COMPLETE
             self._study.tell(frozen.number, values, state=state)
 
-    def _add(
+    def _fixed_params(self, number: int) -> Params | None:
+        """Parameters of a trial that the sampler does not choose: a grid's, or the first one's."""
+        if self._settings.sampler == "grid":
+            return grid(self._settings)[number]
+        return self._first if number == 0 else None
+
+    def _fail_incomplete(self) -> None:
+        """Fail trials whose asking a kill cut off. GPSampler would count them as running for ever."""
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if not self._is_complete(frozen):
+                self._study.tell(frozen.number, state=TrialState.FAIL)
+
+    def _add_retry(
         self,
         number: int,
         failed: FrozenTrial,
         values: Sequence[float],
-        excess: Mapping[str, float],
+        violations: Mapping[str, float],
         resource: int,
     ) -> None:
         with _quiet():
@@ -182,23 +193,29 @@ class Asking:
                     params=failed.params,
                     distributions=failed.distributions,
                     values=values,
-                    constraints=dict(excess),
-                    user_attrs={_RESOURCE: resource, _AGAIN: number},
+                    constraints=dict(violations),
+                    user_attrs={_RESOURCE: resource, _RETRY_OF: number},
                 )
             )
 
-    def _all(self) -> list[FrozenTrial]:
-        """Optuna's trials without those that wait, or whose asking was cut off."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [trial for trial in trials if trial.params.keys() == self._distributions.keys()]
+    def _live(self, frozen: FrozenTrial) -> optuna.trial.Trial:
+        """The running trial itself: Optuna has no public way to get one that another process asked for."""
+        return optuna.trial.Trial(self._study, frozen._trial_id)
 
-    def _whole(self) -> list[FrozenTrial]:
-        """Those that were asked for, each once."""
-        return [trial for trial in self._all() if _AGAIN not in trial.user_attrs]
+    def _is_complete(self, frozen: FrozenTrial) -> bool:
+        """Whether every parameter was suggested: not while waiting, or if the asking was cut off."""
+        return frozen.params.keys() == self._distributions.keys()
+
+    def _frozen(self) -> list[FrozenTrial]:
+        return [trial for trial in self._study.get_trials(deepcopy=False) if self._is_complete(trial)]
+
+    def _first_attempts(self) -> list[FrozenTrial]:
+        """Trials without the retries."""
+        return [trial for trial in self._frozen() if _RETRY_OF not in trial.user_attrs]
 
     def _trial(self, number: int, frozen: FrozenTrial) -> Trial:
         params = {name: frozen.params[name] for name in self._distributions}
-        return Trial(number, params, frozen.user_attrs.get(_RESOURCE, 0), State[frozen.state])  # type: ignore[arg-type]
+        return Trial(number, params, frozen.user_attrs.get(_RESOURCE, 0), _STATES[frozen.state])  # type: ignore[arg-type]
 
     def _sampler(self, number: int) -> BaseSampler:
         seed = Random(f"{self._settings.sampler_seed} {number}").randrange(2**32)
@@ -212,41 +229,44 @@ class Asking:
 
 
 def grid(settings: StudySettings) -> list[Params]:
-    """All settings of a space that has an end of them, in an order that the seed decides."""
+    """All points of a finite space, shuffled by the sampler's seed."""
     axes = {parameter: setting.values() for setting in settings.space for parameter in setting.parameters}
-    points: list[Params] = [dict(zip(axes, one, strict=True)) for one in itertools.product(*axes.values())]
+    points: list[Params] = [
+        dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
+    ]
     Random(settings.sampler_seed).shuffle(points)
     return points
 
 
-def _distributions(searched: Sequence[Setting]) -> dict[str, BaseDistribution]:
-    return {name: _distribution(setting) for setting in searched for name in setting.parameters}
+def _distributions(space: Sequence[Setting]) -> dict[str, BaseDistribution]:
+    return {name: _distribution(setting) for setting in space for name in setting.parameters}
 
 
 def _distribution(setting: Setting) -> BaseDistribution:
     if setting.choices:
         return CategoricalDistribution(setting.choices)
-    if setting.is_whole:
+    if setting.is_integer:
         return IntDistribution(
             int(setting.low), int(setting.high), step=int(setting.step or 1), log=setting.log
         )
     return FloatDistribution(setting.low, setting.high, step=setting.step, log=setting.log)
 
 
-def _file(journal: Path) -> JournalStorage:
+def _open_journal(path: Path) -> JournalStorage:
     try:
-        _clear_killed(journal)
-        return JournalStorage(JournalFileBackend(str(journal)))
+        _clear_killed(path)
+        return JournalStorage(JournalFileBackend(str(path)))
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"{journal}: it is damaged: remove it, and the study begins anew; its images and scores are kept"
+            f"{path}: it is damaged: remove it, and the study begins anew; its images and scores are kept"
         ) from error
 
 
 def _clear_killed(journal: Path) -> None:
-    """Remove what a killed writer left: its lock, for nobody else is here, and a line that it did not end.
+    """Remove a killed writer's lock and its unfinished last line.
 
-    Optuna would wait for the first, and append to the second and never read it again.
+    The folder's lock excludes another writer. Optuna would wait for the journal's lock, and would append to
+    the unfinished line and then never read it.
     """
     journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
     if journal.exists():
@@ -254,19 +274,19 @@ def _clear_killed(journal: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _database(url: str) -> optuna.storages.BaseStorage:
+def _open_url(url: str) -> optuna.storages.BaseStorage:
     try:
         return optuna.storages.get_storage(url)
-    except Exception as error:  # whatever a driver raises; what it says may hold the password
+    except Exception as error:  # any driver's; its message may contain the password
         raise UserError(
-            f"study.storage: this database can't be had ({type(error).__name__}): give SQLAlchemy's URL of "
+            f"study.storage: cannot open this database ({type(error).__name__}): give SQLAlchemy's URL of "
             "one, such as sqlite:////path/to/a/file, or null for a file in the folder"
         ) from None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Optuna's log, and without its warnings of what it may change."""
+    """Silence Optuna's log, and its warnings about experimental features."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,8 +1,8 @@
-"""What was asked of a study, checked before a model loads."""
+"""The checked ``study`` section of a configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -21,23 +21,23 @@ from sega_bench.study.space import Space
 SAMPLERS = ("random", "tpe", "nsga2", "gp", "grid")
 
 _MOST_TRIALS = 10_000
-_MOST_OF_GRID = 1_000_000
+_MOST_GRID_POINTS = 1_000_000
 
 
 @dataclass(frozen=True)
 class StudySettings:
-    """A study, as asked for.
+    """What a study searches, how, and for how long.
 
     Args:
-        space: the settings to search.
-        objectives: what makes one better than another; with several there is a front.
-        constraints: what the best must keep.
+        space: the searched settings.
+        objectives: the scores to optimise; several make a Pareto front.
+        constraints: bounds that the best setting must keep.
         sampler: one of :data:`SAMPLERS`.
-        sampler_seed: of its random numbers.
-        trials: how many in all, those of earlier commands included.
-        batch: how many are asked for together; None is as many as fill a wave.
-        min_resource: how many blocks every trial is given; None is all of them.
-        storage: where Optuna keeps its trials; None is a file in the study's folder.
+        sampler_seed: seeds the sampler.
+        trials: total number of trials, including those of earlier commands.
+        batch: number of trials asked for together; None for as many as fill a wave.
+        min_resource: number of blocks of the first rung; None for all blocks, without pruning.
+        storage: URL of Optuna's storage; None for a journal file in the study's folder.
     """
 
     space: Space
@@ -52,16 +52,16 @@ class StudySettings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The scores that are read of every cell: the objectives', then the constraints'."""
+        """Columns of the objectives, then of the constraints: the scores (S) that the study reads."""
         return (*(one.name for one in self.objectives), *(one.name for one in self.constraints))
 
     def losses(self, values: Floats) -> Floats:
-        """The objectives as losses, (..., K), of scores (..., S) in the order of :attr:`names`."""
+        """Objectives as losses, (..., K), from scores (..., S) in the order of :attr:`names`."""
         signs = np.array([one.sign for one in self.objectives], dtype=np.float64)
         return values[..., : len(self.objectives)] * signs
 
-    def excess(self, values: Floats) -> Floats:
-        """By how much each constraint is missed, (..., C), of the same; not above 0 where it is kept."""
+    def violations(self, values: Floats) -> Floats:
+        """Constraint values as Optuna defines them, (..., C), from the same: above 0 where violated."""
         signs, bounds = (
             np.array([getattr(one, name) for one in self.constraints], dtype=np.float64)
             for name in ("sign", "bound")
@@ -69,24 +69,49 @@ class StudySettings:
         return (values[..., len(self.objectives) :] - bounds) * signs
 
 
-def read(config: Config, concepts: Sequence[Sequence[str]]) -> StudySettings:
-    """The settings of a study.
+def read_settings(config: Config, concept_sets: Sequence[Sequence[str]]) -> StudySettings:
+    """Read and check a study's settings, without loading a model.
 
     Args:
-        config: of which ``study.space`` is not empty.
-        concepts: the study's concept sets.
+        config: its ``study.space`` is not empty.
+        concept_sets: the study's.
 
     Raises:
-        UserError: what is wrong, named by its key, or what is not installed.
+        UserError: the mistake, named by its key, or the missing package.
     """
     study = config.study
+    _check_no_axes(config, concept_sets)
+    _check_options(config)
+    scores = score_names(ScoreSettings(**asdict(config.scores)), safety_checker=config.model.safety_checker)
+    settings = StudySettings(
+        space=space.read(study, concept_sets),
+        objectives=read_objectives(study.objectives, scores),
+        constraints=read_constraints(study.constraints, scores),
+        sampler=study.sampler,
+        sampler_seed=study.sampler_seed,
+        trials=study.trials,
+        batch=study.batch,
+        min_resource=study.min_resource,
+        storage=study.storage,
+    )
+    if settings.sampler == "grid":
+        _check_grid(settings.space)
+    _check_installed()
+    return settings
+
+
+def _check_no_axes(config: Config, concept_sets: Sequence[Sequence[str]]) -> None:
     for name, value in (("axes", config.axes), ("zip", config.zip)):
         if value:
             raise UserError(f"{name}: a study has none, its settings are in study.space: ~{name}")
-    if not concepts:
+    if not concept_sets:
         raise UserError("concepts: a study without any has nothing to improve: concepts=['a smile']")
     if isinstance(config.replay, list):
         raise UserError("replay: a study replays one prompt's edit at most, or none: replay=null")
+
+
+def _check_options(config: Config) -> None:
+    study = config.study
     if study.sampler not in SAMPLERS:
         raise UserError(
             f"study.sampler is {shown(study.sampler)}: {nearest(study.sampler, SAMPLERS)}"
@@ -100,37 +125,21 @@ def read(config: Config, concepts: Sequence[Sequence[str]]) -> StudySettings:
         as_text(study.storage, "study.storage")
     if not 0 <= study.sampler_seed < 2**31:
         raise UserError(f"study.sampler_seed is {study.sampler_seed}, but it is from 0 to 2,147,483,647")
-    known = score_names(ScoreSettings(**asdict(config.scores)), safety_checker=config.model.safety_checker)
-    made = StudySettings(
-        space=space.read(study, concepts),
-        objectives=read_objectives(study.objectives, known),
-        constraints=read_constraints(study.constraints, known),
-        sampler=study.sampler,
-        sampler_seed=study.sampler_seed,
-        trials=study.trials,
-        batch=study.batch,
-        min_resource=study.min_resource,
-        storage=study.storage,
-    )
-    if made.sampler == "grid":
-        _check_grid(made.space)
-    _check_installed()
-    return made
 
 
 def _check_grid(searched: Space) -> None:
-    size = 1
+    n_points = 1
     for setting in searched:
-        if setting.count is None:
+        if setting.size is None:
             raise UserError(
-                f"study.space.{setting.name}: sampler=grid takes all values, and there is no end of them: "
-                "give it a step, or choices"
+                f"study.space.{setting.name}: sampler=grid needs finitely many values: give it a step, or "
+                "choices"
             )
-        size *= setting.count ** len(setting.parameters)
-    if size > _MOST_OF_GRID:
+        n_points *= setting.size ** len(setting.parameters)
+    if n_points > _MOST_GRID_POINTS:
         raise UserError(
-            f"study.sampler is grid, but the space has {size:,} settings, more than {_MOST_OF_GRID:,}: give "
-            "larger steps, or another sampler"
+            f"study.sampler is grid, but the space has {n_points:,} settings, more than "
+            f"{_MOST_GRID_POINTS:,}: give larger steps, or another sampler"
         )
 
 
@@ -140,23 +149,21 @@ def _check_installed() -> None:
             raise UserError(f"study needs {package}: pip install 'sega-bench[study]'")
 
 
-def identity(made: StudySettings, asked: dict[str, Any]) -> dict[str, Any]:
-    """What must stay as it was for a folder's trials to be comparable with new ones, as JSON has it.
+def identity(settings: StudySettings, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """What all trials of a folder must share to be comparable: the contents of study.json.
 
     Args:
-        made: the study.
-        asked: what its trials are scored on: prompts, seeds, concepts.
+        settings: the study's.
+        fixed: blocks, concepts and baseline (:func:`sega_bench.study.trials.fixed_settings`).
     """
     return {
-        "space": {setting.name: _plain(asdict(setting)) for setting in made.space},
-        "objectives": {one.name: one.direction for one in made.objectives},
-        "constraints": [str(one) for one in made.constraints],
-        "sampler": made.sampler,
-        "sampler_seed": made.sampler_seed,
-        "min_resource": made.min_resource,
-        **asked,
+        "space": {
+            setting.name: asdict(setting) | {"choices": list(setting.choices)} for setting in settings.space
+        },
+        "objectives": {one.name: one.direction for one in settings.objectives},
+        "constraints": [str(one) for one in settings.constraints],
+        "sampler": settings.sampler,
+        "sampler_seed": settings.sampler_seed,
+        "min_resource": settings.min_resource,
+        **fixed,
     }
-
-
-def _plain(setting: dict[str, Any]) -> dict[str, Any]:
-    return {**setting, "choices": list(setting["choices"])}

@@ -1,4 +1,4 @@
-"""Trials as cells: which cells a setting has on which blocks, and the plan that makes them."""
+"""A study's trials as cells: the cells of a trial's parameters, and the plan that generates them."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from sega_bench.config import Config, StudyConfig
 from sega_bench.errors import UserError
 from sega_bench.planning.planner import AXES, Plan, plan
 from sega_bench.store import settings as columns_of
-from sega_bench.study import settings as reading
 from sega_bench.study import space
-from sega_bench.study.settings import StudySettings
+from sega_bench.study.settings import StudySettings, read_settings
 from sega_bench.study.space import Params
 
 Block = tuple[str, int]
 """A prompt and a seed."""
 
 SETTINGS = ("replay", *reversed(AXES))
-"""What may be set of a cell, by the names of its columns; the method first, which has others read or not."""
+"""Columns of a cell's settings. The method precedes the settings that only some methods read, so that an
+error about another method names the method."""
 
 BASELINE: Params = {}
-"""In the place of a trial's values: the configuration's own setting, that no sampler has touched."""
+"""Stands for the configuration's own values, which no sampler suggested."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting that was asked for.
+    """One trial of the study.
 
     Args:
-        number: in the order of asking, from 0.
-        params: its values.
-        resource: how many blocks it was given, once that is decided.
-        state: ``told`` once its scores are; ``failed`` if cells failed on most of its blocks, or it has no
-            score at all.
+        number: from 0, in the order of asking.
+        params: its parameter values.
+        resource: number of blocks it is evaluated on; 0 until decided.
+        state: ``running`` from asking to telling, then ``complete``; ``failed`` if cells failed on more than
+            half of its blocks, or an objective or constraint has no value.
     """
 
     number: int
     params: Params
     resource: int = 0
-    state: Literal["asked", "told", "failed"] = "asked"
+    state: Literal["running", "complete", "failed"] = "running"
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study, resolved: nothing asked, nothing run.
+    """A resolved study, before any trial.
 
     Args:
-        config: as it was composed.
-        settings: what it says of the study, checked.
-        baseline: the plan of the configuration's own setting, on all blocks.
-        blocks: in the order in which every trial is given them: all prompts with their first seed, with their
-            second, and so on.
-        held_out: the same on prompts and seeds that are not searched with, in a folder within the study's;
-            None if there are none.
+        config: the composed configuration.
+        settings: its checked ``study`` section.
+        baseline: the plan of the configuration's own values on all blocks.
+        blocks: in the order in which every trial gets them: all prompts with their first seed, then all with
+            their second, and so on.
+        held_out: the same study on prompts and seeds that the search does not use, in a subfolder; None if
+            there are none.
     """
 
     config: Config
@@ -68,113 +68,120 @@ class Study:
     _cells: dict[tuple[tuple[str, Any], ...], tuple[Cell, ...]] = field(default_factory=dict, repr=False)
 
     @property
-    def first_resource(self) -> int:
-        """How many blocks every trial is given."""
+    def min_resource(self) -> int:
+        """Number of blocks of the first rung, which every trial gets."""
         return min(self.settings.min_resource or len(self.blocks), len(self.blocks))
 
     @property
     def batch(self) -> int:
-        """How many trials are asked for together: as many as fill a wave, if nothing else is said."""
+        """Number of trials asked for together; by default as many as fill a wave."""
         if self.settings.batch is not None:
             return self.settings.batch
-        rows = self.config.engine.wave_rows - self.first_resource
-        return max(1, rows // (self.first_resource * len(self.baseline.concepts)))
+        rows = self.config.engine.wave_rows - self.min_resource  # each block's reference takes a row
+        return max(1, rows // (self.min_resource * len(self.baseline.concepts)))
 
     @cached_property
-    def start(self) -> Params | None:
-        """The baseline as a trial; None if it lies outside the space, or concepts' mappings differ in it."""
-        start: dict[str, Any] = {}
-        for setting in self.settings.space:
-            (value, *others) = _values(self.baseline.cells, setting.name)
-            params = None if others else setting.params_of(value)
-            if params is None:
-                return None
-            start |= params
-        return start
+    def baseline_params(self) -> Params | None:
+        """The baseline's values as a trial's parameters.
 
-    def trying_once(self) -> Study:
-        """The same, which does not try again what has failed."""
+        None if they lie outside the space, or if the concepts' own values differ.
+        """
+        params: dict[str, Any] = {}
+        for setting in self.settings.space:
+            (value, *others) = _axis_values(self.baseline.cells, setting.name)
+            own = None if others else setting.params_for(value)
+            if own is None:
+                return None
+            params |= own
+        return params
+
+    def without_retries(self) -> Study:
+        """The same study with ``retry_failed`` off."""
         config = replace(self.config, retry_failed=False)
-        made = replace(self.baseline, config=replace(self.baseline.config, retry_failed=False))
-        return replace(self, config=config, baseline=made)
+        baseline = replace(self.baseline, config=replace(self.baseline.config, retry_failed=False))
+        return replace(self, config=config, baseline=baseline)
 
     def point(self, params: Params) -> dict[str, Any]:
-        """A trial's values by its settings; none of the baseline."""
-        return {setting.name: setting.of(params) for setting in self.settings.space} if params else {}
+        """A trial's values by setting, a list where each concept has its own; empty for the baseline."""
+        return {setting.name: setting.value_in(params) for setting in self.settings.space} if params else {}
 
-    def resolved(self, params: Params) -> dict[str, Any]:
-        """:meth:`point` as the table has it: null for one, where the method does not read it."""
+    def resolved_point(self, params: Params) -> dict[str, Any]:
+        """:meth:`point` as the results table has it: null where the method ignores the setting."""
         cells = self.cells(params)
-        return {setting.name: _values(cells, setting.name)[0] for setting in self.settings.space}
+        return {setting.name: _axis_values(cells, setting.name)[0] for setting in self.settings.space}
 
     def cells(self, params: Params) -> tuple[Cell, ...]:
-        """A setting's cells on all blocks, each reference before what is scored against it."""
-        name = tuple(params.items())
-        if name not in self._cells:
-            self._cells[name] = plan(
-                space.with_points(self.config, [self.point(params)]), self.baseline.model
-            ).cells
-        return self._cells[name]
+        """A trial's cells on all blocks, each reference before the cells scored against it."""
+        cache_key = tuple(params.items())
+        if cache_key not in self._cells:
+            config = space.with_points(self.config, [self.point(params)])
+            self._cells[cache_key] = plan(config, self.baseline.model).cells
+        return self._cells[cache_key]
 
     def cells_on(self, params: Params, blocks: Iterable[Block]) -> tuple[Cell, ...]:
-        """Those on some blocks only."""
-        wanted = set(blocks)
-        return tuple(cell for cell in self.cells(params) if block_of(cell) in wanted)
+        """:meth:`cells` on some of the blocks."""
+        included = set(blocks)
+        return tuple(cell for cell in self.cells(params) if block_of(cell) in included)
 
-    def plan(self, granted: Iterable[tuple[Params, int]]) -> Plan:
-        """The plan that makes the baseline on all blocks, and settings on as many as each was given.
+    def plan(self, allocations: Iterable[tuple[Params, int]]) -> Plan:
+        """Plan the baseline on all blocks, and each trial on its first blocks.
 
         Args:
-            granted: the values of each, and how many of the first blocks.
+            allocations: parameter values and resource of each trial.
         """
-        given = [(BASELINE, len(self.blocks)), *granted]
-        wanted = [cell for params, count in given for cell in self.cells_on(params, self.blocks[:count])]
-        cells = tuple(dict.fromkeys(wanted))
-        points = [self.point(params) for params, _ in given[1:]]
+        trials = list(allocations)
+        everything = [(BASELINE, len(self.blocks)), *trials]
+        repeated = [
+            cell for params, resource in everything for cell in self.cells_on(params, self.blocks[:resource])
+        ]
+        cells = tuple(dict.fromkeys(repeated))
+        points = [self.point(params) for params, _ in trials]
         zipped = space.with_points(self.config, points).zip if points else {}
-        edits = sum(not cell.is_reference for cell in wanted)
         return replace(
             self.baseline,
             cells=cells,
-            merged=edits - sum(not cell.is_reference for cell in cells),
-            axes={setting.name: _values(cells, setting.name) for setting in self.settings.space},
+            merged=_count_edited(repeated) - _count_edited(cells),
+            axes={setting.name: _axis_values(cells, setting.name) for setting in self.settings.space},
             config=replace(self.baseline.config, zip=zipped, study=self.config.study),
         )
 
     def cost(self) -> dict[str, str]:
-        """How much there is to make at most, in words."""
-        made = self.settings
-        blocks, sets = len(self.blocks), len(self.baseline.concepts)
-        each = self.baseline.counts()["unet_evals"]
+        """The upper bound of trials, cells and UNet evaluations, as labelled texts."""
+        settings = self.settings
+        n_blocks, n_concept_sets = len(self.blocks), len(self.baseline.concepts)
+        per_trial = self.baseline.counts()["unet_evals"]
+        least, most = self.min_resource * n_concept_sets, n_blocks * n_concept_sets
         return {
-            "trials": f"{made.trials}, {self.batch} together, by sampler {made.sampler}",
-            "cells of a trial": f"{self.first_resource * sets}, near the front up to {blocks * sets}",
-            "evaluations": f"at most about {each * made.trials:,}",
+            "trials": f"{settings.trials} in batches of {self.batch}, sampler {settings.sampler}",
+            "cells of a trial": f"{least}, near the front up to {most}",
+            "evaluations": f"at most about {per_trial * settings.trials:,}",
         }
 
 
 def resolve(config: Config) -> Study:
-    """A study from its configuration.
+    """Resolve a study from its configuration, without loading a model.
 
     Raises:
-        UserError: anything wrong with what was asked, named by its key; no model has been loaded.
+        UserError: any mistake in the configuration, named by its key.
     """
     baseline = plan(replace(config, axes={}, zip={}, study=StudyConfig()))
-    made = reading.read(config, baseline.concepts)
+    settings = read_settings(config, baseline.concepts)
     blocks = _blocks(baseline.cells)
-    if (made.min_resource or 1) > len(blocks):
+    if (settings.min_resource or 1) > len(blocks):
         raise UserError(
-            f"study.min_resource is {made.min_resource}, but there are {len(blocks)} prompts x seeds"
+            f"study.min_resource is {settings.min_resource}, but there are {len(blocks)} prompts x seeds"
         )
-    space.check(made.space, baseline)
-    return Study(config, made, baseline, blocks, _held_out(config, made, baseline, blocks))
+    space.check(settings.space, baseline)
+    return Study(config, settings, baseline, blocks, _held_out(config, settings, baseline, blocks))
 
 
-def _held_out(config: Config, made: StudySettings, baseline: Plan, blocks: Sequence[Block]) -> Study | None:
+def _held_out(
+    config: Config, settings: StudySettings, baseline: Plan, searched: Sequence[Block]
+) -> Study | None:
     prompts, seeds = config.study.held_out.prompts, config.study.held_out.seeds
     if prompts is None and seeds is None:
         return None
-    elsewhere = replace(
+    held_out_config = replace(
         config,
         name="held_out",
         output_dir=str(Path(baseline.config.output_dir) / baseline.name),
@@ -184,47 +191,56 @@ def _held_out(config: Config, made: StudySettings, baseline: Plan, blocks: Seque
         wandb=replace(config.wandb, mode="disabled"),
     )
     try:
-        found = plan(elsewhere, baseline.model)
+        held_out_baseline = plan(held_out_config, baseline.model)
     except UserError as error:
         raise UserError(f"study.held_out.{error}") from error
-    apart = _blocks(found.cells)
-    if both := [block for block in apart if block in blocks]:
-        prompt, seed = both[0]
-        where, remedy = "study.held_out", "hold other seeds out"
-        if isinstance(seeds, list) and seed not in seeds:
-            where, remedy = "study.held_out.prompts", "its file gives it this seed, so hold other prompts out"
-        raise UserError(f"{where}: {shown(prompt)} with seed {seed} is searched with too: {remedy}")
-    return Study(elsewhere, made, found, apart)
+    blocks = _blocks(held_out_baseline.cells)
+    if shared := [block for block in blocks if block in searched]:
+        _refuse_shared(shared[0], seeds)
+    return Study(held_out_config, settings, held_out_baseline, blocks)
+
+
+def _refuse_shared(block: Block, seeds: object) -> None:
+    prompt, seed = block
+    key, remedy = "study.held_out", "hold other seeds out"
+    if isinstance(seeds, list) and seed not in seeds:
+        key, remedy = "study.held_out.prompts", "its file gives it this seed, so hold other prompts out"
+    raise UserError(f"{key}: {shown(prompt)} with seed {seed} is searched with too: {remedy}")
 
 
 def block_of(cell: Cell) -> Block:
-    """Which prompt and seed a cell shows."""
+    """A cell's prompt and seed."""
     return cell.prompt, cell.seed
 
 
 def _blocks(cells: Sequence[Cell]) -> tuple[Block, ...]:
+    """Distinct blocks, round-robin over the prompts."""
     seeds: dict[str, list[int]] = {}
     for prompt, seed in dict.fromkeys(map(block_of, cells)):
         seeds.setdefault(prompt, []).append(seed)
-    turns = range(max(map(len, seeds.values())))
-    return tuple((prompt, own[i]) for i in turns for prompt, own in seeds.items() if i < len(own))
+    rounds = range(max(map(len, seeds.values())))
+    return tuple((prompt, own[i]) for i in rounds for prompt, own in seeds.items() if i < len(own))
 
 
-def _values(cells: Iterable[Cell], name: str) -> list[Any]:
-    """An axis' values as cells have them, in order of appearance: one value where all concepts agree."""
-    found: dict[str, Any] = {}
+def _count_edited(cells: Iterable[Cell]) -> int:
+    return sum(not cell.is_reference for cell in cells)
+
+
+def _axis_values(cells: Iterable[Cell], name: str) -> list[Any]:
+    """A setting's distinct values in order of appearance; a per-concept list collapses where all agree."""
+    values: dict[str, Any] = {}
     for row in (columns_of(cell) for cell in cells if not cell.is_reference):
         value = row[name]
         if isinstance(value, list) and value.count(value[0]) == len(value):
             value = value[0]
-        found.setdefault(repr(value), value)
-    return list(found.values())
+        values.setdefault(repr(value), value)  # lists are not hashable, and True equals 1
+    return list(values.values())
 
 
-def asked(study: Study) -> Mapping[str, Any]:
-    """What its trials are scored on, and each setting where it is not searched, as JSON has it."""
+def fixed_settings(study: Study) -> Mapping[str, Any]:
+    """The blocks and concepts that trials are scored on, and the baseline's settings, as JSON values."""
     return {
         "blocks": [list(block) for block in study.blocks],
-        "concepts": [list(together) for together in study.baseline.concepts],
-        **{name: _values(study.baseline.cells, name) for name in SETTINGS},
+        "concepts": [list(concepts) for concepts in study.baseline.concepts],
+        **{name: _axis_values(study.baseline.cells, name) for name in SETTINGS},
     }

@@ -1,16 +1,15 @@
-"""Small studies with stand-ins for the networks, as the command conducts them, views apart."""
+"""Small studies on fake networks, run as the command runs them but without views."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from sega_bench.config import compose
 from sega_bench.execution import jobs, runner
 from sega_bench.store import Store
 from sega_bench.study.answers import Answers
-from sega_bench.study.study_run import Conduct
+from sega_bench.study.study_run import StudyRun
 from sega_bench.study.trials import Study, Trial, resolve
 from support.small_sweep import overrides
 from support.stub_sweep import fake_networks
@@ -21,8 +20,8 @@ SPACE = (
 )
 
 
-def written(folder: Path, *words: str, space: Sequence[str] = SPACE) -> list[str]:
-    """Words of a command line: two concepts on two prompts with two seeds, on 2 blocks, then on 4."""
+def command_line(folder: Path, *words: str, space: Sequence[str] = SPACE) -> list[str]:
+    """Overrides of a study of two concepts on two prompts with two seeds, in rungs of 2 and 4 blocks."""
     common = [word for word in overrides(folder) if not word.startswith("+axes")]
     common += [
         "sampling.height=16",
@@ -33,31 +32,31 @@ def written(folder: Path, *words: str, space: Sequence[str] = SPACE) -> list[str
     return [*common, *space, "study.trials=8", "study.batch=4", "study.min_resource=2", *words]
 
 
-def study(folder: Path, *words: str, space: Sequence[str] = SPACE) -> Study:
-    return resolve(compose(*written(folder, *words, space=space)))
+def small_study(folder: Path, *words: str, space: Sequence[str] = SPACE) -> Study:
+    return resolve(compose(*command_line(folder, *words, space=space)))
 
 
 def store(folder: Path) -> Store:
     return Store(folder / "small-local")
 
 
-def conduct(made: Study, on_step: Callable[[], None] = lambda: None) -> Answers:
-    """Search, and answer from what is stored; nothing is loaded twice, nor shown."""
+def run_study(study: Study, on_step: Callable[[], None] = lambda: None) -> Answers:
+    """Search, validate on held-out blocks, and answer, with networks loaded once."""
     networks = runner.Networks()
-    with fake_networks(), jobs.locked(made.plan(())) as job:
-        conducted = Conduct(made, job.store)
-        for step in conducted.search():
+    with fake_networks(), jobs.locked(study.plan(())) as job:
+        study_run = StudyRun(study, job.store)
+        for step in study_run.search():
             list(runner.execute(jobs.prepare(step.plan), networks=networks))
             on_step()
-        list(runner.execute(jobs.prepare(conducted.plan()), networks=networks))
-        found = conducted.answers()
-        if (plan := conducted.transfer(found)) is not None:
-            with jobs.locked(plan) as apart:
-                list(runner.execute(replace(apart), networks=networks))
-                found = conducted.transferred(found, apart.store)
-    return found
+        list(runner.execute(jobs.prepare(study_run.plan()), networks=networks))
+        answers = study_run.answers()
+        if (plan := study_run.held_out_plan(answers)) is not None:
+            with jobs.locked(plan) as held_out:
+                list(runner.execute(held_out, networks=networks))
+                answers = study_run.with_held_out(answers, held_out.store)
+    return answers
 
 
-def told(found: Answers) -> list[tuple[Trial, list[float]]]:
-    """What a study comes to: its trials and what they were told to have scored."""
-    return list(zip(found.trials, found.estimates_TK.tolist(), strict=True))
+def trial_values(answers: Answers) -> list[tuple[Trial, list[float]]]:
+    """Each complete trial with its objectives."""
+    return list(zip(answers.trials, answers.estimates_TK.tolist(), strict=True))

@@ -504,7 +504,7 @@ def test_it_is_readable_on_a_phone_by_day_and_night(
 def study_page(browser: Any, folder: Path, *words: str, **options: Any) -> tuple[Answers, Opened]:
     """A small study's answers, and its page; ``space`` is the study's, other options are the browser's."""
     space = {"space": options.pop("space")} if "space" in options else {}
-    found = study_runs.conduct(study_runs.study(folder, *words, **space))
+    found = study_runs.run_study(study_runs.small_study(folder, *words, **space))
     store = study_runs.store(folder)
     answer_files.write(store, found)
     build(store)
