@@ -1,4 +1,4 @@
-"""Mistakes in what is to be searched, and in where a sweep is to run."""
+"""Random mistakes in the ``study`` and ``launch`` sections of a command line."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from support.mistakes import (
 )
 
 SEARCH = ("+study.space.edit_threshold={low: 0.5, high: 0.9}",)
-"""A study of one setting."""
+"""A valid study of one setting."""
 
 CLUSTER = ("launch=slurm", "launch.workers=2", "dry_run=true")
-"""A cluster that is not asked."""
+"""A valid job array, as a dry run that submits nothing."""
 
 RANGES = {
     "edit_guidance_scale": ("3", "7"),
@@ -33,17 +33,17 @@ RANGES = {
     "edit_warmup_steps": ("2", "12"),
     "edit_cooldown_steps": ("10", "20"),
 }
-"""What is right for a setting; of all others 0 to 1."""
+"""Legal ranges of settings; all others range from 0 to 1."""
 
 
 def study(rng: Random, folder: Path) -> Mistake:
-    """A search for what is no setting, by what is no score, with what is no sampler."""
-    made = rng.choice([bounds, space, objectives, options, held_out, beside])(rng)
-    return Mistake(made.words, made.key, SEARCH)
+    """A mistake anywhere in the ``study`` section, or in a key that a study excludes."""
+    mistake = rng.choice([bounds, space, objectives, options, held_out, excluded])(rng)
+    return Mistake(mistake.words, mistake.key, SEARCH)
 
 
 def bounds(rng: Random) -> Mistake:
-    """A number that a setting may not have, at an end of its range or among its choices."""
+    """An illegal number at an end of a setting's range, or among its choices."""
     name, bad = rng.choice([*REALS.items(), *WHOLES.items()])
     key = f"study.space.{name}"
     value = rng.choice([*bad, *NOT_NUMBERS])
@@ -60,7 +60,7 @@ def bounds(rng: Random) -> Mistake:
 
 
 def space(rng: Random) -> Mistake:
-    """A setting that cannot be searched like this."""
+    """An invalid entry of the search space."""
     key = "study.space.edit_threshold"
     odd = rng.choice([*NOT_NUMBERS, "0", "-0.1", "0.6", "1e300"])
     described = rng.choice(
@@ -99,7 +99,7 @@ def space(rng: Random) -> Mistake:
 
 
 def objectives(rng: Random) -> Mistake:
-    """What is no score, no direction or no bound."""
+    """An unknown score, direction or constraint."""
     which = rng.choice(["objectives", "direction", "constraints"])
     if which == "objectives":
         name = rng.choice(["beauty", "nsfw", "lipps", "LPIPS", "clip_concept_x", "error", "__class__"])
@@ -115,7 +115,7 @@ def objectives(rng: Random) -> Mistake:
 
 
 def options(rng: Random) -> Mistake:
-    """How many trials, by which sampler, kept where."""
+    """An invalid number of trials, sampler, seed or storage."""
     samplers = ["tpee", "''", "null", "3", "[tpe]", "TPE", "../tpe", "x" * 300, quoted("tpe\0")]
     key, values = rng.choice(
         [
@@ -131,7 +131,7 @@ def options(rng: Random) -> Mistake:
 
 
 def held_out(rng: Random) -> Mistake:
-    """What is neither prompts nor seeds, or searched with."""
+    """Held-out prompts or seeds that are invalid, or that the search uses too."""
     prompts = [f"[a house,{bad}]" for bad in (*NOT_TEXTS, *map(quoted, BAD_TEXTS))]
     word = rng.choice(
         [
@@ -143,8 +143,8 @@ def held_out(rng: Random) -> Mistake:
     return Mistake((f"study.held_out{word}",), "study.held_out")
 
 
-def beside(rng: Random) -> Mistake:
-    """What has no place in a study, and what no study has."""
+def excluded(rng: Random) -> Mistake:
+    """A key that a study excludes, or that does not exist."""
     return rng.choice(
         [
             Mistake(("+axes.eta=[0,1]",), "axes"),
@@ -163,22 +163,22 @@ def beside(rng: Random) -> Mistake:
 
 
 def launch(rng: Random, folder: Path) -> Mistake:
-    """Processes that cannot be had, and what belongs to others."""
-    where = rng.choice(["inline", "local", "slurm", "slurm"])
-    if where == "slurm":
+    """An invalid launcher or number of workers, or a key of another launcher."""
+    launcher = rng.choice(["inline", "local", "slurm", "slurm"])
+    if launcher == "slurm":
         return Mistake(*cluster(rng), CLUSTER)
-    if where == "inline" and rng.random() < 0.4:
+    if launcher == "inline" and rng.random() < 0.4:
         name = rng.choice(["launch=nowhere", "launch.name=nowhere", "launch.name=null", "launch.name=''"])
         return Mistake((name,), name.partition("=")[0])
-    of_a_cluster = ["partition=a", "account=a", "timeout_min=5", "setup=[ls]", "wait=false"]
-    workers = [*SIZES, "null", *(["2"] if where == "inline" else ["''", "all", "5000"])]
-    words = [f"launch.workers={rng.choice(workers)}", f"launch.{rng.choice(of_a_cluster)}", "+launch.nodes=2"]
+    cluster_only = ["partition=a", "account=a", "timeout_min=5", "setup=[ls]", "wait=false"]
+    workers = [*SIZES, "null", *(["2"] if launcher == "inline" else ["''", "all", "5000"])]
+    words = [f"launch.workers={rng.choice(workers)}", f"launch.{rng.choice(cluster_only)}", "+launch.nodes=2"]
     word = rng.choice([*words, "engine.device=cuda:1"])
-    return Mistake((f"launch={where}", word), word.strip("+").partition("=")[0])
+    return Mistake((f"launch={launcher}", word), word.strip("+").partition("=")[0])
 
 
 def cluster(rng: Random) -> tuple[tuple[str, ...], str]:
-    """What no job array can be given: a word, and its key."""
+    """An invalid option of a job array, as a word of the command line and its key."""
     extra = [*("mem=null", "mem=[1]", "mem=false", "mem={a: 1}", "mem=''"), f"mem={quoted('a' + chr(0))}"]
     extra += [f"cpus_per_task={value}" for value in (*SIZES, "null", "'4'", "1025")]
     key, values = rng.choice(
