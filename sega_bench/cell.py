@@ -179,11 +179,12 @@ class Cell:
         _text(self, "replay")
         if not self.edits:
             raise ValueError(
-                f"replay is {shown(self.replay)}, but there is no edit to replay: give concepts, or no replay"
+                f"replay is {abbreviated(self.replay)}, but there is no edit to replay: "
+                "give concepts, or no replay"
             )
         if self.method in TEXT_METHODS:
             raise ValueError(
-                f"replay is {shown(self.replay)}, but method={self.method} has no guidance to replay: "
+                f"replay is {abbreviated(self.replay)}, but method={self.method} has no guidance to replay: "
                 "use sega or composable"
             )
         if self.replay == self.prompt:
@@ -298,7 +299,7 @@ def check_method(value: object) -> None:
         ValueError: the message begins with ``method``.
     """
     if not isinstance(value, str) or value not in READS:
-        raise ValueError(f"method is {shown(value)}, but it must be one of {', '.join(READS)}")
+        raise ValueError(f"method is {abbreviated(value)}, but it must be one of {', '.join(READS)}")
 
 
 def canonical_json(value: object) -> str:
@@ -306,8 +307,8 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def shown(value: object) -> str:
-    """A value as an error message shows it: on one line, and short however long it is."""
+def abbreviated(value: object) -> str:
+    """A value's repr for an error message: one line, cut where it is long."""
     return reprlib.repr(value)
 
 
@@ -321,10 +322,10 @@ def _set(owner: object, name: str, value: object) -> None:
 def _real(owner: object, name: str, *, high: int = _STRONGEST, hint: str = "") -> None:
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is {shown(value)}, but it must be a number")
+        raise ValueError(f"{name} is {abbreviated(value)}, but it must be a number")
     if not 0 <= value <= high:  # NaN fails every comparison
         hint = f"; {hint}" if hint and value < 0 else ""
-        raise ValueError(f"{name} is {shown(value)}, but it must be between 0 and {high:,}{hint}")
+        raise ValueError(f"{name} is {abbreviated(value)}, but it must be between 0 and {high:,}{hint}")
     _set(owner, name, float(value) + 0.0)  # + 0.0 turns -0.0 into 0.0
 
 
@@ -333,20 +334,20 @@ def _integer(owner: object, name: str, *, low: int, high: int | None = None) -> 
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} is {shown(value)}, but it must be a whole number")
+        raise ValueError(f"{name} is {abbreviated(value)}, but it must be a whole number")
     if value < low or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ValueError(f"{name} is {shown(value)}, but it must be {bounds}")
+        raise ValueError(f"{name} is {abbreviated(value)}, but it must be {bounds}")
     _set(owner, name, value)
 
 
 def _boolean(owner: object, name: str) -> None:
     value = getattr(owner, name)
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {shown(value)}, but it must be true or false")
+        raise ValueError(f"{name} is {abbreviated(value)}, but it must be true or false")
 
 
 def _text(owner: object, name: str) -> None:
     value = getattr(owner, name)
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {shown(value)}, but it must be a text: put it in quotes")
+        raise ValueError(f"{name} is {abbreviated(value)}, but it must be a text: put it in quotes")

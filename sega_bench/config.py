@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.errors import UserError, nearest
 
 
@@ -279,7 +279,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
         choices = [] if parsed.is_delete() else options(key)
         for name in _names(value) if choices else ():
             if not isinstance(name, str | QuotedString) or name == "":
-                raise UserError(f"{key} is {shown(name)}: choose one of {', '.join(choices)}")
+                raise UserError(f"{key} is {abbreviated(name)}: choose one of {', '.join(choices)}")
 
 
 def _names(value: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sega_bench import scores
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.config import Config
 from sega_bench.errors import UserError
 from sega_bench.execution.generator import ImageGenerator
@@ -98,7 +98,9 @@ def run(config: Config) -> Iterator[Record]:
     """
     resolved = plan(config)
     if (name := config.launch.name) != "inline":
-        raise UserError(f"launch.name is {shown(name)}, but this is one process: inline, or the command line")
+        raise UserError(
+            f"launch.name is {abbreviated(name)}, but this is one process: inline, or the command line"
+        )
 
     def records() -> Iterator[Record]:
         with locked(resolved) as job:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sega_bench.cell import Cell, shown
+from sega_bench.cell import Cell, abbreviated
 from sega_bench.config import Config
 from sega_bench.errors import UserError
 from sega_bench.execution import jobs, runner
@@ -44,7 +44,7 @@ def requested_processes(config: Config) -> Processes:
         raise UserError(f"launch={launch.name} needs submitit: pip install 'sega-bench[slurm]'")
     if launch.name != "inline" and ":" in (config.engine.device or ""):
         raise UserError(
-            f"engine.device is {shown(config.engine.device)}, but launch={launch.name} gives every worker a "
+            f"engine.device is {abbreviated(config.engine.device)}, but launch={launch.name} gives every worker a "
             "GPU of its own: name the kind alone, engine.device=cuda"
         )
     if launch.name == "slurm" and not config.dry_run:

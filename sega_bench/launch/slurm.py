@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr
 from typing import Any
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.config import LaunchConfig
 from sega_bench.errors import UserError, check_count, nearest
 from sega_bench.launch.worker import WorkerTask
@@ -111,7 +111,7 @@ def cpus_per_task(launch: LaunchConfig) -> int:
     """
     count = {_option(name): value for name, value in launch.extra.items()}.get("cpus-per-task", 1)
     if type(count) is not int:
-        raise UserError(f"launch.extra.cpus-per-task is {shown(count)}, but it must be a number")
+        raise UserError(f"launch.extra.cpus-per-task is {abbreviated(count)}, but it must be a number")
     check_count("launch.extra.cpus-per-task", count, 1024)
     return count
 

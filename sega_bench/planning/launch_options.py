@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.config import Config, LaunchConfig
 from sega_bench.errors import UserError, check_count, nearest
 from sega_bench.planning.prompts import as_text
@@ -28,7 +28,7 @@ def check(launch: LaunchConfig) -> None:
     """
     if launch.name not in LAUNCHES:
         raise UserError(
-            f"launch.name is {shown(launch.name)}: {nearest(launch.name, LAUNCHES)}"
+            f"launch.name is {abbreviated(launch.name)}: {nearest(launch.name, LAUNCHES)}"
             f"there are {', '.join(LAUNCHES)}"
         )
     if launch.name != "slurm":
@@ -49,7 +49,7 @@ def check(launch: LaunchConfig) -> None:
 def _check_workers(launch: LaunchConfig) -> None:
     if type(launch.workers) is not int:
         auto = "" if launch.name == "slurm" else ", or auto for one a GPU"
-        raise UserError(f"launch.workers is {shown(launch.workers)}, but it must be a number{auto}")
+        raise UserError(f"launch.workers is {abbreviated(launch.workers)}, but it must be a number{auto}")
     check_count("launch.workers", launch.workers, _MOST_WORKERS)
 
 
@@ -64,7 +64,7 @@ def _check_cluster(launch: LaunchConfig) -> None:
     for name, value in launch.extra.items():
         if not isinstance(value, str | int | float) or value is False:
             raise UserError(
-                f"launch.extra.{name} is {shown(value)}, but it must be a text, a number, or true for an "
+                f"launch.extra.{name} is {abbreviated(value)}, but it must be a text, a number, or true for an "
                 "option without a value"
             )
         _check_line(f"launch.extra.{name}", value)
@@ -73,13 +73,13 @@ def _check_cluster(launch: LaunchConfig) -> None:
 def _check_line(key: str, value: Any) -> None:
     """Each option is a line of the script that sbatch is given."""
     if isinstance(value, str) and not (value and value.isprintable()):
-        raise UserError(f"{key} is {shown(value)}: it has to be a text on one line")
+        raise UserError(f"{key} is {abbreviated(value)}: it has to be a text on one line")
 
 
 def _list(setup: Any) -> list[Any]:
     if not isinstance(setup, list):
         raise UserError(
-            f"launch.setup is {shown(setup)}, but it must be a list: launch.setup=['module load cuda']"
+            f"launch.setup is {abbreviated(setup)}, but it must be a list: launch.setup=['module load cuda']"
         )
     return setup
 
@@ -97,4 +97,4 @@ def device_of(config: Config) -> torch.device:
         return torch.device(of_a_node if config.engine.device is None else config.engine.device)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"engine.device is {shown(config.engine.device)}: {reason}") from error
+        raise UserError(f"engine.device is {abbreviated(config.engine.device)}: {reason}") from error

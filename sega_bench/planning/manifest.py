@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sega_bench import version
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.config import Config, plain
 from sega_bench.errors import UserError
 from sega_bench.planning.planner import Plan
@@ -129,7 +129,7 @@ def check_same_sweep(made: Plan, stored: Mapping[str, Any]) -> None:
     """
     before = dict(_flat(stored.get("settings", {})))
     differences = [
-        f"{key} was {shown(before.get(key))} and is {shown(value)}"
+        f"{key} was {abbreviated(before.get(key))} and is {abbreviated(value)}"
         for key, value in _flat(_portable_settings(made.config))
         if key.partition(".")[0] not in (*_MAY_GROW, "model")
         and not _is_operational(key)

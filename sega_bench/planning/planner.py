@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from sega_bench import scores
-from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, shown
+from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, abbreviated
 from sega_bench.config import WANDB_MODES, Config, StudyConfig
 from sega_bench.errors import UserError, check_count, expand_user, nearest
 from sega_bench.planning import launch_options
@@ -28,7 +28,7 @@ from sega_bench.scores import ScoreSettings
 from sega_bench.sega.checkpoints.locate import Model, describe
 from sega_bench.sega.checkpoints.settings import ModelSettings
 from sega_bench.sega.schedule import Wave, form_waves
-from sega_bench.sega.steps import computes_guidance, departs
+from sega_bench.sega.steps import computes_guidance, fork_step
 from sega_bench.sega.wave import count_timesteps
 from sega_bench.system import gc_control
 
@@ -87,7 +87,7 @@ class Plan:
     @cached_property
     @gc_control.disabled()
     def _counts(self) -> dict[str, int]:  # plan.json is written, and compared, several times
-        same = sum(departs(cell, count_timesteps(cell)) == count_timesteps(cell) for cell in self.edited)
+        same = sum(fork_step(cell, count_timesteps(cell)) == count_timesteps(cell) for cell in self.edited)
         return {
             "cells": len(self.cells),
             "edited": len(self.edited),
@@ -129,7 +129,9 @@ def plan(config: Config, model: Model | None = None) -> Plan:
     seeds = _seeds(config.seeds)
     concepts = tuple(_concept_set(entry, f"concepts[{i}]") for i, entry in enumerate(_concepts(config)))
     if config.method != "sega" and not concepts:
-        raise UserError(f"method is {shown(config.method)}, but there are no concepts: concepts=['a smile']")
+        raise UserError(
+            f"method is {abbreviated(config.method)}, but there are no concepts: concepts=['a smile']"
+        )
     axes = _axes(config.axes, "axes", has_edits=bool(concepts))
     zipped = _axes(config.zip, "zip", has_edits=bool(concepts))
     replays = read_replays(config.replay)
@@ -168,7 +170,7 @@ def _check_settings(config: Config) -> None:
     launch_options.check(config.launch)
     if config.wandb.mode not in WANDB_MODES:
         raise UserError(
-            f"wandb.mode is {shown(config.wandb.mode)}: {nearest(config.wandb.mode, WANDB_MODES)}"
+            f"wandb.mode is {abbreviated(config.wandb.mode)}: {nearest(config.wandb.mode, WANDB_MODES)}"
             f"there are {', '.join(WANDB_MODES)}"
         )
 
@@ -207,7 +209,7 @@ def _checked_name(config: Config) -> str:
     for key, value in (("name", config.name), ("model.name", config.model.name)):
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=,+-]{0,99}", value):
             raise UserError(
-                f"{key} is {shown(value)}, but it names a folder: letters, digits and _ . - = , + only, "
+                f"{key} is {abbreviated(value)}, but it names a folder: letters, digits and _ . - = , + only, "
                 "at most 100, beginning with a letter, digit or _"
             )
     return config.name + suffix
@@ -219,14 +221,16 @@ def _seeds(value: Any) -> tuple[int, ...]:
     if isinstance(value, list) and value and all(type(seed) is int and 0 <= seed < 2**63 for seed in value):
         return tuple(dict.fromkeys(value))
     raise UserError(
-        f"seeds is {shown(value)}, but it must be a list of whole numbers from 0, seeds=[0,1,2], "
+        f"seeds is {abbreviated(value)}, but it must be a list of whole numbers from 0, seeds=[0,1,2], "
         "or how many, seeds=3"
     )
 
 
 def _concepts(config: Config) -> list[Any]:
     if not isinstance(config.concepts, list):
-        raise UserError(f"concepts is {shown(config.concepts)}, but it must be a list: concepts=['smile']")
+        raise UserError(
+            f"concepts is {abbreviated(config.concepts)}, but it must be a list: concepts=['smile']"
+        )
     return config.concepts
 
 
@@ -271,7 +275,9 @@ def _axes(value: Mapping[str, Any], key: str, *, has_edits: bool) -> dict[str, l
                 f"{key}.{name} is no axis{extra}: {nearest(name, AXES)}axes are {', '.join(AXES)}"
             )
         if not isinstance(values, list) or not values:
-            raise UserError(f"{key}.{name} is {shown(values)}, but it must be a list: '{key}.{name}=[a,b]'")
+            raise UserError(
+                f"{key}.{name} is {abbreviated(values)}, but it must be a list: '{key}.{name}=[a,b]'"
+            )
         if name not in SAMPLING_SETTINGS and not has_edits:
             raise UserError(f"{key}.{name} has no concept to act on: give some, concepts=['a smile']")
     return dict(value)

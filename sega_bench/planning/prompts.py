@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.config import PromptFileConfig
 from sega_bench.errors import UserError, expand_user, nearest
 
@@ -97,18 +97,20 @@ def as_text(value: object, key: str) -> str:
             "as booleans, so put it in quotes"
         )
     if not isinstance(value, str):
-        raise UserError(f"{key} is {shown(value)}, but it must be a text: put it in quotes")
+        raise UserError(f"{key} is {abbreviated(value)}, but it must be a text: put it in quotes")
     if len(value) > LONGEST_TEXT:
         raise UserError(f"{key} has {len(value):,} characters: give at most {LONGEST_TEXT:,}")
     if found := _DAMAGED.search(value):
-        raise UserError(f"{key} is {shown(value)}, with {found[0]!r} at character {found.end()}: remove it")
+        raise UserError(
+            f"{key} is {abbreviated(value)}, with {found[0]!r} at character {found.end()}: remove it"
+        )
     return value
 
 
 def _read_file(path: Path, file: PromptFileConfig) -> Iterator[Prompt]:
     if path.suffix not in _SUFFIXES:
         raise UserError(
-            f"prompts is the text {shown(str(path))}: put it in a list, prompts=['...'], or name a file that "
+            f"prompts is the text {abbreviated(str(path))}: put it in a list, prompts=['...'], or name a file that "
             f"ends in {', '.join(_SUFFIXES)}"
         )
     for key in file.columns:
@@ -201,5 +203,5 @@ def _own(key: str, value: Any, where: str) -> Any:
         except ValueError:
             continue
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{where} is {shown(value)}, but it must be a number")
+        raise UserError(f"{where} is {abbreviated(value)}, but it must be a number")
     return value

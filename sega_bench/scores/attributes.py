@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sega_bench.cell import Cell, shown
+from sega_bench.cell import Cell, abbreviated
 from sega_bench.faces import CLASSIFIER_PATH
 from sega_bench.faces.captions import claims_of
 from sega_bench.faces.classifier import Classifier, load_classifier, predict
@@ -75,7 +75,7 @@ def attribute_scores(cell: Cell, after_L: Sequence[int], before_L: Sequence[int]
     claims = {edit.concept: claims_of(edit.concept) for edit in cell.edits}
     unknown = [text for text, claimed in claims.items() if claimed is None or not {*claimed} <= {*CLASSIFIED}]
     if unknown:
-        reason = f"{', '.join(map(shown, unknown))} is no attribute that the classifier knows"
+        reason = f"{', '.join(map(abbreviated, unknown))} is no attribute that the classifier knows"
         return {"attribute_success": Unscored(reason)}
     targets = {name for claimed in claims.values() for name in claimed or ()}
     others = [index for index, name in enumerate(CLASSIFIED) if name not in targets]

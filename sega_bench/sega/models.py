@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sega_bench.cell import Cell, shown
+from sega_bench.cell import Cell, abbreviated
 from sega_bench.errors import UserError
 from sega_bench.sega import onednn
 from sega_bench.sega.checkpoints.checkpoint import Checkpoint
@@ -99,7 +99,7 @@ class StableDiffusion:
         for tokenizer in self.tokenizers:
             tokens, limit = len(tokenizer(text, verbose=False).input_ids), tokenizer.model_max_length
             if tokens > limit:
-                return f"{shown(text)} has {tokens} tokens and was cut to {limit}"
+                return f"{abbreviated(text)} has {tokens} tokens and was cut to {limit}"
         return None
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.errors import UserError, nearest
 
 _ROW_STATE: Mapping[str, tuple[str, ...]] = {
@@ -52,7 +52,7 @@ def class_name(name: str) -> str:
     if found := short.get(_short(name)):
         return found
     raise UserError(
-        f"scheduler is {shown(name)}, which is none of the schedulers that SEGA can fork: "
+        f"scheduler is {abbreviated(name)}, which is none of the schedulers that SEGA can fork: "
         f"{nearest(_short(name), short, short.__getitem__)}known are {', '.join(sorted(_ROW_STATE))}"
     )
 

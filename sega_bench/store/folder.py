@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sega_bench.cell import Cell, canonical_json, shown
+from sega_bench.cell import Cell, abbreviated, canonical_json
 from sega_bench.errors import UserError
 from sega_bench.store.images import CellImage, is_whole_png
 from sega_bench.store.journal import Journal, Place
@@ -176,7 +176,7 @@ class Store:
             plan = None
         version = plan.get("plan_version", PLAN_VERSION) if isinstance(plan, dict) else PLAN_VERSION
         if version != PLAN_VERSION:
-            problem = f"plan_version is {shown(version)}, but this program reads {PLAN_VERSION}"
+            problem = f"plan_version is {abbreviated(version)}, but this program reads {PLAN_VERSION}"
             raise UserError(f"{self.plan_path}: {problem}: {_REMEDY}")
         if not isinstance(plan, dict) or plan.pop(_CHECKSUM_KEY, None) != _checksum(plan):
             raise DamagedPlanError(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sega_bench.analysis.scores import COST, GAIN
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.errors import UserError, nearest
 
 Floats = NDArray[np.float64]
@@ -74,7 +74,9 @@ def read_objectives(entries: Mapping[str, Any], scores: Sequence[str]) -> tuple[
     for name, direction in (entries or _DEFAULT).items():
         _check_score(f"study.objectives.{name}", name, scores)
         if direction not in DIRECTIONS:
-            raise UserError(f"study.objectives.{name} is {shown(direction)}: it is {' or '.join(DIRECTIONS)}")
+            raise UserError(
+                f"study.objectives.{name} is {abbreviated(direction)}: it is {' or '.join(DIRECTIONS)}"
+            )
         objectives.append(Objective(name, -1 if direction == "maximize" else 1))
     return tuple(objectives)
 
@@ -89,7 +91,7 @@ def read_constraints(entries: Any, scores: Sequence[str]) -> tuple[Constraint, .
         UserError: an entry that is not ``score <= number`` or ``score >= number``, or an unavailable score.
     """
     if not isinstance(entries, list):
-        raise UserError(f"study.constraints is {shown(entries)}, but it is a list: ['lpips <= 0.15']")
+        raise UserError(f"study.constraints is {abbreviated(entries)}, but it is a list: ['lpips <= 0.15']")
     return tuple(
         _read_constraint(f"study.constraints[{i}]", entry, scores) for i, entry in enumerate(entries)
     )
@@ -99,7 +101,7 @@ def _read_constraint(key: str, entry: Any, scores: Sequence[str]) -> Constraint:
     match = _CONSTRAINT.fullmatch(str(entry))
     bound = _finite(match[3]) if match else None
     if match is None or bound is None:
-        raise UserError(f"{key} is {shown(entry)}: write it as in 'lpips <= 0.15'")
+        raise UserError(f"{key} is {abbreviated(entry)}: write it as in 'lpips <= 0.15'")
     _check_score(key, match[1], scores)
     return Constraint(match[1], 1 if match[2] == "<=" else -1, bound)
 
@@ -115,6 +117,6 @@ def _finite(text: str) -> float | None:
 def _check_score(key: str, name: str, scores: Sequence[str]) -> None:
     if name not in scores:
         raise UserError(
-            f"{key}: {shown(name)} is no score of this configuration: {nearest(name, scores)}"
+            f"{key}: {abbreviated(name)} is no score of this configuration: {nearest(name, scores)}"
             f"there are {', '.join(scores)}"
         )

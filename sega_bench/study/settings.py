@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.config import Config
 from sega_bench.errors import UserError, check_count, nearest
 from sega_bench.planning.prompts import as_text
@@ -114,7 +114,7 @@ def _check_options(config: Config) -> None:
     study = config.study
     if study.sampler not in SAMPLERS:
         raise UserError(
-            f"study.sampler is {shown(study.sampler)}: {nearest(study.sampler, SAMPLERS)}"
+            f"study.sampler is {abbreviated(study.sampler)}: {nearest(study.sampler, SAMPLERS)}"
             f"there are {', '.join(SAMPLERS)}"
         )
     check_count("study.trials", study.trials, _MOST_TRIALS)

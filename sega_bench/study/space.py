@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sega_bench.cell import EDIT_SETTINGS, shown
+from sega_bench.cell import EDIT_SETTINGS, abbreviated
 from sega_bench.config import Config, StudyConfig
 from sega_bench.errors import UserError, nearest
 from sega_bench.planning.planner import AXES, Plan, plan
@@ -151,7 +151,7 @@ def _read_setting(name: str, entry: Any, concept_sets: Sequence[Sequence[str]]) 
         raise UserError(f"{key} is no setting to search: {nearest(name, AXES)}there are {', '.join(AXES)}")
     described = {"choices": entry} if isinstance(entry, list) else entry
     if not isinstance(described, dict):
-        raise UserError(f"{key} is {shown(entry)}: write {{low: 0, high: 1}}, or a list of choices")
+        raise UserError(f"{key} is {abbreviated(entry)}: write {{low: 0, high: 1}}, or a list of choices")
     for word in described:
         if word not in _KEYS:
             raise UserError(f"{key}.{word}: {nearest(str(word), _KEYS)}there are {', '.join(_KEYS)}")
@@ -167,7 +167,7 @@ def _read_choices(name: str, entry: Mapping[str, Any]) -> Setting:
     is_scalar = isinstance(choices, list) and all(isinstance(choice, scalars) for choice in choices)
     distinct = tuple(dict.fromkeys(_canonical(name, choice) for choice in choices)) if is_scalar else ()
     if len(distinct) < 2:
-        raise UserError(f"{key} is {shown(choices)}, but choices are two or more single values: [3, 6]")
+        raise UserError(f"{key} is {abbreviated(choices)}, but choices are two or more single values: [3, 6]")
     if len(distinct) > _MOST_CHOICES:
         raise UserError(f"{key} has {len(distinct):,} choices: give at most {_MOST_CHOICES}, or a range")
     return Setting(name, choices=distinct)
@@ -190,16 +190,16 @@ def _read_range(name: str, entry: Mapping[str, Any]) -> Setting:
             raise UserError(f"{key} has no {end}: write {{low: .., high: ..}}, or a list of choices")
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
     if not isinstance(log, bool):
-        raise UserError(f"{key}.log is {shown(log)}, but it must be true or false")
+        raise UserError(f"{key}.log is {abbreviated(log)}, but it must be true or false")
     unit = _INTEGERS.get(name)
     step = unit if step is None and not log else step
     for word, value in (("low", low), ("high", high), ("step", step)):
         if value is not None:
             _check_number(f"{key}.{word}", value, unit)
     if not low < high:
-        raise UserError(f"{key}.high is {shown(high)}, but it must be above low, {shown(low)}")
+        raise UserError(f"{key}.high is {abbreviated(high)}, but it must be above low, {abbreviated(low)}")
     if step is not None and not 0 < step <= high - low:
-        raise UserError(f"{key}.step is {shown(step)}, but it must be above 0 and at most high - low")
+        raise UserError(f"{key}.step is {abbreviated(step)}, but it must be above 0 and at most high - low")
     if log:
         _check_log(key, name, low, step)
     return Setting(name, low, high, step, log)
@@ -210,9 +210,9 @@ def _check_log(key: str, name: str, low: float, step: float | None) -> None:
     if unit not in (None, 1):
         raise UserError(f"{key}.log: {name} takes multiples of {unit}: give a step, or choices")
     if low <= 0:
-        raise UserError(f"{key}.low is {shown(low)}: it must be above 0 where log is true")
+        raise UserError(f"{key}.low is {abbreviated(low)}: it must be above 0 where log is true")
     if step is not None:
-        raise UserError(f"{key}.step is {shown(step)}, but a range with log: true has none")
+        raise UserError(f"{key}.step is {abbreviated(step)}, but a range with log: true has none")
 
 
 def _per_concept(setting: Setting, per_concept: Any, concept_sets: Sequence[Sequence[str]]) -> Setting:
@@ -220,7 +220,7 @@ def _per_concept(setting: Setting, per_concept: Any, concept_sets: Sequence[Sequ
         return setting
     key = f"study.space.{setting.name}.per_concept"
     if per_concept is not True:
-        raise UserError(f"{key} is {shown(per_concept)}, but it must be true or false")
+        raise UserError(f"{key} is {abbreviated(per_concept)}, but it must be true or false")
     if setting.name not in EDIT_SETTINGS:
         raise UserError(f"{key}: {setting.name} belongs to the whole cell, not to a concept")
     sizes = {len(concepts) for concepts in concept_sets}
@@ -235,12 +235,12 @@ def _per_concept(setting: Setting, per_concept: Any, concept_sets: Sequence[Sequ
 def _check_number(key: str, value: Any, unit: int | None) -> None:
     """Refuse a value that is not a number, is out of any setting's reach, or is no multiple of ``unit``."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise UserError(f"{key} is {shown(value)}, but it must be a number")
+        raise UserError(f"{key} is {abbreviated(value)}, but it must be a number")
     if not abs(value) <= _LARGEST:  # NaN fails every comparison
-        raise UserError(f"{key} is {shown(value)}, but no setting is as large")
+        raise UserError(f"{key} is {abbreviated(value)}, but no setting is as large")
     if unit is not None and value % unit:
         kind = "whole numbers" if unit == 1 else f"multiples of {unit}"
-        raise UserError(f"{key} is {shown(value)}, but this setting takes {kind}")
+        raise UserError(f"{key} is {abbreviated(value)}, but this setting takes {kind}")
 
 
 def check(space: Space, baseline: Plan) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.errors import UserError
 from sega_bench.sega.checkpoints import original
 from sega_bench.sega.checkpoints.layout import Config, Layout, read_object
@@ -104,7 +104,7 @@ class SafetyChecker:
         try:
             return CLIPImageProcessor.from_dict(config)
         except Exception as error:  # a wrong value can raise anything in the constructor
-            raise UserError(f"{where} makes no preprocessor ({shown(str(error))})") from error
+            raise UserError(f"{where} makes no preprocessor ({abbreviated(str(error))})") from error
 
 
 @dataclass(frozen=True)

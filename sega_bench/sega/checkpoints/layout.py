@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.errors import UserError
 
 Config = Mapping[str, Any]
@@ -116,7 +116,7 @@ def _check_classes(index: Config, expected: Mapping[str, str], where: str) -> No
         if actual not in (kind, f"{kind}Fast"):
             raise UserError(
                 f"{where}, which is no Stable Diffusion 1.x, 2.x or XL: model_index.json says "
-                f"{index.get('_class_name')}, and its {name} is {shown(actual)}, not {kind}"
+                f"{index.get('_class_name')}, and its {name} is {abbreviated(actual)}, not {kind}"
             )
 
 
@@ -135,7 +135,7 @@ def read_object(path: Path, where: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{where}: {name} cannot be read ({error})") from error
     if not isinstance(content, dict):
-        raise UserError(f"{where}: {name} holds {shown(content)}, not a JSON object")
+        raise UserError(f"{where}: {name} holds {abbreviated(content)}, not a JSON object")
     return content
 
 
@@ -161,11 +161,15 @@ def _check_vae(vae: Config, where: str) -> Any:
     _check_positive(vae, "scaling_factor", f"{where}: vae", default=0.18215)
     channels = vae.get("block_out_channels")
     if not isinstance(channels, list) or not channels:
-        raise UserError(f"{where}: vae/config.json: block_out_channels is {shown(channels)}, not a list")
+        raise UserError(
+            f"{where}: vae/config.json: block_out_channels is {abbreviated(channels)}, not a list"
+        )
     latents = vae.get("latent_channels", 4)
     for key in ("latents_mean", "latents_std"):
         if vae.get(key) is not None and not _is_numbers(vae[key], latents):
-            raise UserError(f"{where}: vae/config.json: {key} is {shown(vae[key])}, not {latents} numbers")
+            raise UserError(
+                f"{where}: vae/config.json: {key} is {abbreviated(vae[key])}, not {latents} numbers"
+            )
     return latents
 
 
@@ -176,8 +180,8 @@ def _check_unet(unet: Config, latents: Any, where: str) -> None:
             raise UserError(f"{where}, whose UNet has an input that SEGA does not know ({name})")
     if unet.get("in_channels", 4) != latents or unet.get("out_channels", 4) != latents:
         raise UserError(
-            f"{where}, whose UNet maps {shown(unet.get('in_channels', 4))} to "
-            f"{shown(unet.get('out_channels', 4))} channels, but its latents have {shown(latents)}: it is no "
+            f"{where}, whose UNet maps {abbreviated(unet.get('in_channels', 4))} to "
+            f"{abbreviated(unet.get('out_channels', 4))} channels, but its latents have {abbreviated(latents)}: it is no "
             "text-to-image model (inpainting, depth and upscaling checkpoints are not)"
         )
 
@@ -192,13 +196,13 @@ def _check_conditioning(layout: Layout, where: str) -> None:
     width = sum(config["hidden_size"] for config in encoders)
     if unet.get("cross_attention_dim") != width:
         raise UserError(
-            f"{where}, whose UNet reads {shown(unet.get('cross_attention_dim'))} channels of a text, but its "
+            f"{where}, whose UNet reads {abbreviated(unet.get('cross_attention_dim'))} channels of a text, but its "
             f"text encoder{'s' if layout.is_xl else ''} give {width}"
         )
     addition = "text_time" if layout.is_xl else None
     if unet.get("addition_embed_type") != addition:
         raise UserError(
-            f"{where}: unet/config.json: addition_embed_type is {shown(unet.get('addition_embed_type'))}, "
+            f"{where}: unet/config.json: addition_embed_type is {abbreviated(unet.get('addition_embed_type'))}, "
             f"but with {len(encoders)} text encoder{'s' if layout.is_xl else ''} it must be {addition}"
         )
     if layout.is_xl:
@@ -224,14 +228,16 @@ def _is_numbers(value: Any, count: int) -> bool:
 def _require_count(config: Config, key: str, where: str) -> int:
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{where}/config.json: {key} is {shown(value)}, but it must be a whole number")
+        raise UserError(f"{where}/config.json: {key} is {abbreviated(value)}, but it must be a whole number")
     return value
 
 
 def _check_positive(config: Config, key: str, where: str, default: float) -> None:
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise UserError(f"{where}/config.json: {key} is {shown(value)}, but it must be a number above 0")
+        raise UserError(
+            f"{where}/config.json: {key} is {abbreviated(value)}, but it must be a number above 0"
+        )
 
 
 def choose_weights(

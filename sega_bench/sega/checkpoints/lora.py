@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.errors import UserError
 from sega_bench.sega.checkpoints.layout import Layout
 from sega_bench.sega.checkpoints.settings import LoraSettings, local_path
@@ -145,7 +145,7 @@ def _convert(tensors: Tensors, layout: Layout, where: str) -> tuple[dict[str, Te
             dict(tensors), unet_config=blocks if layout.is_xl else None
         )
     except (AttributeError, IndexError, KeyError, ValueError) as error:
-        raise UserError(f"{where} is no LoRA of this kind of model ({shown(str(error))})") from error
+        raise UserError(f"{where} is no LoRA of this kind of model ({abbreviated(str(error))})") from error
     alpha_of = {}
     for name, alpha in (alphas or {}).items():
         key = name.removesuffix(".alpha")
@@ -202,7 +202,7 @@ def _declared_alpha(metadata: Mapping[str, Any], part: str, rank: int, where: st
             raise UserError(f"{where} was made with {name}, which is not supported")
     alpha = metadata.get(f"{part}.lora_alpha", rank)
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise UserError(f"{where}: lora_alpha in its header is {shown(alpha)}, not a number")
+        raise UserError(f"{where}: lora_alpha in its header is {abbreviated(alpha)}, not a number")
     return float(alpha)
 
 

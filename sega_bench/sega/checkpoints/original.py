@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.errors import UserError
 from sega_bench.sega.checkpoints.layout import NETWORKS, NETWORKS_XL, Layout, read_layout, validated
 from sega_bench.sega.checkpoints.settings import local_path
@@ -121,7 +121,9 @@ def convert(name: str, network: torch.nn.Module, tensors: Tensors, where: str) -
         else:
             converted = diffusers_utils.convert_ldm_clip_checkpoint(own)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: its {name} is not in the original layout ({shown(error)})") from error
+        raise UserError(
+            f"{where}: its {name} is not in the original layout ({abbreviated(error)})"
+        ) from error
     # These two converters silently skip tensors that they do not expect.
     if name in ("unet", "vae") and _element_count(own) != _element_count(converted):
         raise UserError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.errors import UserError
 from sega_bench.faces.tokenizer import vocabulary
 from sega_bench.sega.checkpoints.layout import Config
@@ -42,7 +42,7 @@ def load_tokenizer(source: Path | str, encoder: Config, where: str) -> Any:
     length, longest = tokenizer.model_max_length, encoder["max_position_embeddings"]
     if type(length) is not int or not 2 < length <= longest:
         raise UserError(
-            f"{where} gives texts of {shown(length)} tokens, but its text encoder reads {longest}: see "
+            f"{where} gives texts of {abbreviated(length)} tokens, but its text encoder reads {longest}: see "
             "model_max_length in tokenizer_config.json"
         )
     try:
@@ -65,7 +65,7 @@ def _read(folder: Path, where: str) -> Any:
 
 
 def _unreadable(where: str, error: Exception) -> UserError:
-    reason = shown(" ".join(str(error).split()))
+    reason = abbreviated(" ".join(str(error).split()))
     return UserError(f"{where} cannot be read ({type(error).__name__}: {reason})")
 
 
