@@ -44,8 +44,8 @@ def requested_processes(config: Config) -> Processes:
         raise UserError(f"launch={launch.name} needs submitit: pip install 'sega-bench[slurm]'")
     if launch.name != "inline" and ":" in (config.engine.device or ""):
         raise UserError(
-            f"engine.device is {abbreviated(config.engine.device)}, but launch={launch.name} gives every worker a "
-            "GPU of its own: name the kind alone, engine.device=cuda"
+            f"engine.device is {abbreviated(config.engine.device)}, but launch={launch.name} gives every "
+            "worker a GPU of its own: name the kind alone, engine.device=cuda"
         )
     if launch.name == "slurm" and not config.dry_run:
         slurm.check(launch)

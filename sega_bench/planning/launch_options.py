@@ -64,8 +64,8 @@ def _check_cluster(launch: LaunchConfig) -> None:
     for name, value in launch.extra.items():
         if not isinstance(value, str | int | float) or value is False:
             raise UserError(
-                f"launch.extra.{name} is {abbreviated(value)}, but it must be a text, a number, or true for an "
-                "option without a value"
+                f"launch.extra.{name} is {abbreviated(value)}, but it must be a text, a number, or true for "
+                "an option without a value"
             )
         _check_line(f"launch.extra.{name}", value)
 

@@ -209,8 +209,8 @@ def _checked_name(config: Config) -> str:
     for key, value in (("name", config.name), ("model.name", config.model.name)):
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=,+-]{0,99}", value):
             raise UserError(
-                f"{key} is {abbreviated(value)}, but it names a folder: letters, digits and _ . - = , + only, "
-                "at most 100, beginning with a letter, digit or _"
+                f"{key} is {abbreviated(value)}, but it names a folder: letters, digits and _ . - = , + "
+                "only, at most 100, beginning with a letter, digit or _"
             )
     return config.name + suffix
 

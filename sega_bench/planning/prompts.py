@@ -110,8 +110,8 @@ def as_text(value: object, key: str) -> str:
 def _read_file(path: Path, file: PromptFileConfig) -> Iterator[Prompt]:
     if path.suffix not in _SUFFIXES:
         raise UserError(
-            f"prompts is the text {abbreviated(str(path))}: put it in a list, prompts=['...'], or name a file that "
-            f"ends in {', '.join(_SUFFIXES)}"
+            f"prompts is the text {abbreviated(str(path))}: put it in a list, prompts=['...'], or name a "
+            f"file that ends in {', '.join(_SUFFIXES)}"
         )
     for key in file.columns:
         if key not in OWN_SETTINGS:

@@ -181,8 +181,8 @@ def _check_unet(unet: Config, latents: Any, where: str) -> None:
     if unet.get("in_channels", 4) != latents or unet.get("out_channels", 4) != latents:
         raise UserError(
             f"{where}, whose UNet maps {abbreviated(unet.get('in_channels', 4))} to "
-            f"{abbreviated(unet.get('out_channels', 4))} channels, but its latents have {abbreviated(latents)}: it is no "
-            "text-to-image model (inpainting, depth and upscaling checkpoints are not)"
+            f"{abbreviated(unet.get('out_channels', 4))} channels, but its latents have "
+            f"{abbreviated(latents)}: it is no text-to-image model (inpainting, depth and upscaling checkpoints are not)"
         )
 
 
@@ -196,14 +196,14 @@ def _check_conditioning(layout: Layout, where: str) -> None:
     width = sum(config["hidden_size"] for config in encoders)
     if unet.get("cross_attention_dim") != width:
         raise UserError(
-            f"{where}, whose UNet reads {abbreviated(unet.get('cross_attention_dim'))} channels of a text, but its "
-            f"text encoder{'s' if layout.is_xl else ''} give {width}"
+            f"{where}, whose UNet reads {abbreviated(unet.get('cross_attention_dim'))} channels of a text, "
+            f"but its text encoder{'s' if layout.is_xl else ''} give {width}"
         )
     addition = "text_time" if layout.is_xl else None
     if unet.get("addition_embed_type") != addition:
         raise UserError(
-            f"{where}: unet/config.json: addition_embed_type is {abbreviated(unet.get('addition_embed_type'))}, "
-            f"but with {len(encoders)} text encoder{'s' if layout.is_xl else ''} it must be {addition}"
+            f"{where}: unet/config.json: addition_embed_type is "
+            f"{abbreviated(unet.get('addition_embed_type'))}, but with {len(encoders)} text encoder{'s' if layout.is_xl else ''} it must be {addition}"
         )
     if layout.is_xl:
         _check_pooled_conditioning(unet, encoders[1], where)

@@ -60,7 +60,8 @@ class ModelSettings:
         entries = values["lora"]
         if not isinstance(entries, list):
             raise UserError(
-                f"model.lora is {abbreviated(entries)}, but it must be a list: model.lora=[/path/to/a.safetensors]"
+                f"model.lora is {abbreviated(entries)}, but it must be a list: "
+                "model.lora=[/path/to/a.safetensors]"
             )
         lora = tuple(_parse_lora(entry, f"model.lora[{i}]") for i, entry in enumerate(entries))
         return cls(**{**values, "lora": lora})
@@ -77,7 +78,8 @@ def _parse_lora(entry: Any, key: str) -> LoraSettings:
     known = [field.name for field in fields(LoraSettings)]
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or not set(entry) <= set(known):
         raise UserError(
-            f"{key} is {abbreviated(entry)}, but it must be a path or {{path: /path/to/a.safetensors, scale: 0.8}}"
+            f"{key} is {abbreviated(entry)}, but it must be a path or "
+            "{path: /path/to/a.safetensors, scale: 0.8}"
         )
     scale = entry.get("scale", 1.0)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
