@@ -182,7 +182,8 @@ def _check_unet(unet: Config, latents: Any, where: str) -> None:
         raise UserError(
             f"{where}, whose UNet maps {abbreviated(unet.get('in_channels', 4))} to "
             f"{abbreviated(unet.get('out_channels', 4))} channels, but its latents have "
-            f"{abbreviated(latents)}: it is no text-to-image model (inpainting, depth and upscaling checkpoints are not)"
+            f"{abbreviated(latents)}: it is no text-to-image model "
+            "(inpainting, depth and upscaling checkpoints are not)"
         )
 
 
@@ -203,7 +204,8 @@ def _check_conditioning(layout: Layout, where: str) -> None:
     if unet.get("addition_embed_type") != addition:
         raise UserError(
             f"{where}: unet/config.json: addition_embed_type is "
-            f"{abbreviated(unet.get('addition_embed_type'))}, but with {len(encoders)} text encoder{'s' if layout.is_xl else ''} it must be {addition}"
+            f"{abbreviated(unet.get('addition_embed_type'))}, but with {len(encoders)} "
+            f"text encoder{'s' if layout.is_xl else ''} it must be {addition}"
         )
     if layout.is_xl:
         _check_pooled_conditioning(unet, encoders[1], where)
