@@ -1,14 +1,14 @@
-"""The configuration as Hydra reads it: its schema, its composition, and errors in one line.
+"""Hydra configuration: its schema, its composition, and one-line messages for its errors.
 
-The dataclasses here are mutable because OmegaConf cannot use frozen ones as a schema; everything after the
-planner is frozen. What may be of several shapes (``prompts``, ``seeds``, ``concepts``, ``replay``, values of
-axes) is typed Any here and checked by the planner.
+The dataclasses are mutable because OmegaConf does not accept a frozen dataclass as a schema; everything that
+the planner returns is frozen. A key that accepts several types (``prompts``, ``seeds``, ``concepts``,
+``replay``, the values of an axis) is typed Any here, and the planner checks it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
@@ -20,7 +20,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    GrammarParseError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 from yaml import YAMLError
 
 from sega_bench.cell import abbreviated
@@ -28,18 +35,21 @@ from sega_bench.errors import UserError, nearest
 
 
 def _find_conf() -> Path:
-    """conf/ inside an installed package, at the top of a checkout otherwise."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+    """The package's own conf/ if it is installed, else the one at the top of the checkout."""
+    installed = Path(__file__).parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "conf"
 
 
 CONF_DIR = _find_conf()
 
-_DEEPEST = 10
-_LONGEST_WORD = 1_000_000
+_MAX_DEPTH = 10
+"""Levels of nested lists and mappings in one value."""
+
+_MAX_OVERRIDE_LENGTH = 1_000_000
+"""Characters; longer lists belong in a file."""
 
 _COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, RecursionError)
-"""What composing raises, Hydra's plain errors included, if what was asked cannot be composed."""
+"""Raised by Hydra's composition for invalid input; Hydra also raises plain ValueErrors and OSErrors."""
 
 
 @dataclass
@@ -57,7 +67,7 @@ class ModelConfig:
 
 @dataclass
 class PromptFileConfig:
-    """How a prompt file is read: which column, how many rows, which columns hold a prompt's own settings."""
+    """How to read a prompt file: the prompt's column, a row limit, and the columns of per-prompt settings."""
 
     column: str = "prompt"
     limit: int | None = None
@@ -66,7 +76,7 @@ class PromptFileConfig:
 
 @dataclass
 class SamplingConfig:
-    """Settings of the sampler; None is the model's own."""
+    """Settings of the sampler; None selects the model's default."""
 
     scheduler: str | None = None
     num_inference_steps: Any = 50
@@ -78,7 +88,7 @@ class SamplingConfig:
 
 @dataclass
 class EditConfig:
-    """Settings of the edit; a list gives every concept of a cell its own value."""
+    """Settings of the edit; a list has one value per concept of a cell."""
 
     edit_guidance_scale: Any = 5.0
     edit_threshold: Any = 0.9
@@ -104,10 +114,11 @@ class ScoresConfig:
 
 @dataclass
 class EngineConfig:
-    """How it is computed, not what; None is as this folder's sweep began, or is found out.
+    """Execution settings, which do not define an image; None: as the folder's sweep began, else automatic.
 
-    ``micro_batch_size`` estimates go through the UNet at once and ``decode_batch_size`` latents through the
-    VAE; ``wave_rows`` images are in flight; ``threads`` are torch's on the CPU; ``compile`` is for the UNet.
+    ``micro_batch_size`` is the UNet's batch size in noise estimates, ``decode_batch_size`` the VAE's in
+    latents, ``wave_rows`` the number of images in flight, ``threads`` torch's CPU thread count; ``compile``
+    compiles the UNet.
     """
 
     device: str | None = None
@@ -124,7 +135,7 @@ WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 @dataclass
 class WandbConfig:
-    """Where to log; ``auto`` is online when logged in, else offline."""
+    """Logging to Weights & Biases; ``auto`` is online if the user is logged in, else offline."""
 
     mode: str = "auto"
     project: str = "sega_bench"
@@ -133,7 +144,7 @@ class WandbConfig:
 
 @dataclass
 class HeldOutConfig:
-    """Prompts and seeds that a study does not search with, on which what it found is tried again."""
+    """Prompts and seeds excluded from a study's search, on which its answers are validated."""
 
     prompts: Any = None
     seeds: Any = None
@@ -141,7 +152,7 @@ class HeldOutConfig:
 
 @dataclass
 class StudyConfig:
-    """A search in place of a sweep's axes; without a ``space`` there is none.
+    """A search that replaces a sweep's axes; an empty ``space`` means no search.
 
     See :class:`sega_bench.study.settings.StudySettings`.
     """
@@ -160,10 +171,11 @@ class StudyConfig:
 
 @dataclass
 class LaunchConfig:
-    """Which processes do it: this one (``inline``), so many of this machine (``local``), or a cluster's tasks
-    (``slurm``), for which everything below ``workers`` is; ``extra`` holds sbatch's other options.
+    """The processes that run a sweep: this one (``inline``), several on this machine (``local``), or the
+    tasks of a job array (``slurm``).
 
-    ``workers`` is a number, or ``auto``: one a GPU.
+    ``workers`` is a number, or ``auto`` for one per GPU. The keys after it apply to ``slurm`` only; ``extra``
+    holds further sbatch options.
     """
 
     name: str = "inline"
@@ -179,7 +191,7 @@ class LaunchConfig:
 
 @dataclass
 class Config:
-    """One sweep or study, as asked for."""
+    """The configuration of one sweep or study."""
 
     name: str = "custom"
     description: str = ""
@@ -207,90 +219,93 @@ class Config:
 
 
 def register() -> None:
-    """Make the schema known to Hydra, under the name that conf/config.yaml builds on."""
+    """Register the schema with Hydra under the name in the defaults list of conf/config.yaml."""
     ConfigStore.instance().store(name="schema", node=Config)
 
 
 def compose(*overrides: str) -> Config:
-    """The configuration that ``python -m sega_bench OVERRIDES`` would run.
+    """Compose the configuration that ``python -m sega_bench OVERRIDES`` runs.
 
     Args:
         overrides: as on the command line, for example ``"+sweep=thresholds"``, ``"seeds=4"``.
 
     Raises:
-        UserError: an unknown key, group or value; one line.
+        UserError: a key, config group or value is unknown.
     """
     register()
     check_overrides(overrides)
-    with explained(), hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with translate_errors(), hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         composed = hydra.compose("config", list(overrides))
-    return typed(composed)
+    return to_config(composed)
 
 
-def typed(composed: DictConfig) -> Config:
-    """A composed configuration as the dataclasses above.
+def to_config(composed: DictConfig) -> Config:
+    """Convert a composed configuration to the dataclasses above.
 
     Raises:
-        UserError: a value of the wrong type, or a key that the schema does not have; Hydra lets ``+typo=1``
-            through.
+        UserError: a value has the wrong type, or the schema lacks a key; Hydra itself accepts ``+typo=1``.
     """
     if OmegaConf.get_type(composed) is not Config:
         raise UserError(
             "--config-name: that file must begin its defaults list with `- schema`, as config.yaml does"
         )
     _refuse_unknown_keys(composed, Config, "")
-    with explained():
+    with translate_errors():
         config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     return config
 
 
-def plain(config: Config) -> dict[str, Any]:
-    """A configuration as nested dictionaries and lists, for JSON."""
+def to_dict(config: Config) -> dict[str, Any]:
+    """A configuration as nested dictionaries and lists that JSON can represent."""
     container = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
 def options(group: str) -> list[str]:
-    """The choices of a config group, such as ``sweep`` or ``model``."""
+    """The options of a config group such as ``sweep`` or ``model``; empty if there is no such group."""
     return sorted(path.stem for path in (CONF_DIR / group).glob("[!_]*.yaml"))
 
 
 def check_overrides(overrides: Iterable[str]) -> None:
-    """Refuse overrides that Hydra cannot read or use, naming them; its own messages do not.
+    """Check that Hydra can parse each override, because Hydra's own messages do not name it.
 
     Raises:
-        UserError: with the first of them.
+        UserError: about the first override that is invalid.
     """
     for override in overrides:
-        if len(override) > _LONGEST_WORD:
-            key = override[:100].partition("=")[0]
-            raise UserError(f"{key}=... has {len(override):,} characters: put long lists into a file")
-        try:
-            parsed = OverridesParser.create().parse_override(override)
-        except (HydraException, ValueError, RecursionError) as error:
-            reason = str(error).splitlines()[0]
-            word = override if len(override) <= 100 else override[:100] + "..."
-            raise UserError(f"{word!r} cannot be read ({reason[:100]}): {_remedy(override)}") from error
-        key, value = parsed.key_or_group, parsed.value()
-        if _depth(value) > _DEEPEST:
-            raise UserError(f"{key} nests lists too deeply: no setting needs {_DEEPEST} levels")
-        choices = [] if parsed.is_delete() else options(key)
-        for name in _names(value) if choices else ():
+        _check_override(override)
+
+
+def _check_override(override: str) -> None:
+    if len(override) > _MAX_OVERRIDE_LENGTH:
+        key = override[:100].partition("=")[0]
+        raise UserError(f"{key}=... has {len(override):,} characters: put long lists into a file")
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except (HydraException, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        start = override if len(override) <= 100 else override[:100] + "..."
+        raise UserError(f"{start!r} cannot be read ({reason[:100]}): {_remedy(override)}") from error
+    key, value = parsed.key_or_group, parsed.value()
+    if _depth(value) > _MAX_DEPTH:
+        raise UserError(f"{key} nests lists too deeply: no setting needs {_MAX_DEPTH} levels")
+    if not parsed.is_delete() and (choices := options(key)):
+        for name in _selected_options(value):
             if not isinstance(name, str | QuotedString) or name == "":
                 raise UserError(f"{key} is {abbreviated(name)}: choose one of {', '.join(choices)}")
 
 
-def _names(value: Any) -> list[Any]:
-    """What a config group's value names: one choice, a list of them, or a multirun's."""
+def _selected_options(value: Any) -> list[Any]:
+    """The options that an override selects in a config group: one, a list, or a multirun's choices."""
     if isinstance(value, ChoiceSweep):
-        return [name for one in value.list for name in _names(one)]
+        return [name for choice in value.list for name in _selected_options(choice)]
     return value if isinstance(value, list) else [value]
 
 
 def _remedy(override: str) -> str:
-    """How to write a word that Hydra cannot read."""
+    """How to write an override that Hydra cannot parse."""
     key, equals, value = override.partition("=")
     if not equals:
         example = f"+sweep={override}" if override in options("sweep") else "seeds=4"
@@ -301,13 +316,13 @@ def _remedy(override: str) -> str:
 
 
 def _depth(value: Any) -> int:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + max(map(_depth, inner), default=0)
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, children), default=0)
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Whatever Hydra and OmegaConf say to what was asked, as a :class:`UserError`."""
+def translate_errors() -> Iterator[None]:
+    """Raise the errors of Hydra and OmegaConf as a :class:`UserError` of one line that names the key."""
     try:
         yield
     except _COMPOSITION_ERRORS as error:
@@ -315,68 +330,104 @@ def explained() -> Iterator[None]:
 
 
 def _explain(error: BaseException) -> str:
-    """Hydra's and OmegaConf's errors, which run over many lines, with the key in front."""
     if isinstance(error, RecursionError):
         return "the configuration nests lists too deeply: no setting needs more than a few levels"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        known = [choice for choice in error.options if not choice.startswith("_")]
-        return f"{group}={name}: {nearest(name, known)}there are {', '.join(known) or 'none'}"
-    place = re.match(r"Error merging override \+*([^=]*)|In '([^']+)'", str(error))
-    if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
-        error = error.__cause__
-    text = str(error)
-    if found := re.search(r"Key '.*' (?:is )?not in .*\s+full_key: (\S+)", text):
-        if options(found[1]):
-            return f"{found[1]}: a file of one's own begins with the line `# @package _global_`"
-        return _explain_unknown(found[1])
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return _explain_unknown(found[1])
-    if found := re.search(r"You must specify '([^']+)'", text):
-        return f"{found[1]}: choose one of {', '.join(options(found[1]))}"
-    if found := re.search(r"missing mandatory value: (\S+)\s+full_key: (\S+)", text):
-        return f"{found[2]} is not given: add {found[2]}=..."
-    found = re.search(r"full_key: (\S+)\n", text)
-    key = found[1] if found else ""
-    if place and key[:1] in ("", "["):  # no key at all, or the rest of one behind the override's
-        key = f"{place[1] or place[2]}{key}"
-    remedy = ""
-    if isinstance(error, GrammarParseError | InterpolationResolutionError):
-        remedy = ": ${ begins an interpolation, write \\${ for the characters themselves"
-    return f"{key}: {text.splitlines()[0]}{remedy}" if key else text[:400] or type(error).__name__
+        return _explain_missing_option(error.missing_cfg_file, error.options)
+    origin = _omegaconf_error(error)
+    if isinstance(origin, ConfigKeyError | ConfigAttributeError) and origin.full_key:
+        return _explain_rejected_key(origin.full_key)
+    if isinstance(origin, MissingMandatoryValue):
+        return f"{origin.full_key} is not given: add {origin.full_key}=..."
+    for pattern, explain in _HYDRA_MESSAGES:
+        if match := pattern.search(str(error)):
+            return explain(match[1])
+    return _prefix_key(error, origin or error)
+
+
+def _omegaconf_error(error: BaseException) -> OmegaConfBaseException | None:
+    """The OmegaConf error behind an error of Hydra's, which has the key as an attribute."""
+    origin: BaseException | None = error
+    if isinstance(error, HydraException):
+        # Hydra merges a file's content without `raise ... from`, and repeats the error in its own message.
+        is_repeated = "raised while composing config:" in str(error)
+        origin = error.__context__ if is_repeated else error.__cause__
+    return origin if isinstance(origin, OmegaConfBaseException) else None
+
+
+def _explain_missing_option(path: str, known: Sequence[str]) -> str:
+    group, _, name = path.rpartition("/")
+    public = [option for option in known if not option.startswith("_")]
+    return f"{group}={name}: {nearest(name, public)}there are {', '.join(public) or 'none'}"
+
+
+def _explain_rejected_key(key: str) -> str:
+    """Explain a key that OmegaConf rejects; a config group here is a file without a package directive."""
+    if options(key):
+        return f"{key}: a file of one's own begins with the line `# @package _global_`"
+    return _explain_unknown(key)
+
+
+def _explain_unselected(group: str) -> str:
+    return f"{group}: choose one of {', '.join(options(group))}"
 
 
 def _explain_unknown(key: str) -> str:
+    """Explain a key that cannot be overridden by following it into the schema as far as it goes."""
     if choices := options(key):
         return f"{key}=... is appended, so write +{key}=... (there are {', '.join(choices)})"
     schema: Any = Config
-    above = ""
+    parent = ""
     for name in key.split("."):
         if get_origin(schema) is dict:
             example = "[...]" if schema == dict[str, Any] else "..."
-            return f"{key}: {above} has no such entry; add one with +{key}={example}, remove one with ~{key}"
+            return f"{key}: {parent} has no such entry; add one with +{key}={example}, remove one with ~{key}"
         if not is_dataclass(schema):
-            return f"{key}: {above} has no keys of its own, but a value: {above}=..."
+            return f"{key}: {parent} has no keys of its own, but a value: {parent}=..."
         hints = get_type_hints(schema)
         if name not in hints:
-            known = [*hints, *([] if above else ["sweep"])]
+            known = [*hints, *([] if parent else ["sweep"])]
             return f"unknown key {key!r}: {nearest(name, known)}there are {', '.join(hints)}"
-        schema, above = hints[name], f"{above}.{name}".lstrip(".")
+        schema, parent = hints[name], f"{parent}.{name}".lstrip(".")
     return f"{key} cannot be overridden like this: write {key}=..., or +{key}=... where there is none"
+
+
+_HYDRA_MESSAGES: tuple[tuple[re.Pattern[str], Callable[[str], str]], ...] = (
+    (re.compile(r"Could not override '([^']+)'"), _explain_unknown),
+    (re.compile(r"You must specify '([^']+)'"), _explain_unselected),
+)
+"""Messages of Hydra that contain a key which its exceptions do not have as an attribute."""
+
+_LOCATION = re.compile(r"Error merging override \+*([^=]*)|In '([^']+)'")
+"""The override or the configuration file that a message of Hydra's begins with."""
+
+
+def _prefix_key(error: BaseException, origin: BaseException) -> str:
+    """The first line of an error's message after the key, or after Hydra's location if it has no key."""
+    message = str(origin)
+    key = getattr(origin, "full_key", None) or ""
+    location = _LOCATION.match(str(error))
+    if location and key[:1] in ("", "["):  # inside an override's value, OmegaConf's key is relative to it
+        key = f"{location[1] or location[2]}{key}"
+    if not key:
+        return message[:400] or type(origin).__name__
+    is_interpolation = isinstance(origin, GrammarParseError | InterpolationResolutionError)
+    remedy = ": ${ begins an interpolation, write \\${ for the characters themselves"
+    return f"{key}: {message.splitlines()[0]}{remedy if is_interpolation else ''}"
 
 
 def _refuse_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
     hints = get_type_hints(schema)
-    for key in node:
-        if str(key) not in hints:
-            raise UserError(_explain_unknown(f"{prefix}{key!s}"))
+    for key in map(str, node):
+        if key not in hints:
+            raise UserError(_explain_unknown(f"{prefix}{key}"))
         child = node._get_node(key)
-        if is_dataclass(hints[str(key)]) and isinstance(child, DictConfig):
-            _refuse_unknown_keys(child, hints[str(key)], f"{prefix}{key!s}.")
+        if is_dataclass(hints[key]) and isinstance(child, DictConfig):
+            _refuse_unknown_keys(child, hints[key], f"{prefix}{key}.")
 
 
-def headlines(group: str) -> dict[str, str]:
-    """The choices of a config group, each with the first line of its file's header."""
+def describe_options(group: str) -> dict[str, str]:
+    """The options of a config group, each with the first line of its file's header comment."""
     lines: dict[str, str] = {}
     for name in options(group):
         text = (CONF_DIR / group / f"{name}.yaml").read_text(encoding="utf-8")

@@ -89,6 +89,8 @@ def test_a_mistake_in_a_file_of_ones_own_is_one_line_too(tmp_path: Path) -> None
         ("bare", "prompts: [a]", "sweep: a file of one's own begins with the line `# @package _global_`"),
         ("half", "# @package _global_\nprompts: ['${name']", "prompts[0]: no viable"),
         ("typo", "# @package _global_\naxis: {}", "unknown key 'axis': did you mean axes?"),
+        ("type", "# @package _global_\nengine: {threads: abc}", "engine.threads: Value 'abc' of type 'str'"),
+        ("list", "# @package _global_\naxes: [eta]", "sweep/list: Cannot merge"),
         ("latin", "# @package _global_\nname: \xe9", "codec can't decode"),
     ):
         (tmp_path / "sweep" / f"{name}.yaml").write_text(text, encoding="latin-1")
@@ -111,15 +113,15 @@ def test_keys_come_from_the_contract() -> None:
         "name description model prompts prompt_file negative_prompt seeds concepts method replay sampling "
     )
     expected += "edit axes zip scores engine wandb launch study output_dir dry_run retry_failed fail_fast"
-    assert list(configuration.plain(compose(PROMPTS))) == expected.split()
+    assert list(configuration.to_dict(compose(PROMPTS))) == expected.split()
 
 
 def test_a_primary_config_of_ones_own_needs_the_schema() -> None:
     with pytest.raises(UserError, match=r"--config-name: .*`- schema`"):
-        configuration.typed(OmegaConf.create({"name": "mine"}))
+        configuration.to_config(OmegaConf.create({"name": "mine"}))
 
 
 def test_plain_is_json_again() -> None:
     composed = compose("+sweep=faces_example")
-    again = OmegaConf.merge(OmegaConf.structured(configuration.Config), configuration.plain(composed))
+    again = OmegaConf.merge(OmegaConf.structured(configuration.Config), configuration.to_dict(composed))
     assert OmegaConf.to_object(again) == composed

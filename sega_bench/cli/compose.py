@@ -54,11 +54,11 @@ def composed(given: argparse.Namespace) -> list[Config]:
     app = hydra.main(config_path=str(configuration.CONF_DIR), config_name="config", version_base="1.3")(
         collect
     )
-    with TemporaryDirectory() as scratch, configuration.explained():
+    with TemporaryDirectory() as scratch, configuration.translate_errors():
         # A multirun leaves a note in its folder; what is worth keeping is in each sweep's plan.json.
         OmegaConf.register_new_resolver("scratch", lambda: scratch, replace=True)
         try:
             app()
         except SystemExit as end:  # Hydra has said why
             sys.exit(2 if end.code else 0)
-    return [configuration.typed(one) for one in made]
+    return [configuration.to_config(one) for one in made]

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from sega_bench.cli.console import console
 from sega_bench.cli.subcommands import SUBCOMMANDS
-from sega_bench.config import headlines
+from sega_bench.config import describe_options
 
 ROOT_KEYS = {
     "name": "the folder's name below output_dir; gains -<model> unless the model is faces",
@@ -62,7 +62,7 @@ def print_overview(*, keys: bool = False) -> None:
         ("Studies", "study", "+study="),
         ("Models", "model", "model="),
     ):
-        _print_lines(title, {f"{usage}{name}": line for name, line in headlines(group).items()})
+        _print_lines(title, {f"{usage}{name}": line for name, line in describe_options(group).items()})
     _print_lines("Sub-commands (each with --help)", SUBCOMMANDS)
     if keys:
         _print_lines("Keys, written key=value", ROOT_KEYS)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sega_bench import version
 from sega_bench.cell import abbreviated
-from sega_bench.config import Config, plain
+from sega_bench.config import Config, to_dict
 from sega_bench.errors import UserError
 from sega_bench.planning.planner import Plan
 from sega_bench.scores import ScoreSettings
@@ -178,7 +178,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _portable_settings(config: Config) -> dict[str, Any]:
     """The configuration without this machine's paths and without what changes no result."""
-    settings = plain(config)
+    settings = to_dict(config)
     settings["model"] = _portable_model(settings["model"])
     if isinstance(config.prompts, str):  # a file; what it says is in the plan
         settings["prompts"] = Path(config.prompts).name
