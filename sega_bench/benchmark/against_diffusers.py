@@ -1,6 +1,6 @@
-"""One sweep by this engine, by a plain loop over diffusers' pipeline, and by a process for every cell.
+"""Compare this engine with a loop over diffusers' pipeline and with one process for each cell.
 
-All use the same checkpoint, device, precision and number of threads; diffusers' pipeline is as it comes.
+All use the same checkpoint, device, precision and number of threads. Diffusers' pipeline is unmodified.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from sega_bench.benchmark.clock import Timing, interleave, ratio, seconds
 from sega_bench.cell import Cell
 from sega_bench.config import compose
 from sega_bench.execution import jobs, runner
-from sega_bench.planning.planner import Plan, plan
+from sega_bench.planning import planner
+from sega_bench.planning.planner import Plan
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Denoiser
 from sega_bench.sega.models import load, resolve_device
@@ -46,24 +47,24 @@ SWEEP = (
 )
 """40 edited cells and 2 references."""
 SHIPPED = ("+sweep=thresholds", "wandb.mode=disabled")
-"""Compared with a process for every cell as well: in a sweep of usual size, starting weighs less."""
+"""A sweep of usual size: compared with one process for each cell too, because start-up weighs less in it."""
 
 Images = dict[str, npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How long the same cells took.
+    """Wall times of the same cells in different ways.
 
     Args:
-        cells, unet_evals, unet_evals_diffusers: how much there was to do.
-        images: images alone, the model loaded before: ``engine``, ``diffusers``, ``engine compiled``.
-        whole: from loading the model to the last file, with scores: ``engine``, ``diffusers``.
-        commands: seconds of ``python -m sega_bench``, from its start to its tables and grids, by how many
-            cells: of this sweep and of the shipped ``thresholds``.
-        process_a_cell: of each process of a sample, which loads, makes, scores and writes one cell.
-        compile_seconds: the first images with ``engine.compile``, less the others; None if not asked for.
-        mean_difference, max_difference: of the engine's pictures from diffusers', of 255.
+        cells, unet_evals, unet_evals_diffusers: the amount of work.
+        images: time of the images alone, with a loaded model: ``engine``, ``diffusers``, ``engine compiled``.
+        whole: time from loading the model to the last file, scores included: ``engine``, ``diffusers``.
+        commands: seconds that ``python -m sega_bench`` takes, tables and grids included, by the number of
+            cells: this sweep and the shipped ``thresholds``.
+        process_a_cell: seconds of each sampled process, which loads, generates, scores and writes one cell.
+        compile_seconds: time that compilation adds to the first images; None without ``engine.compile``.
+        mean_difference, max_difference: between the engine's images and diffusers', of 255.
     """
 
     cells: int
@@ -78,40 +79,40 @@ class Comparison:
     max_difference: int
 
     def ratios(self) -> dict[str, float]:
-        """How many times as long as the engine the others took."""
-        a_cell = median(self.process_a_cell)
-        found = {
+        """The other times divided by the engine's."""
+        process_seconds = median(self.process_a_cell)
+        ratios = {
             "loop over diffusers, images": ratio(self.images, "diffusers", "engine"),
             "loop over diffusers, loading, scores and files too": ratio(self.whole, "diffusers", "engine"),
         }
         for cells, command in self.commands.items():
-            found[f"a process for every cell, of {cells}"] = cells * a_cell / command
+            ratios[f"a process for every cell, of {cells}"] = cells * process_seconds / command
         if "engine compiled" in self.images:
-            found["loop over diffusers, images, compiled"] = ratio(
+            ratios["loop over diffusers, images, compiled"] = ratio(
                 self.images, "diffusers", "engine compiled"
             )
-        return found
+        return ratios
 
 
 def compare(overrides: Sequence[str], repeats: int, processes: int, *, compiled: bool) -> Comparison:
     """Run the sweep in all ways.
 
     Args:
-        overrides: of its configuration: model, device, sizes.
-        repeats: of everything but the processes.
-        processes: how many cells get a process of their own.
-        compiled: whether to take times with ``engine.compile`` too.
+        overrides: words of its command line: model, device, sizes.
+        repeats: how often to time everything but the processes.
+        processes: the number of cells that run in a process each.
+        compiled: whether to measure ``engine.compile`` too.
     """
-    made = plan(compose(*SWEEP, *overrides))
-    device = resolve_device(made.config.engine.device)
+    plan = planner.plan(compose(*SWEEP, *overrides))
+    device = resolve_device(plan.config.engine.device)
     with TemporaryDirectory() as folder:
-        made.config.output_dir = folder
-        ways, compile_seconds = _ways_to_images(made, device, compiled=compiled)
+        plan.config.output_dir = folder
+        ways, compile_seconds = _image_functions(plan, device, compiled=compiled)
         images = interleave(ways, repeats, device)
         difference = _difference(ways["engine"](), ways["diffusers"]())
-        both = {"engine": partial(_whole, made), "diffusers": partial(_whole_loop, made)}
-        whole = interleave(both, repeats, device)
-        counts = made.counts()
+        functions = {"engine": partial(_whole, plan), "diffusers": partial(_whole_loop, plan)}
+        whole = interleave(functions, repeats, device)
+        counts = plan.counts()
         return Comparison(
             cells=counts["cells"],
             unet_evals=counts["unet_evals"],
@@ -119,14 +120,14 @@ def compare(overrides: Sequence[str], repeats: int, processes: int, *, compiled:
             images=images,
             whole=whole,
             commands={
-                len(plan(compose(*sweep, *overrides)).cells): _process(
+                len(planner.plan(compose(*sweep, *overrides)).cells): _process(
                     "sega_bench", *sweep, *overrides, f"output_dir={folder}/command"
                 )
                 for sweep in (SWEEP, SHIPPED)
             },
             process_a_cell=[
-                _process("sega_bench.benchmark.one_cell", one_cell.task(made, cell, folder))
-                for cell in made.cells[:processes]
+                _process("sega_bench.benchmark.one_cell", one_cell.task_json(plan, cell, folder))
+                for cell in plan.cells[:processes]
             ],
             compile_seconds=compile_seconds,
             mean_difference=float(difference.mean()),
@@ -134,22 +135,22 @@ def compare(overrides: Sequence[str], repeats: int, processes: int, *, compiled:
         )
 
 
-def _ways_to_images(
-    made: Plan, device: torch.device, *, compiled: bool
+def _image_functions(
+    plan: Plan, device: torch.device, *, compiled: bool
 ) -> tuple[dict[str, Callable[[], Images]], float | None]:
-    """Functions that make all images with networks that are loaded, and how long compiling took."""
-    dtype = made.cells[0].dtype
-    pipeline = one_cell.load_pipeline(made, device, dtype)
-    batching = jobs.batching_for(made, made.waves, asdict(made.config.engine))
+    """Functions that generate all images with loaded networks, and the time that compilation took."""
+    dtype = plan.cells[0].dtype
+    pipeline = one_cell.load_pipeline(plan, device, dtype)
+    batching = jobs.batching_for(plan, plan.waves, asdict(plan.config.engine))
     ways: dict[str, Callable[[], Images]] = {
-        "engine": partial(_engine, load(made.model, device, dtype), made.cells, batching),
-        "diffusers": partial(_loop, pipeline, made.cells),
+        "engine": partial(_engine, load(plan.model, device, dtype), plan.cells, batching),
+        "diffusers": partial(_loop, pipeline, plan.cells),
     }
     if not compiled:
         return ways, None
-    faster = partial(_engine, load(made.model, device, dtype, compile=True), made.cells, batching)
-    first, second = seconds(faster, device), seconds(faster, device)
-    return ways | {"engine compiled": faster}, first - second
+    compiled_engine = partial(_engine, load(plan.model, device, dtype, compile=True), plan.cells, batching)
+    first, second = seconds(compiled_engine, device), seconds(compiled_engine, device)
+    return ways | {"engine compiled": compiled_engine}, first - second
 
 
 def _engine(denoiser: Denoiser, cells: Sequence[Cell], batching: Batching) -> Images:
@@ -167,25 +168,25 @@ def _difference(ours: Images, theirs: Images) -> npt.NDArray[np.int16]:
     return np.abs(np.stack([a - b for a, b in pairs]))
 
 
-def _whole(made: Plan) -> None:
-    """The runner, from loading to the last file."""
-    with TemporaryDirectory(dir=made.config.output_dir) as folder:
-        config = replace(made.config, output_dir=folder)
-        for _ in runner.execute(jobs.prepare(replace(made, config=config))):
+def _whole(plan: Plan) -> None:
+    """Run the engine from loading the model to the last file."""
+    with TemporaryDirectory(dir=plan.config.output_dir) as folder:
+        config = replace(plan.config, output_dir=folder)
+        for _ in runner.execute(jobs.prepare(replace(plan, config=config))):
             pass
 
 
-def _whole_loop(made: Plan) -> None:
-    """The same with diffusers: load, loop, score with the same scorers, write the same files."""
-    device, dtype = resolve_device(made.config.engine.device), made.cells[0].dtype
-    with TemporaryDirectory(dir=made.config.output_dir) as folder:
-        scorers = scores.build(one_cell.score_settings(made.config), device)
-        images = _loop(one_cell.load_pipeline(made, device, dtype), made.cells)
-        one_cell.keep(Store(Path(folder)), scorers, made.cells, images)
+def _whole_loop(plan: Plan) -> None:
+    """Do the same with diffusers: load, loop, score with the same scorers, write the same files."""
+    device, dtype = resolve_device(plan.config.engine.device), plan.cells[0].dtype
+    with TemporaryDirectory(dir=plan.config.output_dir) as folder:
+        scorers = scores.build(one_cell.score_settings(plan.config), device)
+        images = _loop(one_cell.load_pipeline(plan, device, dtype), plan.cells)
+        one_cell.score_and_write(Store(Path(folder)), scorers, plan.cells, images)
 
 
 def _process(*arguments: str) -> float:
-    """Wall time of a Python process, from its start to its end."""
+    """Wall time of a Python process, start-up included."""
     start = perf_counter()
     subprocess.run([sys.executable, "-m", *arguments], check=True, stdout=subprocess.DEVNULL)
     return perf_counter() - start

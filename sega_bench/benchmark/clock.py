@@ -1,4 +1,4 @@
-"""Wall time, fairly: warmed up, interleaved so that a slow minute hurts all alike, medians."""
+"""Measure wall times: warmed up, interleaved so that a slow minute affects all functions, as medians."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sega_bench.planning import manifest
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall times of one thing, in seconds.
+    """Wall times of one function, in seconds.
 
     Args:
-        median: of the repeats.
-        all: every one, in order.
+        median: the median over the repeats.
+        all: the time of each repeat, in order.
     """
 
     median: float
@@ -29,7 +29,7 @@ class Timing:
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, the device's queue included."""
+    """Wall time of one call, including the kernels that it queues on the device."""
     _wait(device)
     start = time.perf_counter()
     function()
@@ -40,7 +40,7 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 def interleave(
     functions: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, Timing]:
-    """Time all functions in turn, ``repeats`` times, after one call of each that is not counted."""
+    """Time all functions in turn, ``repeats`` times, after one warm-up call of each."""
     for function in functions.values():
         function()
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -51,12 +51,12 @@ def interleave(
 
 
 def ratio(timings: Mapping[str, Timing], slow: str, fast: str) -> float:
-    """Median over the repeats of how many times as long one took as the other, just before or after it."""
+    """Median over the repeats of one function's time divided by the other's in the same turn."""
     return median(a / b for a, b in zip(timings[slow].all, timings[fast].all, strict=True))
 
 
 def machine(device: torch.device) -> dict[str, object]:
-    """What the figures were measured on, and how busy it was with other things."""
+    """The machine, its load and the versions of the libraries, for JSON."""
     is_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if is_cuda else _cpu_name(),
@@ -69,11 +69,12 @@ def machine(device: torch.device) -> dict[str, object]:
 
 
 def plain(timings: Mapping[str, Timing]) -> dict[str, object]:
-    """Timings for JSON."""
+    """Convert timings for JSON."""
     return {name: asdict(timing) for name, timing in timings.items()}
 
 
 def _wait(device: torch.device) -> None:
+    # CUDA kernels run asynchronously: without this the clock would stop before they have ended.
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,4 +1,4 @@
-"""A whole run against its floor: the passes through the networks that it needs, and nothing else."""
+"""Compare a whole run with its floor: the time of the network passes that it needs, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from sega_bench.config import compose
 from sega_bench.execution.generator import ImageGenerator
 from sega_bench.execution.grader import Grader
 from sega_bench.execution.jobs import batching_for
-from sega_bench.planning.planner import Plan, plan
+from sega_bench.planning import planner
+from sega_bench.planning.planner import Plan
 from sega_bench.scores import build
 from sega_bench.scores.scoring import Scorer, reproducible
 from sega_bench.sega.batching import Batching, decode
@@ -30,7 +31,7 @@ SWEEP = ("+sweep=thresholds", "seeds=5", "wandb.mode=disabled")
 """200 edited cells and 5 references."""
 
 _SHARE = 8
-"""Every eighth of the evaluations stands for all: seconds, where a pass takes a tenth of one."""
+"""One eighth of the UNet evaluations is timed and extrapolated: still seconds, where a pass takes 0.1 s."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class Floor:
     """A run and its floor, in seconds.
 
     Args:
-        cells, unet_evals: of the run.
-        runs: each from its first step to its last file.
-        micro: the size of micro-batches at which the UNet is fastest.
-        unet, vae, scorers: their passes.
+        cells, unet_evals: the amount of work.
+        runs: time of each run, from its first step to its last file.
+        micro: the micro-batch size at which the UNet is fastest.
+        unet, vae, scorers: time of the passes through each of them.
     """
 
     cells: int
@@ -54,38 +55,38 @@ class Floor:
 
     @property
     def seconds(self) -> float:
-        """The floor."""
+        """The floor: all passes together."""
         return self.unet + self.vae + self.scorers
 
     @property
     def ratio(self) -> float:
-        """How many times the floor the run took."""
+        """The run's time divided by the floor."""
         return median(self.runs) / self.seconds
 
 
 def measure(overrides: Sequence[str], batches: Sequence[int], repeats: int) -> Floor:
-    """Run a sweep, and by turns the passes it needs.
+    """Time a sweep and, in turn, the passes that it needs.
 
     Args:
-        overrides: of its configuration: model, device, sizes.
-        batches: micro-batch sizes to look for the fastest among.
-        repeats: of everything.
+        overrides: words of its command line: model, device, sizes.
+        batches: micro-batch sizes from which to take the fastest.
+        repeats: how often to time everything.
     """
-    made = plan(compose(*SWEEP, *overrides))
-    config, counts = made.config, made.counts()
+    plan = planner.plan(compose(*SWEEP, *overrides))
+    config, counts = plan.config, plan.counts()
     device = resolve_device(config.engine.device)
-    denoiser = load(made.model, device, made.cells[0].dtype, compile=config.engine.compile)
+    denoiser = load(plan.model, device, plan.cells[0].dtype, compile=config.engine.compile)
     scorers = build(score_settings(config), device)
-    batching = batching_for(made, made.waves, asdict(config.engine))
+    batching = batching_for(plan, plan.waves, asdict(config.engine))
     way = Way(ENGINE, denoiser)
-    micro = min(batches, key=partial(_seconds_a_row, way, repeats))
+    micro = min(batches, key=partial(_seconds_per_row, way, repeats))
     times = ceil(counts["unet_evals"] / _SHARE / way.rows(micro))
     timings = interleave(
         {
-            "run": partial(_run, made, denoiser, scorers, batching),
+            "run": partial(_run, plan, denoiser, scorers, batching),
             "unet": partial(_repeat, partial(way.run, micro), times),
-            "vae": partial(_decode, made, denoiser),
-            "scorers": partial(_features, made, scorers),
+            "vae": partial(_decode, plan, denoiser),
+            "scorers": partial(_extract_features, plan, scorers),
         },
         repeats,
         device,
@@ -101,8 +102,8 @@ def measure(overrides: Sequence[str], batches: Sequence[int], repeats: int) -> F
     )
 
 
-def _seconds_a_row(way: Way, repeats: int, batch: int) -> float:
-    way.run(batch)  # the first pass is another matter
+def _seconds_per_row(way: Way, repeats: int, batch: int) -> float:
+    way.run(batch)  # the first pass also compiles and allocates
     device = way.denoiser.device
     return median(seconds(partial(way.run, batch), device) for _ in range(repeats)) / way.rows(batch)
 
@@ -112,43 +113,43 @@ def _repeat(function: Callable[[], None], times: int) -> None:
         function()
 
 
-def _run(made: Plan, denoiser: StableDiffusion, scorers: Sequence[Scorer], batching: Batching) -> None:
-    """All waves, scored and written, with networks that are loaded."""
+def _run(plan: Plan, denoiser: StableDiffusion, scorers: Sequence[Scorer], batching: Batching) -> None:
+    """Generate, score and write all waves with loaded networks."""
     with TemporaryDirectory() as folder:
         store = Store(Path(folder))
         store.prepare()
         generator = ImageGenerator(
             store=store,
             denoiser=denoiser,
-            grader=Grader(store, scorers, made.config.scores.batch_size),
-            config=made.config,
+            grader=Grader(store, scorers, plan.config.scores.batch_size),
+            config=plan.config,
             batching=replace(batching),
             worker="0",
             device="",
             versions="",
             on_evaluations=lambda count: None,
         )
-        _exhaust(generator.generate(made.waves))
+        _consume(generator.generate(plan.waves))
 
 
-def _decode(made: Plan, denoiser: StableDiffusion) -> None:
-    shape = denoiser.latent_shape(made.cells[0].height, made.cells[0].width)
-    latents_NCHW = torch.randn(len(made.cells), *shape, dtype=denoiser.latent_dtype, device=denoiser.device)
-    _exhaust(decode(denoiser, latents_NCHW, Batching()))
+def _decode(plan: Plan, denoiser: StableDiffusion) -> None:
+    shape = denoiser.latent_shape(plan.cells[0].height, plan.cells[0].width)
+    latents_NCHW = torch.randn(len(plan.cells), *shape, dtype=denoiser.latent_dtype, device=denoiser.device)
+    _consume(decode(denoiser, latents_NCHW, Batching()))
 
 
-def _features(made: Plan, scorers: Sequence[Scorer]) -> None:
-    """Every image once through every scorer's networks, as in a run."""
-    size = made.config.scores.batch_size
+def _extract_features(plan: Plan, scorers: Sequence[Scorer]) -> None:
+    """Pass every image once through every scorer's networks, as a run does."""
+    size = plan.config.scores.batch_size
     image_BHW3 = torch.randint(
-        0, 256, (size, made.cells[0].height, made.cells[0].width, 3), dtype=torch.uint8
+        0, 256, (size, plan.cells[0].height, plan.cells[0].width, 3), dtype=torch.uint8
     )
     with reproducible(), torch.inference_mode():
-        for _ in range(0, len(made.cells), size):
+        for _ in range(0, len(plan.cells), size):
             for scorer in scorers:
                 scorer.features(image_BHW3)
 
 
-def _exhaust(items: Iterable[object]) -> None:
+def _consume(items: Iterable[object]) -> None:
     for _ in items:
         pass

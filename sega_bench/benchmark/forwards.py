@@ -1,4 +1,4 @@
-"""One evaluation of the UNet: time by batch size and way of running it, memory, share of the peak."""
+"""Measure one UNet evaluation: time and memory by batch size and way of running it, and share of the peak."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,7 +18,8 @@ from sega_bench.benchmark import one_cell
 from sega_bench.benchmark.clock import interleave, seconds
 from sega_bench.benchmark.peak import peak_bytes
 from sega_bench.config import compose
-from sega_bench.planning.planner import Plan, plan
+from sega_bench.planning import planner
+from sega_bench.planning.planner import Plan
 from sega_bench.sega import onednn
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Conditioning
@@ -35,14 +37,14 @@ class Forward:
     """One way of running the UNet at one batch size.
 
     Args:
-        way: in words.
-        dtype: of the network.
+        way: the name of the way.
+        dtype: precision of the network.
         batch: evaluations in one pass.
-        milliseconds: of one evaluation, while all threads are occupied.
-        peak_mb: tensors that live at once in a pass, without weights, in 10**6 bytes; None if not known.
-        utilisation: floating-point operations a second, as a share of the most that a large matrix product or
+        milliseconds: time of one evaluation while all threads are occupied.
+        peak_mb: peak memory of a pass without weights, in 10**6 bytes; None where it is not measured.
+        utilisation: floating-point operations a second, divided by those that a large matrix product or
             convolution reaches on the device in this precision.
-        first_seconds: of the first pass: of compiling, mostly, where that is part of it.
+        first_seconds: time of the first pass, which includes compilation.
     """
 
     way: str
@@ -59,43 +61,43 @@ class Way:
     """A way of running the UNet.
 
     Args:
-        name: in words.
-        denoiser: with the UNet to be run.
-        is_apart: whether each thread of a CPU has a batch of its own.
+        name: as in the table.
+        denoiser: holds the UNet.
+        is_threaded: whether each CPU thread runs its own batch.
     """
 
     name: str
     denoiser: StableDiffusion
-    is_apart: bool = True
+    is_threaded: bool = True
 
     def rows(self, batch: int) -> int:
-        """Enough to occupy all threads."""
-        threads = torch.get_num_threads() if self.is_apart and self.denoiser.device.type == "cpu" else 1
+        """The number of rows that occupies all threads, with two batches each."""
+        threads = torch.get_num_threads() if self.is_threaded and self.denoiser.device.type == "cpu" else 1
         return 2 * batch * threads
 
     def run(self, batch: int) -> None:
-        """Evaluate so many rows."""
+        """Evaluate that many rows in batches of the given size."""
         rows = self.rows(batch)
         latents_ECHW, timestep, conditioning_E = self.inputs(rows)
-        if self.is_apart:
+        if self.is_threaded:
             request = Request(latents_ECHW, timestep, conditioning_E)
             evaluate(self.denoiser, request, Batching(batch), lambda count: None)
             return
         for start in range(0, rows, batch):
-            some = {name: value[start : start + batch] for name, value in conditioning_E.items()}
-            self.denoiser.predict(latents_ECHW[start : start + batch], timestep, some)
+            conditioning_B = {name: value[start : start + batch] for name, value in conditioning_E.items()}
+            self.denoiser.predict(latents_ECHW[start : start + batch], timestep, conditioning_B)
 
     def inputs(self, rows: int) -> tuple[Tensor, Tensor, Conditioning]:
-        """Noise, a timestep, and what is read of the prompt, once for every row."""
+        """Noise, a timestep and the prompt's embeddings, the same for every row."""
         config, device = self.denoiser.unet.config, self.denoiser.device
         shape = (rows, config.in_channels, config.sample_size, config.sample_size)
         latents_ECHW = torch.randn(shape, dtype=self.denoiser.latent_dtype, device=device)
-        texts = self.denoiser.encode(PROMPT)
-        conditioning_E = {name: value.expand(rows, *value.shape) for name, value in texts.items()}
+        conditioning = self.denoiser.encode(PROMPT)
+        conditioning_E = {name: value.expand(rows, *value.shape) for name, value in conditioning.items()}
         return latents_ECHW, torch.full((), 500, device=device), conditioning_E
 
     def peak_bytes(self, batch: int) -> int:
-        """Tensors that live at once in one pass."""
+        """Peak bytes of tensors in one pass, without weights."""
         predict = partial(self.denoiser.predict, *self.inputs(batch))
         device = self.denoiser.device
         if device.type != "cuda":
@@ -109,29 +111,24 @@ class Way:
 def measure(
     overrides: Sequence[str], batches: Sequence[int], compiled_batches: Sequence[int], repeats: int
 ) -> list[Forward]:
-    """Every way at every batch size.
+    """Measure every way at every batch size.
 
     Args:
-        overrides: of the configuration: model, device.
+        overrides: words of the command line: model, device.
         batches: sizes.
-        compiled_batches: those at which the compiled ways are measured too: each is compiled anew.
-        repeats: of each; the median counts.
+        compiled_batches: the sizes at which the compiled way is measured too; each compiles again.
+        repeats: how often to time each pass; the median is taken.
     """
-    made = plan(compose(f"prompts=[{PROMPT}]", *overrides))
-    device = resolve_device(made.config.engine.device)
+    plan = planner.plan(compose(f"prompts=[{PROMPT}]", *overrides))
+    device = resolve_device(plan.config.engine.device)
     results: list[Forward] = []
     for dtype in ("float16", "bfloat16") if device.type == "cuda" else ("float32",):
-        ways = list(_ways(made, device, dtype))
+        ways = list(_ways(plan, device, dtype))
         attained = _attained_flops(device, getattr(torch, dtype), repeats)
         for batch in batches:
-            now = [way for way in ways if way.name != COMPILED or batch in compiled_batches]
-            results += _measure(now, dtype, batch, repeats, attained)
+            chosen = [way for way in ways if way.name != COMPILED or batch in compiled_batches]
+            results += _measure(chosen, dtype, batch, repeats, attained)
     return results
-
-
-def best(forwards: Sequence[Forward], way: str) -> Forward:
-    """A way at the batch size at which it is fastest."""
-    return min((one for one in forwards if one.way == way), key=lambda one: one.milliseconds)
 
 
 def _measure(ways: Sequence[Way], dtype: str, batch: int, repeats: int, attained: float) -> Iterator[Forward]:
@@ -139,21 +136,28 @@ def _measure(ways: Sequence[Way], dtype: str, batch: int, repeats: int, attained
     first = {way.name: seconds(partial(way.run, batch), device) for way in ways}
     timings = interleave({way.name: partial(way.run, batch) for way in ways}, repeats, device)
     for way in ways:
-        each = timings[way.name].median / way.rows(batch)
+        row_seconds = timings[way.name].median / way.rows(batch)
         yield Forward(
             way=way.name,
             dtype=dtype,
             batch=batch,
-            milliseconds=1000 * each,
+            milliseconds=1000 * row_seconds,
             peak_mb=way.peak_bytes(batch) / 1e6 if way.name != COMPILED else None,
-            utilisation=flops / each / attained,
+            utilisation=flops / row_seconds / attained,
             first_seconds=first[way.name],
         )
 
 
-def _ways(made: Plan, device: torch.device, dtype: str) -> Iterator[Way]:
-    """From diffusers' network as it comes to the engine's, one change at a time."""
-    pipeline = one_cell.load_pipeline(made, device, dtype)
+def _ways(plan: Plan, device: torch.device, dtype: str) -> Iterator[Way]:
+    """The steps from diffusers' unmodified network to the engine's, one change at a time."""
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        one_cell.checkpoint_folder(plan),
+        variant=plan.config.model.variant,
+        torch_dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        safety_checker=None,
+        requires_safety_checker=False,
+    ).to(device)
 
     def network(
         *, channels_last: bool = True, run: Callable[[Any], Callable[..., Any]] | None = None
@@ -166,12 +170,12 @@ def _ways(made: Plan, device: torch.device, dtype: str) -> Iterator[Way]:
             [pipeline.tokenizer], [pipeline.text_encoder], unet, pipeline.vae, run_unet=run_unet
         )
 
-    yield Way(DIFFUSERS, network(channels_last=False), is_apart=False)
-    yield Way("channels_last", network(), is_apart=False)
+    yield Way(DIFFUSERS, network(channels_last=False), is_threaded=False)
+    yield Way("channels_last", network(), is_threaded=False)
     if device.type == "cpu":
         yield Way("channels_last, a batch a thread", network())
         packed = network()
-        onednn.use_for(packed.unet)
+        onednn.pack_layers(packed.unet)
         yield Way("the same, weights packed for oneDNN", packed)
     else:
         plain = network()
@@ -182,14 +186,14 @@ def _ways(made: Plan, device: torch.device, dtype: str) -> Iterator[Way]:
 
 
 def _flops(way: Way) -> float:
-    """Floating-point operations of one evaluation: linear layers, convolutions, attention."""
+    """Floating-point operations of one evaluation, in linear layers, convolutions and attention."""
     with FlopCounterMode(display=False) as counter:
         way.denoiser.predict(*way.inputs(1))
     return float(counter.get_total_flops())
 
 
 def _attained_flops(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    """The most floating-point operations a second in a large matrix product or convolution."""
+    """Floating-point operations a second of a large matrix product or convolution, whichever reaches more."""
     n, channels = (8192, 512) if device.type == "cuda" else (1024, 128)
     square_NN = torch.randn(n, n, dtype=dtype, device=device)
     image_BCHW = torch.randn(32, channels, 32, 32, dtype=dtype, device=device)
@@ -205,4 +209,5 @@ def _attained_flops(device: torch.device, dtype: torch.dtype, repeats: int) -> f
         max(5, repeats),
         device,
     )
+    # The fastest repeat: a peak is wanted, not a typical time.
     return max(flops[name] / min(timing.all) for name, timing in timings.items())

@@ -1,7 +1,7 @@
-"""One cell in a process of its own, with diffusers' pipeline: what a launcher of one job a cell does.
+"""Generate one cell in its own process with diffusers' pipeline, as a launcher with one job per cell does.
 
-``python -m sega_bench.benchmark.one_cell TASK`` loads the pipeline and the scorers, makes the cell, scores it
-against its reference's image, which an earlier process left in the store, and writes image and record.
+``python -m sega_bench.benchmark.one_cell TASK`` loads the pipeline and the scorers, generates the image,
+scores it against its reference's image, which an earlier process has written, and writes image and record.
 """
 
 from __future__ import annotations
@@ -29,50 +29,57 @@ from sega_bench.sega.models import resolve_device
 from sega_bench.store import Record, Store
 
 
-def task(made: Plan, cell: Cell, folder: str) -> str:
-    """What a process must know, as JSON."""
-    settings = asdict(score_settings(made.config))
+def task_json(plan: Plan, cell: Cell, folder: str) -> str:
+    """The task of one process, as JSON: checkpoint, cell, scorers, and the store in a folder."""
+    settings = asdict(score_settings(plan.config))
     return json.dumps(
         {
-            "folder": str(folder_of(made)),
-            "variant": made.config.model.variant,
+            "folder": str(checkpoint_folder(plan)),
+            "variant": plan.config.model.variant,
             "cell": asdict(cell),
             "scores": settings,
             "store": folder,
-            "device": made.config.engine.device,
+            "device": plan.config.engine.device,
         }
     )
 
 
-def folder_of(made: Plan) -> Path:
-    """The diffusers folder that a plan's model is read from.
+def checkpoint_folder(plan: Plan) -> Path:
+    """The diffusers folder of a plan's model.
 
     Raises:
-        UserError: it is one file, which diffusers' pipeline is not compared on.
+        UserError: the model is one file, from which diffusers' deprecated pipeline is not loaded here.
     """
-    checkpoint = made.model.checkpoint
+    checkpoint = plan.model.checkpoint
     if checkpoint is None or checkpoint.parts["unet"].is_original:
-        raise UserError(f"model.path is {made.config.model.path!r}: the benchmark needs a diffusers folder")
+        raise UserError(f"model.path is {plan.config.model.path!r}: the benchmark needs a diffusers folder")
     return checkpoint.folder
 
 
-def load_pipeline(made: Plan, device: torch.device, dtype: str) -> Any:
+def load_pipeline(plan: Plan, device: torch.device, dtype: str) -> Any:
     """Diffusers' pipeline of a plan's model."""
-    return oracle.load_pipeline(folder_of(made), made.config.model.variant, device, dtype)
+    return oracle.load_pipeline(checkpoint_folder(plan), plan.config.model.variant, device, dtype)
 
 
 def score_settings(config: Config) -> ScoreSettings:
-    """The scorers of a configuration."""
+    """The score settings of a configuration."""
     return ScoreSettings(**asdict(config.scores))
 
 
-def keep(
+def score_and_write(
     store: Store,
     scorers: Sequence[Scorer],
     cells: Sequence[Cell],
     images: Mapping[str, npt.NDArray[np.uint8]],
 ) -> None:
-    """Score cells against their references, and write their images and records."""
+    """Score cells against their references, and write their images and records.
+
+    Args:
+        store: where to write.
+        scorers: the scorers.
+        cells: what to score.
+        images: by key, HW3; references of the cells included.
+    """
     values = score(scorers, cells, images, batch_size=min(16, len(images)))
     records = []
     for cell, scored in zip(cells, values, strict=True):
@@ -82,18 +89,18 @@ def keep(
 
 
 def main() -> None:
-    """Do the task of the command line."""
-    wanted = json.loads(sys.argv[1])
-    edits = tuple(Edit(**edit) for edit in wanted["cell"].pop("edits"))
-    cell, store = Cell(**wanted["cell"], edits=edits), Store(Path(wanted["store"]))
-    device = resolve_device(wanted["device"])
-    pipeline = oracle.load_pipeline(Path(wanted["folder"]), wanted["variant"], device, cell.dtype)
-    scorers = scores.build(ScoreSettings(**wanted["scores"]), device)
+    """Run the task given on the command line."""
+    task = json.loads(sys.argv[1])
+    edits = tuple(Edit(**edit) for edit in task["cell"].pop("edits"))
+    cell, store = Cell(**task["cell"], edits=edits), Store(Path(task["store"]))
+    device = resolve_device(task["device"])
+    pipeline = oracle.load_pipeline(Path(task["folder"]), task["variant"], device, cell.dtype)
+    scorers = scores.build(ScoreSettings(**task["scores"]), device)
     images = {cell.key: oracle.make_image(pipeline, cell)}
     reference = cell.reference()
     if reference != cell:
         images[reference.key] = store.read_image(reference.key)
-    keep(store, scorers, [cell], images)
+    score_and_write(store, scorers, [cell], images)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of a network's tensors, on any device and without any: counted, not measured."""
+"""Count the peak memory of a network's tensors, on any device."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all tensors made within the block and not yet freed, and the most there were.
+    """Counts the bytes of all tensors created inside the block that are alive, and their peak.
 
-    What a kernel allocates for itself and frees again is not seen.
+    The scratch memory that a kernel allocates and frees itself is not counted.
     """
 
     def __init__(self) -> None:
@@ -25,12 +25,13 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation, and count what it made."""
+        """Run an operation and count the storages of its results."""
         result = func(*args, **(kwargs or {}))
-        given = {_storage(tensor)._cdata for tensor in tree_leaves((args, kwargs)) if _is_tensor(tensor)}
+        inputs = {_storage(tensor)._cdata for tensor in tree_leaves((args, kwargs)) if _is_tensor(tensor)}
         for tensor in filter(_is_tensor, tree_leaves(result)):
             storage = _storage(tensor)
-            if storage._cdata not in given and storage._cdata not in self._live:
+            # Views and in-place results share a storage that is counted already, or that came from outside.
+            if storage._cdata not in inputs and storage._cdata not in self._live:
                 self._live[storage._cdata] = storage.nbytes()
                 weakref.finalize(storage, self._live.pop, storage._cdata, None)
         self.peak = max(self.peak, sum(self._live.values()))
@@ -38,7 +39,7 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_tensor(value: object) -> bool:
-    """Whether it has a storage to be counted; packed weights have none."""
+    """Whether the value has a storage to count; oneDNN's packed weights have none."""
     return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
@@ -47,7 +48,7 @@ def _storage(tensor: torch.Tensor) -> Any:
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """The most bytes of tensors that live at once while the function runs."""
+    """Peak bytes of the tensors that a function creates."""
     counter = PeakBytes()
     with torch.inference_mode(), counter:
         function()

@@ -1,4 +1,4 @@
-"""A study's trials against a sweep's settings: what it costs to ask in batches and to tell."""
+"""Compare a study's trials with a sweep of the same settings: the cost of asking in batches and telling."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from sega_bench.execution import jobs, runner
 from sega_bench.planning.planner import Plan
 from sega_bench.sega.models import resolve_device
 from sega_bench.store import Store
-from sega_bench.study.study_run import Conduct
+from sega_bench.study.study_run import StudyRun
 from sega_bench.study.trials import resolve
 
 STUDY = ("+study=pareto", "study.min_resource=null", "wandb.mode=disabled")
-"""All trials are given all prompts and seeds, as the settings of a sweep are."""
+"""Every trial runs all prompts and seeds, as every setting of a sweep does."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A study and the sweep of the settings that it asked for, the baseline with both.
+    """A study and the sweep of its trials' settings; both include the baseline.
 
     Args:
-        settings: the trials.
-        cells: of both.
-        timings: of the ``study`` and the ``sweep``, from the plan to the last file, networks loaded.
-        unet_evals: of both, likewise: a batch repeats the shared steps of those before it.
+        settings: the number of trials.
+        cells: the number of cells, which is the same in both.
+        timings: of ``study`` and ``sweep``, from the plan to the last file, with loaded networks.
+        unet_evals: of ``study`` and ``sweep``. The study needs more, because each batch repeats the shared
+            steps of earlier batches.
     """
 
     settings: int
@@ -37,50 +38,50 @@ class Cost:
 
     @property
     def ratio(self) -> float:
-        """How many times a setting of the sweep a trial took."""
+        """A trial's time divided by that of a setting in the sweep."""
         return ratio(self.timings, "study", "sweep")
 
 
 def measure(overrides: Sequence[str], repeats: int) -> Cost:
-    """Search, and by turns cross what was found.
+    """Time the study and, in turn, the sweep of its trials' settings.
 
     Args:
-        overrides: of the study's configuration.
-        repeats: of both.
+        overrides: words of the study's command line.
+        repeats: how often to time both.
     """
     networks = runner.Networks()
-    found: list[Plan] = []
+    plans: list[Plan] = []
     counts: dict[str, int] = {}
 
     def search() -> None:
-        made, counts["study"] = _search(overrides, networks)
-        found[:] = [made]
+        plan, counts["study"] = _search(overrides, networks)
+        plans[:] = [plan]
 
     def sweep() -> None:
-        counts["sweep"] = _sweep(found[0], networks)
+        counts["sweep"] = _sweep(plans[0], networks)
 
     device = resolve_device(compose(*STUDY, *overrides).engine.device)
     timings = interleave({"study": search, "sweep": sweep}, repeats, device)
-    settings = len(next(iter(found[0].config.zip.values())))
-    return Cost(settings, len(found[0].cells), timings, counts)
+    settings = len(next(iter(plans[0].config.zip.values())))
+    return Cost(settings, len(plans[0].cells), timings, counts)
 
 
 def _search(overrides: Sequence[str], networks: runner.Networks) -> tuple[Plan, int]:
-    """The plan of all trials, and the evaluations it took to find them."""
+    """Run the study; the plan of all its trials, and its UNet evaluations."""
     with TemporaryDirectory() as folder:
         study = resolve(compose(*STUDY, *overrides, f"output_dir={folder}"))
         with jobs.locked(study.plan(())) as job:
-            conducted = Conduct(study, job.store)
+            conducted = StudyRun(study, job.store)
             for step in conducted.search():
                 _execute(jobs.prepare(step.plan), networks)
             return conducted.plan(), _evaluations(job.store)
 
 
-def _sweep(made: Plan, networks: runner.Networks) -> int:
-    """The evaluations of a plan that is run at once."""
+def _sweep(plan: Plan, networks: runner.Networks) -> int:
+    """Run the plan as one sweep; its UNet evaluations."""
     with TemporaryDirectory() as folder:
-        elsewhere = replace(made, config=replace(made.config, output_dir=folder))
-        with jobs.locked(elsewhere) as job:
+        moved = replace(plan, config=replace(plan.config, output_dir=folder))
+        with jobs.locked(moved) as job:
             _execute(job, networks)
             return _evaluations(job.store)
 
