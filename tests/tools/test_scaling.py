@@ -1,4 +1,4 @@
-"""A sweep on paper: what is drawn has the means that theory gives, and loses no wave."""
+"""Scaling estimates: simulated means agree with theory, and no wave is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DRAWS = 4000
 
 
 def trunk(edits: int) -> list[Cell]:
-    """Ten steps: four of three evaluations and six of two, 24; and of each edit six more of three, 18."""
+    """Ten steps: the trunk takes 4 x 3 + 6 x 2 = 24 evaluations, and each edit 6 x 3 = 18 more."""
     cells = [Cell("p", 0, (Edit("c", 5, k / 100, 4),), num_inference_steps=10) for k in range(edits)]
     return [cells[0].reference(), *cells]
 
@@ -47,12 +47,12 @@ def test_every_wave_is_recorded_once_and_every_second_is_accounted_for(
     assert work.seconds == pytest.approx(spent)
     assert work.lost_seconds + 1e-9 >= 0
     kills = work.failures + work.preemptions
-    assert work.lost_seconds <= kills * max(waves, default=0) + 1e-9  # what was in flight, and no more
+    assert work.lost_seconds <= kills * max(waves, default=0) + 1e-9  # only waves in flight
     assert len(work.stints) <= kills + 1
 
 
-def test_failures_cost_what_theory_says() -> None:
-    """A wave of d seconds ends after (1/f + r)(exp(f d) - 1) in the mean (Daly 2006), r to restart."""
+def test_the_mean_cost_of_failures_agrees_with_theory() -> None:
+    """A wave of d seconds takes (1/f + r)(exp(f d) - 1) on average (Daly 2006); r is the restart."""
     waves, failures, restart = [30.0] * 10, 0.02, 50.0
     faults = Faults(failures=failures, restart_seconds=restart)
     random = Random(0)
@@ -61,8 +61,8 @@ def test_failures_cost_what_theory_says() -> None:
     assert fmean(drawn) == pytest.approx(expected, abs=4 * stdev(drawn) / math.sqrt(DRAWS))
 
 
-def test_pre_emptions_within_the_grace_cost_restarts_alone() -> None:
-    """The share 1 - exp(-p d) of the waves is a process's last, but a shard's last needs no restart."""
+def test_preemptions_within_the_grace_cost_only_restarts() -> None:
+    """A wave ends its process with probability 1 - exp(-p d); after the shard's last, nothing restarts."""
     waves, preemptions, restart = [30.0] * 10, 0.02, 50.0
     faults = Faults(preemptions=preemptions, grace_seconds=30.0, restart_seconds=restart)
     random = Random(1)
@@ -73,7 +73,7 @@ def test_pre_emptions_within_the_grace_cost_restarts_alone() -> None:
     assert fmean(seconds) == pytest.approx(expected, abs=4 * stdev(seconds) / math.sqrt(DRAWS))
 
 
-def test_pre_emptions_without_grace_are_failures() -> None:
+def test_preemptions_without_grace_equal_failures() -> None:
     waves = [3.0, 40.0, 7.0]
     failing = [draw(waves, Faults(failures=0.03, restart_seconds=5.0), Random(n)).seconds for n in range(99)]
     evicted = [
@@ -92,8 +92,8 @@ def test_equal_trunks_without_faults_scale_perfectly(workers: int) -> None:
     assert (scaling.tail, scaling.repeated, scaling.lost, scaling.failures) == (pytest.approx(1.0), 0, 0, 0)
 
 
-def test_trunks_that_do_not_come_out_even_leave_workers_waiting() -> None:
-    """99 equal trunks on 50 workers: one has 1, the others 2. On 400, most have nothing to do."""
+def test_trunks_that_do_not_divide_evenly_leave_workers_idle() -> None:
+    """99 equal trunks on 50 workers: one has 1, the others 2. On 400 workers, most are idle."""
     sweep = Sweep.repeated(trunk(1), 99, limit=64)
     assert scale(sweep, 50, 1.0, Faults(), 1, 0).efficiency == pytest.approx(99 / 100)
     start = Faults(start_seconds=42.0)
@@ -102,12 +102,12 @@ def test_trunks_that_do_not_come_out_even_leave_workers_waiting() -> None:
     assert crowded.efficiency <= 99 * 42 / (400 * (18 + 12))
 
 
-def test_small_trunks_ride_together_and_a_large_one_is_in_pieces() -> None:
+def test_small_trunks_share_a_wave_and_a_large_one_is_cut() -> None:
     assert Sweep.repeated(trunk(3), 8, limit=16).shards(1) == [[4 * (24 + 3 * 18)] * 2]
     assert sum(Sweep.repeated(trunk(30), 1, limit=16).shards(1)[0]) > 24 + 30 * 18
 
 
-def test_faults_are_drawn_from_the_seed() -> None:
+def test_simulated_faults_depend_on_the_seed() -> None:
     sweep = Sweep.repeated(trunk(20), 40, limit=64)
     faults = Faults(failures=1e-4, preemptions=1e-4, grace_seconds=100.0, restart_seconds=500.0)
     first, same, other = (scale(sweep, 4, 1.0, faults, 3, seed) for seed in (0, 0, 1))
@@ -115,7 +115,7 @@ def test_faults_are_drawn_from_the_seed() -> None:
     assert first.efficiency < first.efficiency_without_faults
 
 
-def test_the_command_writes_what_it_prints(
+def test_the_command_writes_the_figures_that_it_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tools.scaling.sizes.SEEDS", (2, 6))
@@ -133,7 +133,7 @@ def test_the_command_writes_what_it_prints(
     assert sizes["unet_eval_seconds"] == 0.5
     lines = (tmp_path / "small-local" / "records" / "0.jsonl").read_bytes().splitlines()
     assert sizes["record_bytes"] == pytest.approx(fmean(map(len, lines)), rel=0.1)
-    assert sizes["parquet_bytes"] > 8 * 10  # ten scores that nothing else shares
+    assert sizes["parquet_bytes"] > 8 * 10  # ten scores with distinct values
     assert sizes["page_bytes"] > 0
     assert 4 < written["files"]["in the fullest folder of images"] < 30
     reached = [limit["cells"] for limit in written["limits"]]
@@ -142,7 +142,7 @@ def test_the_command_writes_what_it_prints(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--workers", "0"], "--workers is 0, but it must be at least 1"),
         (["--cells", "-3"], "--cells is -3, but it must be at least 1"),
@@ -150,12 +150,12 @@ def test_the_command_writes_what_it_prints(
         ([], "holds no finished sweep: run it first"),
     ],
 )
-def test_mistakes_are_one_line(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_reported_in_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         main([*overrides(tmp_path), *words])
-    assert left.value.code == 2
+    assert exit_info.value.code == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1

@@ -1,1 +1,1 @@
-"""What a sweep would be on up to hundreds of workers, on paper: ``python -m tools.scaling``."""
+"""Estimate how a sweep scales to hundreds of workers, without running it: ``python -m tools.scaling``."""

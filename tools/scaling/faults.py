@@ -1,6 +1,6 @@
-"""A worker that fails and is pre-empted while it makes its shard, drawn at random: nothing is run.
+"""Simulate a worker that fails and is pre-empted while it works on its shard.
 
-What is recorded stays, what is in flight is lost; whoever takes over goes on behind the last recorded wave.
+Recorded waves are kept and the wave in flight is lost; the successor continues after the last recorded wave.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from random import Random
 
 @dataclass(frozen=True)
 class Faults:
-    """What befalls a worker, at moments that do not depend on each other.
+    """Rates of a worker's faults, which are two independent Poisson processes, and their durations.
 
     Args:
-        failures: a second of its work, after each of which the wave in flight is lost.
-        preemptions: a second of its work. The wave in flight is finished where the grace suffices, else lost.
-        grace_seconds: from being told until being killed.
-        restart_seconds: from the end of a process until its successor is at work: the queue, loading.
-        start_seconds: the same for the first one.
+        failures: per second of work; each kills the process, and the wave in flight is lost.
+        preemptions: per second of work; the wave in flight is finished if the grace suffices, else lost.
+        grace_seconds: from the pre-emption signal to the kill.
+        restart_seconds: from the end of a process to its successor's first wave: queueing and loading.
+        start_seconds: from the launch to the first process's first wave.
     """
 
     failures: float = 0.0
@@ -34,13 +34,13 @@ class Faults:
 
 @dataclass(frozen=True)
 class Work:
-    """How a worker's shard came about.
+    """One simulated course of a worker's shard.
 
     Args:
-        seconds: from its start until its last wave is recorded.
-        stints: the waves that each process recorded, by number.
-        lost_seconds: of work on waves that were in flight and were made again.
-        failures, preemptions: how many there were; a failure within the grace is one of each.
+        seconds: from the launch until the last wave is recorded.
+        stints: the numbers of the waves that each process recorded.
+        lost_seconds: work on waves that were in flight at a kill and were repeated.
+        failures, preemptions: their numbers; a failure within the grace counts as one of each.
     """
 
     seconds: float
@@ -51,12 +51,12 @@ class Work:
 
 
 def draw(waves: Sequence[float], faults: Faults, random: Random) -> Work:
-    """One course of events.
+    """Simulate one worker.
 
     Args:
-        waves: what each wave of the shard takes, in seconds.
-        faults: their rates.
-        random: where moments are drawn from.
+        waves: duration of each wave of the shard, in seconds.
+        faults: rates and durations.
+        random: the source of randomness.
     """
     ends = [0.0, *itertools.accumulate(waves)]
     clock, lost = faults.start_seconds, 0.0
@@ -65,20 +65,22 @@ def draw(waves: Sequence[float], faults: Faults, random: Random) -> Work:
     while recorded < len(waves):
         clock += faults.restart_seconds if stints else 0.0
         begun, first = ends[recorded], recorded
-        fails, told = _moment(faults.failures, random), _moment(faults.preemptions, random)
-        killed = min(fails, told + faults.grace_seconds)
-        in_flight = min(len(waves), bisect_right(ends, begun + min(told, killed)))
-        if ends[in_flight] - begun <= killed:  # the last wave, or the one after which it goes
+        # Times of this process from its first wave on. Exponential waiting times have no memory, so that each
+        # process may draw its own.
+        failed, signalled = _waiting_time(faults.failures, random), _waiting_time(faults.preemptions, random)
+        killed = min(failed, signalled + faults.grace_seconds)
+        in_flight = min(len(waves), bisect_right(ends, begun + min(signalled, killed)))
+        if ends[in_flight] - begun <= killed:  # the shard's last wave, or the last one before pre-emption
             recorded, worked = in_flight, ends[in_flight] - begun
         else:
             recorded, worked = in_flight - 1, killed
         stints.append(range(first, recorded))
         clock += worked
         lost += worked - (ends[recorded] - begun)
-        failures += fails <= worked
-        preemptions += told <= worked
+        failures += failed <= worked
+        preemptions += signalled <= worked
     return Work(clock, tuple(stints), lost, failures, preemptions)
 
 
-def _moment(rate: float, random: Random) -> float:
+def _waiting_time(rate: float, random: Random) -> float:
     return random.expovariate(rate) if rate else math.inf

@@ -1,4 +1,4 @@
-"""What of a large sweep breaks first, and what helps."""
+"""The limits of a large sweep, in the order in which they are reached, and their remedies."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from tools.scaling.sizes import Sizes
 
 FOLDERS = 256
-"""That images are spread over, by the first two digits of their keys."""
+"""Folders over which images are spread, by the first two hexadecimal digits of their keys."""
 
 MOST_FILES = 5_000
-"""In a folder: more make listing it slow on shared file systems."""
+"""Files in a folder beyond which listing it is slow on shared file systems."""
 
 PATIENCE_SECONDS = 600
-"""Until a command that was started again begins with its work."""
+"""Acceptable time for a restarted command to resume its work."""
 
-MOST_OF_A_PAGE = 50e6
-"""Bytes that a browser loads from disk in some seconds."""
+MOST_PAGE_BYTES = 50e6
+"""Bytes that a browser loads from disk in a few seconds."""
 
 OPEN_SECONDS = 1e-3
-"""To open a file on a shared file system and read its end: assumed, not measured."""
+"""Time to open a file on a shared file system and read its end: assumed, not measured."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Something that grows with the number of cells.
+    """A quantity that grows with the number of cells.
 
     Args:
-        what: it is, with its unit.
-        value: at the number of cells asked for.
-        most: that is fine.
-        cells: at which that is reached.
-        remedy: what to do then.
+        what: its name, with the unit.
+        value: its value for the requested number of cells.
+        most: the largest acceptable value.
+        cells: the number of cells at which that value is reached.
+        remedy: what to do beyond it.
     """
 
     what: str
@@ -42,12 +42,12 @@ class Limit:
 
 
 def limits(sizes: Sizes, cells: int, memory_bytes: float) -> list[Limit]:
-    """Everything that grows, what breaks first before the rest.
+    """All limits, the first to be reached first.
 
     Args:
-        sizes: what a cell costs.
-        cells: how many there are.
-        memory_bytes: of the machine that launches and makes the views.
+        sizes: the costs of a cell.
+        cells: the number of cells.
+        memory_bytes: of the machine that launches the sweep and writes the views.
     """
     gb, costs = 1e9, sizes.costs
     memory = memory_bytes / gb
@@ -61,20 +61,20 @@ def limits(sizes: Sizes, cells: int, memory_bytes: float) -> list[Limit]:
         ),
         ("plan and rows in memory, GB", (costs["plan"].bytes + costs["resume"].bytes) / gb, memory, several),
         ("files in a folder of images/", 1 / FOLDERS, MOST_FILES, several),
-        ("report's page, MB", sizes.page_bytes / 1e6, MOST_OF_A_PAGE / 1e6, several),
+        ("report's page, MB", sizes.page_bytes / 1e6, MOST_PAGE_BYTES / 1e6, several),
         ("planning, s", costs["plan"].seconds, PATIENCE_SECONDS, several),
-        ("dealing out, s", costs["shards"].seconds, PATIENCE_SECONDS, several),
+        ("sharding, s", costs["shards"].seconds, PATIENCE_SECONDS, several),
         ("resume: reading rows, s", costs["resume"].seconds, PATIENCE_SECONDS, several),
         (
             "resume: opening images on a shared disk, s",
             OPEN_SECONDS,
             PATIENCE_SECONDS,
-            "several sweeps: those that are finished need not be looked at again",
+            "several sweeps: finished ones need no check",
         ),
     ]
-    found = [
-        Limit(what, each * cells, most, int(most / each), remedy)
-        for what, each, most, remedy in growing
-        if each > 0
+    reached = [
+        Limit(what, per_cell * cells, most, int(most / per_cell), remedy)
+        for what, per_cell, most, remedy in growing
+        if per_cell > 0
     ]
-    return sorted(found, key=lambda limit: limit.cells)
+    return sorted(reached, key=lambda limit: limit.cells)

@@ -1,4 +1,4 @@
-"""What a cell costs beside its evaluations, measured on a finished sweep's own rows and pictures."""
+"""Measure what a cell costs beside its UNet evaluations, with the rows and images of a finished sweep."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sega_bench.analysis.results import Results
 from sega_bench.config import compose
 from sega_bench.errors import UserError
 from sega_bench.execution import resume
-from sega_bench.planning import manifest
-from sega_bench.planning.planner import Plan, plan
+from sega_bench.planning import manifest, planner
+from sega_bench.planning.planner import Plan
 from sega_bench.sega.shards import shards
 from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import Store
@@ -27,18 +27,18 @@ from sega_bench.store.records import settings
 from sega_bench.views.report.building import write_report
 
 SEEDS = (25, 100)
-"""How many seeds the plan is measured with; what a cell costs is the slope between the two."""
+"""Numbers of seeds with which the plan is measured; the cost of a cell is the slope between the two."""
 
-_DEALT_TO = 8
+_WORKERS = 8
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one step of the work costs a cell.
+    """Cost of one step of a run, per cell.
 
     Args:
-        seconds: of processor time.
-        bytes: of memory, at the most.
+        seconds: processor time.
+        bytes: peak memory.
     """
 
     seconds: float
@@ -47,14 +47,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a cell costs, in the mean.
+    """Mean costs per cell.
 
     Args:
-        unet_eval_seconds: of an evaluation, scores and files included, as its rows say.
+        unet_eval_seconds: time per UNet evaluation, scores and files included, from the records.
         image_bytes, record_bytes, parquet_bytes, plan_bytes: on disk.
-        page_bytes: of the report, which its page loads.
-        costs: of planning, dealing out, looking what is there, and reading the table.
-        measured_at: numbers of cells.
+        page_bytes: data that the report's page loads.
+        costs: of planning, sharding, resuming and reading the table.
+        measured_at: the two numbers of cells with which they were measured.
     """
 
     unet_eval_seconds: float
@@ -68,44 +68,44 @@ class Sizes:
 
 
 def measure(overrides: Sequence[str]) -> Sizes:
-    """Plan a sweep with few and with more seeds, and resume it from folders in which all of it is done.
+    """Plan a sweep with few and with more seeds, and resume it from folders in which all cells are done.
 
     Args:
-        overrides: of the sweep's command line; its folder holds it, finished.
+        overrides: words of the sweep's command line; its folder holds the finished sweep.
 
     Raises:
-        UserError: that folder is missing or holds nothing that is done.
+        UserError: that folder is missing or holds no finished cell.
     """
-    finished, rows = _finished(plan(compose(*overrides)))
+    finished, rows = _finished(planner.plan(compose(*overrides)))
     few, many = (_Measured.at(overrides, count, finished, rows) for count in SEEDS)
-    more = many.cells - few.cells
+    difference = many.cells - few.cells
     spent = [(row["seconds"], row["unet_evals"]) for row in rows]
     return Sizes(
         unet_eval_seconds=sum(s for s, _ in spent) / sum(n for _, n in spent),
         image_bytes=sum(os.path.getsize(finished.image_file(row["image"])) for row in rows) / len(rows),
-        record_bytes=(many.records - few.records) / more,
-        parquet_bytes=(many.parquet - few.parquet) / more,
-        plan_bytes=(many.plan - few.plan) / more,
-        page_bytes=(many.page - few.page) / more,
+        record_bytes=(many.records - few.records) / difference,
+        parquet_bytes=(many.parquet - few.parquet) / difference,
+        plan_bytes=(many.plan - few.plan) / difference,
+        page_bytes=(many.page - few.page) / difference,
         costs={
-            name: Cost((cost.seconds - few.costs[name].seconds) / more, cost.bytes / many.cells)
+            name: Cost((cost.seconds - few.costs[name].seconds) / difference, cost.bytes / many.cells)
             for name, cost in many.costs.items()
         },
         measured_at=(few.cells, many.cells),
     )
 
 
-def _finished(made: Plan) -> tuple[Store, list[dict[str, Any]]]:
-    store = Store(Path(made.config.output_dir) / made.name)
+def _finished(plan: Plan) -> tuple[Store, list[dict[str, Any]]]:
+    store = Store(Path(plan.config.output_dir) / plan.name)
     rows = [row for row in store.rows()[0] if row["status"] == "done"]
     if not rows or store.read_plan() is None:
-        raise UserError(f"{store.root} holds no finished sweep: run it first, by the same words")
+        raise UserError(f"{store.root} holds no finished sweep: run it first, with the same words")
     return store, rows
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A whole sweep: how many cells, the bytes of its files, what its steps cost."""
+    """A whole sweep: its number of cells, the bytes of its files and the costs of its steps."""
 
     cells: int
     records: int
@@ -117,22 +117,22 @@ class _Measured:
     @classmethod
     def at(cls, overrides: Sequence[str], seeds: int, finished: Store, rows: Sequence[Any]) -> _Measured:
         config = compose(*overrides, f"seeds={seeds}")
-        made = plan(config)
+        plan = planner.plan(config)
         limit = config.engine.wave_rows
         with TemporaryDirectory(dir=finished.root.parent) as folder:
             store = Store(Path(folder))
-            _fill(store, made, finished, rows)
+            _fill(store, plan, finished, rows)
             frame, table = frames.load(store.root), io.BytesIO()
             frame.to_parquet(table, index=False)
             write_report(Results.read(store))
             costs = {
-                "plan": _cost(lambda: [cell.key for cell in plan(config).cells]),
-                "shards": _cost(lambda: shards(made.cells, _DEALT_TO, limit, count_timesteps)),
-                "resume": _cost(lambda: resume.compare(made.cells, store, retry_failed=False)),
+                "plan": _cost(lambda: [cell.key for cell in planner.plan(config).cells]),
+                "shards": _cost(lambda: shards(plan.cells, _WORKERS, limit, count_timesteps)),
+                "resume": _cost(lambda: resume.compare(plan.cells, store, retry_failed=False)),
                 "table": _cost(lambda: frames.load(store.root)),
             }
             return cls(
-                cells=len(made.cells),
+                cells=len(plan.cells),
                 records=_bytes_in(store.records_dir),
                 parquet=table.tell(),
                 plan=os.path.getsize(store.plan_path),
@@ -141,26 +141,29 @@ class _Measured:
             )
 
 
-def _fill(store: Store, made: Plan, finished: Store, rows: Sequence[dict[str, Any]]) -> None:
-    """All cells of a plan, each with a row and a picture of the finished sweep."""
+def _fill(store: Store, plan: Plan, finished: Store, rows: Sequence[dict[str, Any]]) -> None:
+    """Write all cells of a plan, each with a row and an image of the finished sweep."""
     store.prepare()
-    store.write_plan(manifest.document(made, {}, (finished.read_plan() or {})["scores"]))
-    lent = []
-    for number, cell in enumerate(made.cells):
+    store.write_plan(manifest.document(plan, {}, (finished.read_plan() or {})["scores"]))
+    copies = []
+    for number, cell in enumerate(plan.cells):
         row = rows[number % len(rows)]
         path = store.image_path(cell.key)
         path.parent.mkdir(exist_ok=True)
         os.link(finished.image_file(row["image"]), path)
         image = path.relative_to(store.root).as_posix()
-        lent.append({**_unlike(row, cell.key), **settings(cell), "image": image})
-    store.append_rows("0", lent)
+        copies.append({**_varied(row, cell.key), **settings(cell), "image": image})
+    store.append_rows("0", copies)
 
 
-def _unlike(row: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A row with numbers and a hash of its own, for what is all the same is stored in next to no space."""
+def _varied(row: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A row with its own numbers and hash: equal values would compress to almost nothing in Parquet."""
     random = Random(key)
-    other = {name: x * random.uniform(0.99, 1.0) if isinstance(x, float) else x for name, x in row.items()}
-    return {**other, "image_sha256": random.randbytes(32).hex()}
+    varied = {
+        name: value * random.uniform(0.99, 1.0) if isinstance(value, float) else value
+        for name, value in row.items()
+    }
+    return {**varied, "image_sha256": random.randbytes(32).hex()}
 
 
 def _bytes_in(folder: Path) -> int:
@@ -171,6 +174,7 @@ def _cost(function: Callable[[], object]) -> Cost:
     start = process_time()
     function()
     seconds = process_time() - start
+    # A second call: tracing memory slows the first one down several times.
     tracemalloc.start()
     try:
         function()

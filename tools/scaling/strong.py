@@ -1,4 +1,4 @@
-"""One sweep on more and more workers: its own plan and shards, its faults drawn."""
+"""Strong scaling: one sweep on a growing number of workers, with its real shards and simulated faults."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from random import Random
 from statistics import fmean
 
 from sega_bench.cell import Cell
-from sega_bench.sega.schedule import Wave, form_waves, sharing
-from sega_bench.sega.shards import Shard, deal
+from sega_bench.sega.schedule import Wave, form_waves, group_by_trunk
+from sega_bench.sega.shards import Shard, assign_waves
 from sega_bench.sega.wave import count_timesteps
 from tools.scaling.faults import Faults, draw
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as it is dealt out, of whatever size.
+    """A sweep of any size, as waves to shard.
 
     Args:
-        waves: each of one trunk or a piece of one. Of a repeated plan they are the same ones many times: they
-            differ in their seed, on which nothing depends that is counted here.
-        limit: rows of latents in a wave.
+        waves: each holds one trunk or a part of one. A repeated plan holds the same waves many times: they
+            differ only in their seeds, on which no count depends.
+        limit: largest number of latent rows in a wave.
     """
 
     waves: tuple[Wave, ...]
@@ -29,18 +29,18 @@ class Sweep:
 
     @classmethod
     def repeated(cls, cells: Sequence[Cell], times: int, limit: int) -> Sweep:
-        """The plan of one seed, so many times."""
-        waves = [wave for part in sharing(cells) for wave in form_waves(part, limit, count_timesteps)]
+        """The plan of one seed, ``times`` times."""
+        waves = [wave for part in group_by_trunk(cells) for wave in form_waves(part, limit, count_timesteps)]
         return cls(tuple(waves) * times, limit)
 
     @property
     def unet_evals(self) -> int:
-        """What one worker makes, each step once."""
+        """UNet evaluations of one worker, which repeats no shared step."""
         return sum(wave.unet_evals for wave in self.waves)
 
     def shards(self, workers: int) -> list[list[int]]:
-        """UNet evaluations of every wave of every worker; small trunks ride together in one wave."""
-        dealt = deal(self.waves, workers, self.limit, count_timesteps)
+        """UNet evaluations of every wave of every worker; small trunks share a wave."""
+        dealt = assign_waves(self.waves, workers, self.limit, count_timesteps)
         return [list(self._packed([*parts.values()])) for parts in dealt]
 
     def _packed(self, parts: Sequence[Shard]) -> Iterator[int]:
@@ -57,17 +57,17 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Scaling:
-    """A sweep on so many workers; of what is drawn, the mean over draws.
+    """A sweep on a number of workers; simulated values are means over the simulations.
 
     Args:
-        workers: each with its share.
-        hours: until the last worker is done.
-        efficiency: what one worker alone would work, without faults, by what all are there for.
-        efficiency_without_faults: the same where nothing happens.
-        tail: the longest worker's time by the mean worker's.
-        repeated: share of the evaluations that are made once more because trunks are cut.
-        lost: share of the work that was in flight when a worker was killed, and is made again.
-        failures, preemptions: how many.
+        workers: their number.
+        hours: until the last worker ends.
+        efficiency: one worker's time without faults, divided by the time of all workers until the last ends.
+        efficiency_without_faults: the same without faults.
+        tail: the longest worker's time divided by the mean worker's.
+        repeated: extra share of UNet evaluations, because cut trunks repeat their shared steps.
+        lost: share of the work that was in flight when a worker was killed, and is repeated.
+        failures, preemptions: their numbers.
         thrice: workers with three failures or more.
     """
 
@@ -84,36 +84,37 @@ class Scaling:
 
 
 def scale(sweep: Sweep, workers: int, seconds: float, faults: Faults, draws: int, seed: int) -> Scaling:
-    """A sweep on so many workers.
+    """Simulate a sweep on a number of workers.
 
     Args:
-        sweep: what there is to do.
-        workers: how many.
-        seconds: that an evaluation takes, everything included that grows with their number.
-        faults: their rates.
-        draws: of the whole course of events.
-        seed: of those.
+        sweep: the waves.
+        workers: their number.
+        seconds: per UNet evaluation, with everything that grows with their number.
+        faults: rates and durations.
+        draws: the number of simulations.
+        seed: of the simulations.
     """
-    dealt = sweep.shards(workers)
-    made = sum(map(sum, dealt))
+    shard_evals = sweep.shards(workers)
+    total_evals = sum(map(sum, shard_evals))
     alone = seconds * sweep.unet_evals
-    shards = [[seconds * evals for evals in waves] for waves in dealt if waves]
+    shards = [[seconds * evals for evals in waves] for waves in shard_evals if waves]
     random = Random(f"{seed} {workers}")
     courses = [[draw(waves, faults, random) for waves in shards] for _ in range(draws)]
     longest = [max(worker.seconds for worker in course) for course in courses]
-    calm = Faults(start_seconds=faults.start_seconds)
-    undisturbed = max(draw(waves, calm, random).seconds for waves in shards)
+    no_faults = Faults(start_seconds=faults.start_seconds)
+    undisturbed = max(draw(waves, no_faults, random).seconds for waves in shards)
     return Scaling(
         workers=workers,
         hours=fmean(longest) / 3600,
         efficiency=alone / (workers * fmean(longest)),
         efficiency_without_faults=alone / (workers * undisturbed),
         tail=fmean(
-            most / fmean(worker.seconds for worker in course)
-            for most, course in zip(longest, courses, strict=True)
+            last / fmean(worker.seconds for worker in course)
+            for last, course in zip(longest, courses, strict=True)
         ),
-        repeated=made / sweep.unet_evals - 1,
-        lost=fmean(sum(worker.lost_seconds for worker in course) for course in courses) / (seconds * made),
+        repeated=total_evals / sweep.unet_evals - 1,
+        lost=fmean(sum(worker.lost_seconds for worker in course) for course in courses)
+        / (seconds * total_evals),
         failures=fmean(sum(worker.failures for worker in course) for course in courses),
         preemptions=fmean(sum(worker.preemptions for worker in course) for course in courses),
         thrice=fmean(sum(worker.failures >= 3 for worker in course) for course in courses),
