@@ -26,9 +26,9 @@ from sega_bench.execution import jobs
 from sega_bench.execution.resume import REFERENCE_FAILED
 from sega_bench.planning.planner import plan
 from sega_bench.rescoring import rescore
-from sega_bench.store import SETTING_COLUMNS, Record, Store, cell_of
+from sega_bench.store import SETTING_COLUMNS, Record, Store, cell_from_row
 from sega_bench.study import answer_files
-from sega_bench.study.study_run import Conduct
+from sega_bench.study.study_run import StudyRun
 
 CPU = torch.device("cpu")
 OWN = {"clip_model": f"local-dir:{clip_folder('vit')}"}
@@ -96,8 +96,8 @@ def test_a_row_gives_its_cell_without_the_schedulers_configuration(sweep: Store)
     same = ("+axes.edit_guidance_scale=[0,5]", "axes.edit_threshold=[0.9]")
     cells = {cell.key: cell for cell in plan(small(sweep.root.parent, *same)).cells}
     for row in sweep.rows()[0]:
-        assert cell_of(row).edits == cells[row["key"]].edits
-        back = Record(cell_of(row), "done").row()
+        assert cell_from_row(row).edits == cells[row["key"]].edits
+        back = Record(cell_from_row(row), "done").row()
         for name in set(SETTING_COLUMNS) - {"key", "reference_key"}:
             assert back[name] == row[name]
 
@@ -106,8 +106,8 @@ def test_a_row_gives_its_cell_without_the_schedulers_configuration(sweep: Store)
 def test_rows_of_every_method_give_their_cell(method: str) -> None:
     (one,) = sweeps.cells({}, ["p"], [["a", "b"]], [3])[1:]
     cell = with_method(one, method)
-    assert cell_of(Record(cell, "done").row()) == cell
-    assert cell_of(Record(cell.reference(), "done").row()) == cell.reference()
+    assert cell_from_row(Record(cell, "done").row()) == cell
+    assert cell_from_row(Record(cell.reference(), "done").row()) == cell.reference()
 
 
 # --- interruption ---
@@ -323,7 +323,8 @@ def memory_per_chunk(folder: Path, count: int) -> list[int]:
     document["settings"]["scores"] = OWN
     sweep.write_plan(document)
     measure = [sys.executable, "-c", MEASURE, str(sweep.root), json.dumps(OWN)]
-    done = subprocess.run(measure, capture_output=True, text=True, check=True)
+    done = subprocess.run(measure, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout))
 
 
@@ -337,17 +338,17 @@ def test_memory_is_flat(tmp_path: Path, count: int) -> None:
 
 
 def test_rescoring_drops_a_studys_answers(tmp_path: Path) -> None:
-    study = study_runs.study(tmp_path, "study.held_out.seeds=[7]")
-    folder, before = study_runs.store(tmp_path), study_runs.conduct(study)
+    study = study_runs.small_study(tmp_path, "study.held_out.seeds=[7]")
+    folder, before = study_runs.store(tmp_path), study_runs.run_study(study)
     answer_files.write(folder, before)
     words = (str(folder.root), f"scores.clip_model={OWN['clip_model']}", "engine.device=cpu")
     assert subcommand("score", *words) == 0
-    assert folder.answers() == {}
-    (held_out,) = folder.held_out()
+    assert folder.read_answers() == {}
+    (held_out,) = folder.held_out_stores()
     provenances = [plan_json(store)["scores"] for store in (folder, held_out)]
     assert provenances[0] == provenances[1]
     assert provenances[0]["clip"]["weights"] != "none"  # the stand-in's, which scored before
     assert "recommends nothing yet" in (folder.report_dir / "data" / "sweep.js").read_text()
-    after = Conduct(study, folder).answers()
+    after = StudyRun(study, folder).answers()
     assert after.best
     assert (after.estimates_TK != before.estimates_TK).all()
