@@ -1,6 +1,6 @@
-"""A cell is one point of a sweep: everything that determines one image, and nothing else.
+"""Cells: a cell is one point of a sweep and contains exactly the settings that determine one image.
 
-Setting names are diffusers' keyword names, so that a cell can be pasted into a diffusers call.
+Settings have the names of diffusers' keyword arguments, so a cell can be pasted into a diffusers call.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 KEY_VERSION = 1
-"""Part of every key. Raise it when the same settings begin to mean another image."""
+"""Part of every key. Raise it when the same settings yield a different image."""
 
-_STRONGEST = 1_000_000
-"""Scales and weights end here: what is far beyond overflows in the networks, and the image is lost."""
+_MAX_SCALE = 1_000_000
+"""Upper bound of scales and weights: values far above it overflow in the networks."""
 
-_LARGEST_SIDE = 16_384
+_MAX_SIDE = 16_384
+"""Pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One concept and how strongly, where and when it acts.
+    """One concept, with how strongly, where and when it acts.
 
     Args:
-        concept: the text whose direction is followed (diffusers: ``editing_prompt``).
+        concept: the text to steer towards (diffusers: ``editing_prompt``).
         edit_guidance_scale: strength of the direction, >= 0.
-        edit_threshold: quantile in [0, 1] of the direction's magnitude; elements below it are left alone.
+        edit_threshold: quantile in [0, 1] of the direction's magnitude; elements below it are set to zero.
         edit_warmup_steps: first step, an index into ``scheduler.timesteps``, at which the edit acts.
-        edit_cooldown_steps: step from which it no longer acts; None is never.
-        edit_weights: weight among the concepts of one cell, >= 0.
+        edit_cooldown_steps: first step at which it no longer acts; None: it acts until the last.
+        edit_weights: weight among the cell's concepts, >= 0.
         reverse_editing_direction: steer away from the concept instead of towards it.
 
     Raises:
-        ValueError: a value outside its range; the message begins with the setting's name.
+        ValueError: a value is out of range; the message begins with the setting's name.
     """
 
     concept: str
@@ -59,17 +60,17 @@ class Edit:
 
     @property
     def acts(self) -> bool:
-        """Whether the edit can change anything at all, whatever the step."""
+        """Whether the edit changes the image at any step."""
         return self.edit_guidance_scale != 0.0 and self.edit_weights != 0.0
 
     def is_live(self, step: int) -> bool:
-        """Whether the edit is warm at a step and has not cooled down."""
+        """Whether the edit is past its warm-up at a step and has not cooled down."""
         cooldown = self.edit_cooldown_steps
         return self.edit_warmup_steps <= step and (cooldown is None or step < cooldown)
 
 
 EDIT_SETTINGS: tuple[str, ...] = tuple(f.name for f in fields(Edit) if f.name != "concept")
-"""The settings that belong to one concept of a cell."""
+"""The per-concept settings."""
 
 _ALWAYS_READ = ("edit_warmup_steps", "edit_cooldown_steps", "reverse_editing_direction")
 READS: dict[str, tuple[str, ...]] = {
@@ -78,12 +79,13 @@ READS: dict[str, tuple[str, ...]] = {
     "prompt": _ALWAYS_READ,
     "negative": _ALWAYS_READ,
 }
-"""The methods, each with the edit settings that it has a use for; of the others every value is one cell."""
+"""The edit settings that each method uses. Cells that differ only in an unused setting are equal."""
 
 TEXT_METHODS = ("prompt", "negative")
-"""The methods that change what the model reads, and leave the guidance as it is."""
+"""The methods that edit the model's prompts and leave its guidance unchanged."""
 
 _NEUTRAL = {"edit_guidance_scale": 1.0, "edit_threshold": 0.0, "edit_weights": 1.0}
+"""Values that replace the settings which a method does not use."""
 
 
 @dataclass(frozen=True)
@@ -91,25 +93,26 @@ class Cell:
     """Everything that determines one image.
 
     Args:
-        prompt: the text to draw.
-        seed: seeds this cell's own generator, from which its latents and then its step noise are drawn.
+        prompt: the text of the image.
+        seed: of the cell's own generator, which draws its latents and then its step noise.
         edits: the concepts applied together; empty for an unedited image.
-        negative_prompt: what the unconditional estimate is conditioned on.
+        negative_prompt: the text of the unconditional estimate.
         scheduler: diffusers' class name.
         scheduler_config: canonical JSON of the scheduler's configuration (see :func:`canonical_json`).
         num_inference_steps, guidance_scale, eta: as in diffusers.
         height, width: of the image in pixels.
-        edit_momentum_scale, edit_mom_beta: momentum of the whole edit, shared by its concepts; 0 without any.
-        model: ``name@hash``; only what follows the ``@`` enters the key, so a folder may be renamed.
+        edit_momentum_scale, edit_mom_beta: momentum of the whole edit, shared by its concepts; 0 if unused.
+        model: ``name@hash``; only the hash enters the key, so that a model may be renamed.
         dtype: precision of the networks.
-        replay: the prompt on which the edit's guidance is computed, step by step, while ``prompt`` is drawn;
-            None, or the prompt itself, is the usual edit. See :meth:`source`.
-        method: how the concepts steer. ``sega``; ``composable``, Composable Diffusion's sum of guidances (Liu
-            et al. 2022), scale times weight of each warm concept, all of it, no momentum; ``prompt``, they
-            are appended to the prompt; ``negative``, to the negative prompt. See :meth:`reads`.
+        replay: a prompt whose edit guidance, computed step by step, is applied to ``prompt``; None, or the
+            prompt itself, is the usual edit. See :meth:`source`.
+        method: how the concepts steer. ``sega``: semantic guidance (Brack et al. 2023). ``composable``: the
+            sum of guidances of Composable Diffusion (Liu et al. 2022), scale times weight for each warm
+            concept, without threshold or momentum. ``prompt``: the concepts are appended to the prompt;
+            ``negative``: to the negative prompt. See :meth:`reads`.
 
     Raises:
-        ValueError: a value outside its range; the message begins with the setting's name.
+        ValueError: a value is out of range; the message begins with the setting's name.
     """
 
     prompt: str
@@ -140,16 +143,16 @@ class Cell:
         _real(self, "guidance_scale")
         _real(self, "eta", high=1)
         for name in ("height", "width"):
-            _integer(self, name, low=8, high=_LARGEST_SIDE)
+            _integer(self, name, low=8, high=_MAX_SIDE)
         _real(self, "edit_momentum_scale")
         _real(self, "edit_mom_beta", high=1)
-        if not self.edits or self.method != "sega":  # momentum means nothing there, and must not split cells
+        if not self.edits or self.method != "sega":  # unused momentum must not distinguish equal cells
             _set(self, "edit_momentum_scale", 0.0)
             _set(self, "edit_mom_beta", 0.0)
         if self.edits and self.method != "prompt" and self.guidance_scale <= 1.0:
-            who = "SEGA" if self.method == "sega" else f"method={self.method}"
+            method = "SEGA" if self.method == "sega" else f"method={self.method}"
             raise ValueError(
-                f"guidance_scale is {self.guidance_scale}, but {who} needs classifier-free guidance: "
+                f"guidance_scale is {self.guidance_scale}, but {method} needs classifier-free guidance: "
                 "use a value above 1, or no concepts"
             )
 
@@ -194,16 +197,16 @@ class Cell:
         return self._hash
 
     @cached_property
-    def _hash(self) -> int:  # cells are kept in sets and dicts wherever work is shared out
+    def _hash(self) -> int:  # cached because planning and scheduling look cells up in sets and dicts
         return hash(tuple(getattr(self, name) for name in _FIELDS))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Its fields alone: another process has other hashes."""
+        """The fields without cached values: hashes of strings differ between processes."""
         return {name: getattr(self, name) for name in _FIELDS}
 
     @cached_property
     def key(self) -> str:
-        """16 hex digits that name this cell's image in the store, the same on every machine."""
+        """16 hex digits that identify the cell's image in the store, equal on every machine."""
         return hashlib.sha256(canonical_json(self._identity()).encode()).hexdigest()[:16]
 
     def _identity(self) -> dict[str, Any]:
@@ -213,13 +216,13 @@ class Cell:
         ]
         identity["model"] = self.model.rpartition("@")[2]
         for name, unused in (("replay", None), ("method", "sega")):
-            if identity[name] == unused:  # the field is younger than the keys of cells that do not use it
+            if identity[name] == unused:  # keys from before this field existed stay valid
                 del identity[name]
         identity["key_version"] = KEY_VERSION
         return identity
 
     def reference(self) -> Cell:
-        """The same cell without concepts: what the edit is scored against and shares a trunk with."""
+        """The same cell without concepts: the edit is scored against it, and shares its first steps."""
         return self if self.is_reference else self._reference
 
     @cached_property
@@ -228,19 +231,19 @@ class Cell:
 
     @property
     def is_reference(self) -> bool:
-        """Whether this is :meth:`reference` itself."""
+        """Whether the cell has no concepts."""
         return not self.edits
 
     def source(self) -> Cell:
-        """The cell whose guidance this one is given: itself, or the same edit of the prompt it replays."""
+        """The cell whose guidance this one uses: itself, or the same edit of the replayed prompt."""
         return self if self.replay is None else replace(self, prompt=self.replay, replay=None)
 
     def reads(self, step: int) -> tuple[str, str]:
-        """The negative prompt and the prompt that the model reads at a step, an index into the timesteps.
+        """The negative prompt and the prompt of a step, which is an index into the timesteps.
 
-        They are the cell's own, except that ``negative`` and ``prompt`` append every concept to one of them
-        from its warm-up until it cools down, separated by commas. With a warm-up the text is exchanged while
-        the image is drawn; without one it is the same from the first step to the last.
+        These are the cell's own, except that the methods ``negative`` and ``prompt`` append to one of them
+        each concept that is live at the step, separated by commas. Without warm-up and cool-down the text is
+        the same at all steps.
         """
         if self.method not in TEXT_METHODS:
             return self.negative_prompt, self.prompt
@@ -251,15 +254,16 @@ class Cell:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Every text the model reads for this cell: negative prompt, prompt, concepts, replayed prompt.
+        """All texts to encode for this cell: negative prompt, prompt, concepts, replayed prompt.
 
-        Of a method that appends concepts to a prompt, the concepts as they are read: each such text.
+        For a method that appends concepts to a prompt: each distinct text of any step.
         """
         if self.method in TEXT_METHODS:
             steps = {edit.edit_warmup_steps for edit in self.edits}
             steps |= {edit.edit_cooldown_steps or 0 for edit in self.edits}
-            read = [text for step in sorted(steps) for text in self.reads(step)]
-            return tuple(dict.fromkeys((self.negative_prompt, self.prompt, *read)))
+            # The text changes only at these steps.
+            combined = [text for step in sorted(steps) for text in self.reads(step)]
+            return tuple(dict.fromkeys((self.negative_prompt, self.prompt, *combined)))
         replayed = () if self.replay is None else (self.replay,)
         return (self.negative_prompt, self.prompt, *(edit.concept for edit in self.edits), *replayed)
 
@@ -271,39 +275,50 @@ _UNEDITED = tuple(name for name in _FIELDS if name not in _EDITED)
 
 @lru_cache(maxsize=4096)
 def _unedited(*values: Any) -> Cell:
-    """The reference that has these values; one object for all its edits, of which there may be many."""
+    """The reference with these values, as one object that all its edits share to save memory."""
     return Cell(**dict(zip(_UNEDITED, values, strict=True)))
 
 
+def broadcast(value: Any, count: int) -> list[Any]:
+    """A setting's values for ``count`` concepts: a list as it is, whatever its length, else copies of one."""
+    return value if isinstance(value, list) else [value] * count
+
+
+def collapse(value: Any) -> Any:
+    """The inverse of :func:`broadcast`: the common item of a list whose items are equal, else the value."""
+    if isinstance(value, list) and value and all(item == value[0] for item in value):
+        return value[0]
+    return value
+
+
 def per_concept(value: Any, concepts: Sequence[str], name: str) -> list[Any]:
-    """A setting's value for each concept: a list has one for each, anything else is meant for all.
+    """Broadcast a setting to a cell's concepts and check the length of a list.
 
     Raises:
-        ValueError: a list of another length; the message begins with ``name``.
+        ValueError: a list has another length; the message begins with ``name``.
     """
-    if not isinstance(value, list):
-        return [value] * len(concepts)
-    if concepts and len(value) != len(concepts):
+    values = broadcast(value, len(concepts))
+    if concepts and len(values) != len(concepts):
         texts = ", ".join(repr(concept) for concept in concepts)
         raise ValueError(
-            f"{name} gives {len(value)} values, but the cell has {len(concepts)} concepts ({texts}): "
+            f"{name} gives {len(values)} values, but the cell has {len(concepts)} concepts ({texts}): "
             "give one value for each concept, or a single one for all"
         )
-    return value[: len(concepts)]
+    return values[: len(concepts)]  # without concepts a list is unused, not wrong
 
 
 def check_method(value: object) -> None:
-    """Refuse what is no method.
+    """Check that a value is the name of a method.
 
     Raises:
-        ValueError: the message begins with ``method``.
+        ValueError: it is not; the message begins with ``method``.
     """
     if not isinstance(value, str) or value not in READS:
         raise ValueError(f"method is {abbreviated(value)}, but it must be one of {', '.join(READS)}")
 
 
 def canonical_json(value: object) -> str:
-    """JSON with one spelling for one value: sorted keys, no spaces, ASCII, no NaN."""
+    """The one JSON text of a value that keys are computed from: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
@@ -312,21 +327,21 @@ def abbreviated(value: object) -> str:
     return reprlib.repr(value)
 
 
-# A cell is hashed, so 3 and 3.0 must be the same setting: numbers are brought to their field's type here.
+# A key is the hash of a JSON text, where 3 and 3.0 differ: the checks below convert to the field's type.
 
 
 def _set(owner: object, name: str, value: object) -> None:
     object.__setattr__(owner, name, value)
 
 
-def _real(owner: object, name: str, *, high: int = _STRONGEST, hint: str = "") -> None:
+def _real(owner: object, name: str, *, high: int = _MAX_SCALE, hint: str = "") -> None:
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} is {abbreviated(value)}, but it must be a number")
     if not 0 <= value <= high:  # NaN fails every comparison
         hint = f"; {hint}" if hint and value < 0 else ""
         raise ValueError(f"{name} is {abbreviated(value)}, but it must be between 0 and {high:,}{hint}")
-    _set(owner, name, float(value) + 0.0)  # + 0.0 turns -0.0 into 0.0
+    _set(owner, name, float(value) + 0.0)  # + 0.0 turns -0.0, whose JSON differs, into 0.0
 
 
 def _integer(owner: object, name: str, *, low: int, high: int | None = None) -> None:

@@ -1,1 +1,1 @@
-"""From a configuration to a plan: prompts read, every cell resolved and checked, nothing run."""
+"""Planning: reads prompts, and resolves a configuration into checked cells without running anything."""

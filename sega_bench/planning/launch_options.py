@@ -1,4 +1,4 @@
-"""What ``launch`` may be, as far as that can be told without looking at a machine; where it computes."""
+"""Validation of the ``launch`` settings, and the device that a launch computes on."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sega_bench.planning.prompts import as_text
 from sega_bench.sega.models import resolve_device
 
 LAUNCHES = ("inline", "local", "slurm")
-_MOST_WORKERS = 4096
-_MOST_GPUS = 64
-_MOST_MINUTES = 60 * 24 * 365
-_OF_ALL = ("name", "workers")
+_MAX_WORKERS = 4096
+_MAX_GPUS = 64
+_MAX_MINUTES = 60 * 24 * 365
+_COMMON_KEYS = ("name", "workers")
 
 
 def check(launch: LaunchConfig) -> None:
-    """Refuse what is no way to launch a sweep.
+    """Check the launch settings as far as possible without querying a machine or a cluster.
 
     Raises:
-        UserError: which key, and what it may be.
+        UserError: a value is invalid, or a key belongs to another launcher.
     """
     if launch.name not in LAUNCHES:
         raise UserError(
@@ -32,9 +32,10 @@ def check(launch: LaunchConfig) -> None:
             f"there are {', '.join(LAUNCHES)}"
         )
     if launch.name != "slurm":
-        unset = LaunchConfig()
+        defaults = LaunchConfig()
         for field in fields(LaunchConfig):
-            if field.name not in _OF_ALL and getattr(launch, field.name) != getattr(unset, field.name):
+            is_changed = getattr(launch, field.name) != getattr(defaults, field.name)
+            if field.name not in _COMMON_KEYS and is_changed:
                 raise UserError(f"launch.{field.name} is a cluster's: add launch=slurm, or leave it out")
     if launch.workers != "auto" or launch.name == "slurm":
         _check_workers(launch)
@@ -50,14 +51,14 @@ def _check_workers(launch: LaunchConfig) -> None:
     if type(launch.workers) is not int:
         auto = "" if launch.name == "slurm" else ", or auto for one a GPU"
         raise UserError(f"launch.workers is {abbreviated(launch.workers)}, but it must be a number{auto}")
-    check_count("launch.workers", launch.workers, _MOST_WORKERS)
+    check_count("launch.workers", launch.workers, _MAX_WORKERS)
 
 
 def _check_cluster(launch: LaunchConfig) -> None:
-    check_count("launch.timeout_min", launch.timeout_min or 0, _MOST_MINUTES)
+    check_count("launch.timeout_min", launch.timeout_min or 0, _MAX_MINUTES)
     if launch.gpus_per_worker:
-        check_count("launch.gpus_per_worker", launch.gpus_per_worker, _MOST_GPUS)
-    for i, line in enumerate(_list(launch.setup)):
+        check_count("launch.gpus_per_worker", launch.gpus_per_worker, _MAX_GPUS)
+    for i, line in enumerate(_setup_lines(launch.setup)):
         as_text(line, f"launch.setup[{i}]")
     for name in ("partition", "account"):
         _check_line(f"launch.{name}", getattr(launch, name))
@@ -71,12 +72,12 @@ def _check_cluster(launch: LaunchConfig) -> None:
 
 
 def _check_line(key: str, value: Any) -> None:
-    """Each option is a line of the script that sbatch is given."""
+    """Refuse a text that would break out of its ``#SBATCH`` line in the batch script."""
     if isinstance(value, str) and not (value and value.isprintable()):
         raise UserError(f"{key} is {abbreviated(value)}: it has to be a text on one line")
 
 
-def _list(setup: Any) -> list[Any]:
+def _setup_lines(setup: Any) -> list[Any]:
     if not isinstance(setup, list):
         raise UserError(
             f"launch.setup is {abbreviated(setup)}, but it must be a list: launch.setup=['module load cuda']"
@@ -85,16 +86,16 @@ def _list(setup: Any) -> list[Any]:
 
 
 def device_of(config: Config) -> torch.device:
-    """Where images are made: a device of this machine, or of a cluster's nodes, which can't be asked.
+    """The device that generates images: on this machine, or on a cluster's nodes, which cannot be queried.
 
     Raises:
-        UserError: no such device here.
+        UserError: this machine has no such device, or no device has that name.
     """
     if config.launch.name != "slurm":
         return resolve_device(config.engine.device)
-    of_a_node = "cuda" if config.launch.gpus_per_worker else "cpu"
+    node_default = "cuda" if config.launch.gpus_per_worker else "cpu"
     try:
-        return torch.device(of_a_node if config.engine.device is None else config.engine.device)
+        return torch.device(node_default if config.engine.device is None else config.engine.device)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"engine.device is {abbreviated(config.engine.device)}: {reason}") from error

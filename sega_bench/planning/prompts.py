@@ -1,4 +1,4 @@
-"""Prompts from the configuration or from a file, each with the settings that only it has."""
+"""Prompts from the configuration or from a file, each with its own settings."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from sega_bench.config import PromptFileConfig
 from sega_bench.errors import UserError, expand_user, nearest
 
 OWN_SETTINGS = ("seed", "guidance_scale", "negative_prompt", "num_inference_steps")
-"""What a prompt file's columns may set for a prompt alone."""
+"""Settings that a column of a prompt file may give to each prompt."""
 
-LONGEST_TEXT = 10_000
-"""Characters; a text encoder reads 77 tokens."""
+MAX_TEXT_LENGTH = 10_000
+"""Characters, far beyond the 77 tokens that CLIP's text encoders read."""
 
 _DAMAGED = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
-"""Control characters that are no white space, and halves of characters."""
+"""Control characters other than white space, and lone surrogates."""
 
 _SUFFIXES = (".csv", ".txt", ".jsonl")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A text, and the settings that hold for it alone.
+    """A prompt with its own settings.
 
     Args:
-        text: the prompt.
-        own: its settings by name; what numbers they may be is the cell's to judge.
-        origin: file, line and column that each of them came from.
+        text: the prompt's text.
+        own: its own settings by name; :class:`~sega_bench.cell.Cell` checks their ranges.
+        origin: file, line and column of each of these settings.
     """
 
     text: str
@@ -44,14 +44,14 @@ class Prompt:
 
 
 def read_prompts(value: object, file: PromptFileConfig) -> tuple[Prompt, ...]:
-    """The prompts of a sweep.
+    """Read the prompts of a sweep.
 
     Args:
-        value: a list of texts, or the name of a .csv, .txt (one a line) or .jsonl file.
+        value: a list of texts, or the name of a .csv, .txt (one prompt per line) or .jsonl file.
         file: how to read the file.
 
     Raises:
-        UserError: no prompts, no such file, a line or column that cannot be read.
+        UserError: there are no prompts or no such file, or a line or column is invalid.
     """
     if isinstance(value, str):
         prompts = tuple(_read_file(expand_user(as_text(value, "prompts"), "prompts"), file))
@@ -68,13 +68,13 @@ def read_prompts(value: object, file: PromptFileConfig) -> tuple[Prompt, ...]:
 
 
 def read_replays(value: object) -> tuple[str | None, ...]:
-    """The prompts whose edits a sweep replays, each once; None is the prompt's own edit.
+    """The distinct prompts whose edits a sweep replays; None stands for the prompt's own edit.
 
     Args:
-        value: a text, None, or a list of those.
+        value: a text, None, or a list of these.
 
     Raises:
-        UserError: an empty list, or an entry that is no text.
+        UserError: the list is empty, or an entry is not a text.
     """
     if not isinstance(value, list):
         return (None if value is None else as_text(value, "replay"),)
@@ -85,11 +85,11 @@ def read_replays(value: object) -> tuple[str | None, ...]:
 
 
 def as_text(value: object, key: str) -> str:
-    """A text that a model can read, or an error that knows how YAML turns texts into something else.
+    """Check that a value is a text fit for a model, a file name or a table.
 
     Raises:
-        UserError: no text, one of a length that no model reads, or one with control characters or halves
-            of characters in it.
+        UserError: it is not a text (the message explains YAML's booleans), or it is longer than
+            :data:`MAX_TEXT_LENGTH`, or it has control characters or lone surrogates.
     """
     if isinstance(value, bool):
         raise UserError(
@@ -98,11 +98,11 @@ def as_text(value: object, key: str) -> str:
         )
     if not isinstance(value, str):
         raise UserError(f"{key} is {abbreviated(value)}, but it must be a text: put it in quotes")
-    if len(value) > LONGEST_TEXT:
-        raise UserError(f"{key} has {len(value):,} characters: give at most {LONGEST_TEXT:,}")
-    if found := _DAMAGED.search(value):
+    if len(value) > MAX_TEXT_LENGTH:
+        raise UserError(f"{key} has {len(value):,} characters: give at most {MAX_TEXT_LENGTH:,}")
+    if match := _DAMAGED.search(value):
         raise UserError(
-            f"{key} is {abbreviated(value)}, with {found[0]!r} at character {found.end()}: remove it"
+            f"{key} is {abbreviated(value)}, with {match[0]!r} at character {match.end()}: remove it"
         )
     return value
 
@@ -122,11 +122,11 @@ def _read_file(path: Path, file: PromptFileConfig) -> Iterator[Prompt]:
     if file.limit is not None and file.limit < 1:
         raise UserError(f"prompt_file.limit is {file.limit}, but it must be at least 1, or null for all")
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # read_text would turn the \r in a quoted field into \n
+        text = path.read_bytes().decode("utf-8-sig")  # read_text would turn \r in a quoted field into \n
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompts: {path} cannot be read ({_reason(error)})") from error
     for line, row in itertools.islice(_rows(path, text, file), file.limit):
-        yield _prompt(f"prompts: {path} line {line}", row, file)
+        yield _parse_row(f"prompts: {path} line {line}", row, file)
 
 
 def _reason(error: Exception) -> str:
@@ -134,20 +134,16 @@ def _reason(error: Exception) -> str:
 
 
 def _rows(path: Path, text: str, file: PromptFileConfig) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and columns of every row."""
+    """Line number and columns of each row."""
     if path.suffix == ".csv":
         yield from _csv_rows(path, text, file)
         return
-    # Only \n and \r\n end a line: splitlines would also break at form feeds, U+2028 and more within a prompt.
+    # Not splitlines, which also breaks at form feeds, U+2028 and others that may occur in a prompt.
     for i, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            bare = line.removesuffix("\r")
-            yield (
-                i,
-                {file.column: bare}
-                if path.suffix == ".txt"
-                else _json_row(f"prompts: {path} line {i}", bare),
-            )
+            content = line.removesuffix("\r")
+            is_text = path.suffix == ".txt"
+            yield i, {file.column: content} if is_text else _json_row(f"prompts: {path} line {i}", content)
 
 
 def _csv_rows(path: Path, text: str, file: PromptFileConfig) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -158,7 +154,7 @@ def _csv_rows(path: Path, text: str, file: PromptFileConfig) -> Iterator[tuple[i
             if names.count(name) > 1:
                 raise UserError(f"prompts: {path} has {names.count(name)} columns {name!r}: rename one")
         for row in reader:
-            if None in row:
+            if None in row:  # DictReader collects surplus fields under None
                 raise UserError(
                     f"prompts: {path} line {reader.line_num} has more fields than the header, which has "
                     f"{len(names)}: put texts with commas in double quotes"
@@ -178,7 +174,7 @@ def _json_row(where: str, line: str) -> dict[str, Any]:
     return row
 
 
-def _prompt(where: str, row: Mapping[str, Any], file: PromptFileConfig) -> Prompt:
+def _parse_row(where: str, row: Mapping[str, Any], file: PromptFileConfig) -> Prompt:
     for column in (file.column, *file.columns.values()):
         if row.get(column) is None:
             raise UserError(
@@ -188,18 +184,18 @@ def _prompt(where: str, row: Mapping[str, Any], file: PromptFileConfig) -> Promp
     origin = {key: f"{where}, column {column}: {key}" for key, column in file.columns.items()}
     return Prompt(
         as_text(row[file.column], f"{where}, column {file.column}"),
-        {key: _own(key, row[column], origin[key]) for key, column in file.columns.items()},
+        {key: _parse_setting(key, row[column], origin[key]) for key, column in file.columns.items()},
         origin,
     )
 
 
-def _own(key: str, value: Any, where: str) -> Any:
-    """A column's value; numbers arrive from CSV as text."""
+def _parse_setting(key: str, value: Any, where: str) -> Any:
+    """A setting's value in its type; CSV has numbers as text."""
     if key == "negative_prompt":
         return as_text(value, where)
-    for number in (int, float) if isinstance(value, str) else ():
+    for convert in (int, float) if isinstance(value, str) else ():
         try:
-            return number(value)
+            return convert(value)
         except ValueError:
             continue
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,7 +1,7 @@
-"""One cell at a time: where each of its settings comes from, and which key to name when one is wrong.
+"""Resolution of a configuration's settings into cells, with error messages that name a setting's own key.
 
-Precedence of an edit setting: ``edit`` < the concept's own mapping < ``zip`` and ``axes``. Of a sampling
-setting: ``sampling`` < the prompt's own column < ``zip`` and ``axes``.
+Precedence of an edit setting: ``edit`` < the concept's own mapping < ``zip`` and ``axes``. Precedence of a
+sampling setting: ``sampling`` < the prompt's own column < ``zip`` and ``axes``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, check_method, per_concept
+from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, broadcast, check_method, per_concept
 from sega_bench.config import Config, SamplingConfig
 from sega_bench.errors import UserError
 from sega_bench.planning.launch_options import device_of
@@ -27,12 +27,12 @@ SAMPLING_SETTINGS = (*(f.name for f in fields(SamplingConfig)), "negative_prompt
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 Point = Mapping[str, Any]
-"""One combination of axis values."""
+"""One combination of axis values, by setting."""
 
 
 @dataclass(frozen=True)
 class Concept:
-    """A text to steer by, the settings that only it has, and its own key in the configuration."""
+    """A concept's text, its own settings, and its key in the configuration."""
 
     text: str
     own: Mapping[str, Any]
@@ -45,7 +45,7 @@ ConceptSet = tuple[Concept, ...]
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the settings of a cell, or of one of its concepts, were written."""
+    """The places in the configuration that set the values of a cell or of one of its concepts."""
 
     config: Config
     prompt: Prompt
@@ -53,16 +53,16 @@ class _Source:
     concept: Concept | None = None
 
     def value(self, name: str) -> Any:
-        """What holds of all that was written for the setting ``name``; a list for a cell's concepts."""
-        for written in (self.point, self.prompt.own):
-            if name in written:
-                return written[name]
+        """The value of highest precedence, a concept's own settings aside; may be a per-concept list."""
+        for values in (self.point, self.prompt.own):
+            if name in values:
+                return values[name]
         if name in ("negative_prompt", "method"):
             return getattr(self.config, name)
         return getattr(self.config.sampling if name in SAMPLING_SETTINGS else self.config.edit, name)
 
     def key(self, name: str) -> str:
-        """The configuration's key of that value."""
+        """The configuration key, or the file, line and column, that set the value in effect."""
         if name in self.point:
             return f"{'axes' if name in self.config.axes else 'zip'}.{name}"
         if self.concept is not None and name in self.concept.own:
@@ -73,15 +73,15 @@ class _Source:
             return f"edit.{name}"
         return f"sampling.{name}" if hasattr(self.config.sampling, name) else name
 
-    def mistake(self, message: object) -> UserError:
-        """A message that begins with the name of a setting, with its key in the name's place."""
+    def error(self, message: object) -> UserError:
+        """A user error from a message that begins with a setting's name, which its key replaces."""
         name, _, rest = str(message).partition(" ")
         return UserError(f"{self.key(name)} {rest}")
 
 
 @dataclass(frozen=True)
 class Resolver:
-    """Fills in every setting of a cell, and checks it."""
+    """Resolves and checks all settings of a sweep's cells."""
 
     config: Config
     model: Model
@@ -94,24 +94,28 @@ class Resolver:
         replays: Sequence[str | None],
         points: Sequence[Point],
     ) -> Iterator[Cell]:
-        """All cells in the order prompts, seeds, concepts, replays, settings; without concepts unedited.
+        """Yield all cells in the order prompts, seeds, concepts, replays, points; unedited without concepts.
+
+        Args:
+            seeds: for prompts that have no seed of their own.
 
         Raises:
-            UserError: a setting out of its range, named by the key that it was written under.
+            UserError: a setting is out of range; the message begins with the key that set it.
         """
         self._check_shared()
-        sets = concepts or [()]
+        concept_sets = concepts or [()]
         for prompt in prompts:
+            # Settings and edits do not depend on seed and replay, so they are resolved once per prompt.
             sources = [_Source(self.config, prompt, point) for point in points]
             settings = [self._sampling(source) | self._momentum(source) for source in sources]
-            edits = [[self._edits(together, source) for source in sources] for together in sets]
-            own_seeds = [prompt.own["seed"]] if "seed" in prompt.own else seeds
-            for seed, place, replay in itertools.product(own_seeds, range(len(sets)), replays):
-                for source, own, edited in zip(sources, settings, edits[place], strict=True):
-                    yield self._cell(source, seed, sets[place], edited, replay, own)
+            edits = [[self._edits(concept_set, source) for source in sources] for concept_set in concept_sets]
+            prompt_seeds = [prompt.own["seed"]] if "seed" in prompt.own else seeds
+            for seed, k, replay in itertools.product(prompt_seeds, range(len(concept_sets)), replays):
+                for source, cell_settings, cell_edits in zip(sources, settings, edits[k], strict=True):
+                    yield self._cell(source, seed, concept_sets[k], cell_edits, replay, cell_settings)
 
     def axis(self, name: str, values: Sequence[Any]) -> list[Any]:
-        """An axis' values as the cells have them: a scheduler's class name, a side in place of null."""
+        """An axis' values as its cells have them: class names of schedulers, pixels instead of null."""
         if name == "scheduler":
             return [self.model.scheduler_for(value)[0] for value in values]
         if name in ("height", "width"):
@@ -119,23 +123,22 @@ class Resolver:
         return list(values)
 
     def _check_shared(self) -> None:
-        """What ``sampling`` and ``edit`` say must be right even where every cell overrides it."""
+        """Check the values of ``sampling`` and ``edit`` even if every cell overrides them."""
         source = _Source(self.config, Prompt(""), {})
         try:
             Cell("", 0, **self._sampling(source), **self._momentum(source))
             check_method(self.config.method)
             for name in EDIT_SETTINGS:
-                value = source.value(name)
-                for one in value if isinstance(value, list) else [value]:
-                    Edit("", **{name: one})
+                for value in broadcast(source.value(name), 1):
+                    Edit("", **{name: value})
         except ValueError as error:
-            raise source.mistake(error) from error
+            raise source.error(error) from error
 
     def _cell(
         self,
         source: _Source,
         seed: int,
-        together: ConceptSet,
+        concept_set: ConceptSet,
         edits: tuple[Edit, ...],
         replay: str | None,
         settings: Mapping[str, Any],
@@ -151,19 +154,19 @@ class Resolver:
                 method=source.value("method"),
                 **settings,
             )
-            n = count_timesteps(cell)
+            n = count_timesteps(cell)  # some schedulers take more steps than num_inference_steps
         except ValueError as error:
-            raise source.mistake(error) from error
-        for concept, edit in zip(together, edits, strict=True):
+            raise source.error(error) from error
+        for concept, edit in zip(concept_set, edits, strict=True):
             if edit.edit_warmup_steps > n:
-                raise replace(source, concept=concept).mistake(
+                raise replace(source, concept=concept).error(
                     f"edit_warmup_steps is {edit.edit_warmup_steps}, but {cell.scheduler} takes {n} steps: "
                     f"use at most {n}, which leaves the image unedited"
                 )
         return cell
 
     def _sampling(self, source: _Source) -> dict[str, Any]:
-        """The sampling settings as :class:`Cell` has them."""
+        """The sampling settings in the form of :class:`Cell`'s arguments."""
         settings = {name: source.value(name) for name in SAMPLING_SETTINGS}
         as_text(settings["negative_prompt"], source.key("negative_prompt"))
         if settings["scheduler"] is not None:
@@ -173,20 +176,18 @@ class Resolver:
                 settings["scheduler"]
             )
         except UserError as error:
-            raise source.mistake(error) from error
+            raise source.error(error) from error
         for side in ("height", "width"):
             if settings[side] is None:
                 settings[side] = self.model.size
             elif isinstance(settings[side], int | float) and (settings[side] % 8 or settings[side] < 16):
-                raise source.mistake(
-                    f"{side} is {settings[side]}, but it must be a multiple of 8, from 16 on"
-                )
+                raise source.error(f"{side} is {settings[side]}, but it must be a multiple of 8, from 16 on")
         return settings
 
     def _momentum(self, source: _Source) -> dict[str, Any]:
         for name in MOMENTUM_SETTINGS:
             if isinstance(source.value(name), list):
-                raise source.mistake(
+                raise source.error(
                     f"{name} holds a list, but momentum belongs to the whole cell: give one number"
                 )
         return {name: source.value(name) for name in MOMENTUM_SETTINGS}
@@ -199,22 +200,22 @@ class Resolver:
             raise UserError(f"engine.dtype is {engine.dtype!r}, but it must be one of {', '.join(_DTYPES)}")
         return engine.dtype or default_dtype(device)
 
-    def _edits(self, together: ConceptSet, source: _Source) -> tuple[Edit, ...]:
-        columns = {name: self._per_concept(name, together, source) for name in EDIT_SETTINGS}
+    def _edits(self, concept_set: ConceptSet, source: _Source) -> tuple[Edit, ...]:
+        columns = {name: self._per_concept(name, concept_set, source) for name in EDIT_SETTINGS}
         edits = []
-        for k, concept in enumerate(together):
+        for k, concept in enumerate(concept_set):
             try:
                 edits.append(Edit(concept.text, **{name: column[k] for name, column in columns.items()}))
             except ValueError as error:
-                raise replace(source, concept=concept).mistake(error) from error
+                raise replace(source, concept=concept).error(error) from error
         return tuple(edits)
 
-    def _per_concept(self, name: str, together: ConceptSet, source: _Source) -> list[Any]:
-        """A setting's value for each of the concepts."""
+    def _per_concept(self, name: str, concept_set: ConceptSet, source: _Source) -> list[Any]:
+        """A setting's value for each concept of a set."""
         try:
-            values = per_concept(source.value(name), [concept.text for concept in together], name)
+            values = per_concept(source.value(name), [concept.text for concept in concept_set], name)
         except ValueError as error:
-            raise source.mistake(error) from error
+            raise source.error(error) from error
         if name in source.point:
             return values
-        return [concept.own.get(name, value) for concept, value in zip(together, values, strict=True)]
+        return [concept.own.get(name, value) for concept, value in zip(concept_set, values, strict=True)]
