@@ -35,6 +35,7 @@ def write(store: Store, answers: Answers) -> dict[str, Path]:
     """
     folder, study = store.answers_dir, answers.study
     for file, table in _tables(answers):
+        # Quoted and inert, so that a searched prompt does not become a formula in a spreadsheet.
         text = inert(table).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         store.write_text(folder / file, text)
     for best in answers.best:

@@ -128,7 +128,7 @@ def compute_answers(scores: Scores, trials: Sequence[Trial]) -> Answers:
     ).reshape(len(complete), len(settings.names))  # (0, S) without trials
     estimates_TK, losses_TK = estimates_TS[:, : len(settings.objectives)], settings.losses(estimates_TS)
     rows = _feasible_rows(study, complete, estimates_TS)
-    is_on_front = front(losses_TK[np.array(rows, dtype=int)])
+    is_on_front = front(losses_TK[np.array(rows, dtype=int)])  # an empty list alone would be float
     best = [_select_best(scores, complete, concepts) for concepts in (None, *_concept_sets(study))]
     return Answers(
         study=study,
@@ -213,6 +213,7 @@ def score_trial(scores: Scores, trial: Trial, concepts: ConceptSet | None) -> Sc
     own_BK = scores.by_block(trial.params, names, len(study.blocks), concepts)
     base_BK = scores.by_block(BASELINE, names, len(study.blocks), concepts)
     blocks = np.arange(len(study.blocks))
+    # A prompt's seeds are correlated; the interval resamples prompts too.
     prompts = np.unique([prompt for prompt, _ in study.blocks], return_inverse=True)[1]
 
     def estimates(values_BK: Floats) -> tuple[Estimate, ...]:
@@ -228,7 +229,7 @@ def _evaluations(scores: Scores, trials: Sequence[Trial]) -> Iterator[int]:
     for trial in (None, *trials):
         params, resource = (BASELINE, len(study.blocks)) if trial is None else (trial.params, trial.resource)
         for cell in study.cells_on(params, study.blocks[:resource]):
-            if cell.key not in counted:
+            if cell.key not in counted:  # trials share references, and equal cells
                 counted.add(cell.key)
                 total += int(scores.rows.get(cell.key, {}).get("unet_evals") or 0)
         if trial is not None and trial.state == "complete":

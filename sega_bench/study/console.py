@@ -93,6 +93,7 @@ def _importance_lines(answers: Answers) -> Iterator[str]:
 
 def _cost_line(answers: Answers) -> Iterator[str]:
     """One line with the hypervolume after each quarter of the trials; none without trials."""
+    # A set, because few trials have equal quarters.
     ends = {len(answers.trials) * quarter // 4 - 1 for quarter in (1, 2, 3, 4)} - {-1}
     if ends:
         yield ", ".join(

@@ -56,6 +56,7 @@ def verdict(study: Study, best: ScoredTrial, held_out: ScoredTrial | None) -> st
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
+    """Mean and interval; the format's ``z`` turns -0.000 into 0.000."""
     if not isfinite(estimate.mean):
         return "not known"
     if not isfinite(estimate.low):  # a single block has no interval

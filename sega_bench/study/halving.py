@@ -49,7 +49,9 @@ def promoted(
         may_be_feasible_T = may_be_feasible_T & ~(lower_bounds(violations_TBC) > 0).any(axis=1)
     on_front_T = front(np.where(is_feasible_T[:, None], means_TK, np.nan))
     extent_K = np.ptp(means_TK[on_front_T], axis=0) if on_front_T.any() else np.zeros(means_TK.shape[1])
+    # A front of one point has no extent to scale by; its losses then count as they are.
     total_T = (means_TK / np.where(extent_K > _ZERO_EXTENT, extent_K, 1.0)).sum(axis=1)
+    # Trials promoted before cover from the start, candidates from their promotion on.
     is_covering_T, is_promoted_T = is_feasible_T & ~candidates_T, np.zeros_like(candidates_T)
     for trial in np.argsort(total_T, kind="stable"):  # stable: ties go to the earlier trial on every machine
         if candidates_T[trial] and may_be_feasible_T[trial]:

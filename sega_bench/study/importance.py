@@ -68,7 +68,7 @@ def importance_curves(
     for k, objective in enumerate(objectives):
         known_T = np.isfinite(scores_TK[:, k])
         if known_T.sum() >= MIN_TRIALS:
-            forest = RandomForestRegressor(_TREES, random_state=0)
+            forest = RandomForestRegressor(_TREES, random_state=0)  # the same trials give the same curves
             forest.fit(features_TF[known_T], scores_TK[known_T, k])
             curves += _curves(space, forest, sample, objective)
     return curves

@@ -75,14 +75,21 @@ def search(
         if not running and len(trials) >= n_trials:
             return
         if any(trial.state == "complete" for trial in trials):
-            optuna_study.check_scorers(scorers())
-        # Batches end at multiples of their size, so that a kill while asking does not shift them.
-        first = running[0] if running else len(trials)
-        batch_end = (first // study.batch + 1) * study.batch
-        while len(optuna_study.trials()) < min(batch_end, max(n_trials, len(trials))):
-            optuna_study.ask()
+            optuna_study.check_scorers(scorers())  # before the sampler mixes two kinds of scores
+        _ask_batch(optuna_study, study.batch, n_trials)
         yield from _run_batch(study, optuna_study, rows, _numbers(optuna_study.trials(), "running"))
-        optuna_study.check_scorers(scorers())
+        optuna_study.check_scorers(scorers())  # the first batch stores them
+
+
+def _ask_batch(optuna_study: OptunaStudy, batch: int, n_trials: int) -> None:
+    """Fill the current batch up to its end, or to the study's last trial."""
+    trials = optuna_study.trials()
+    running = _numbers(trials, "running")
+    # Batches end at multiples of their size, so that a kill while asking does not shift them.
+    first = running[0] if running else len(trials)
+    batch_end = (first // batch + 1) * batch
+    for _ in range(len(trials), min(batch_end, n_trials)):
+        optuna_study.ask()
 
 
 def _numbers(trials: Sequence[Trial], state: str) -> list[int]:
@@ -96,7 +103,7 @@ def _retry_failed(
     trials, stored = optuna_study.trials(), rows()
     failed = _numbers(trials, "failed")
     allocations = [(t.params, t.resource or _started_blocks(study, t, stored)) for t in trials]
-    most = max((resource for _, resource in allocations), default=0)
+    most = max((resource for _, resource in allocations), default=0)  # no trial yet: the baseline alone
     yield Step(study.plan(allocations), len(trials), len(failed), most)
     if failed:
         yield from _run_batch(study.without_retries(), optuna_study, rows, failed)
@@ -104,12 +111,16 @@ def _retry_failed(
 
 def _started_blocks(study: Study, trial: Trial, stored: Rows) -> int:
     """Number of first blocks that hold all stored cells of a trial without a decided resource."""
+    # References are the baseline's, so they do not show that the trial was started.
     started = {block_of(cell) for cell in study.cells(trial.params) if cell.key in stored and cell.edits}
     return max((number for number, block in enumerate(study.blocks, 1) if block in started), default=0)
 
 
 def _restore_lost(study: Study, optuna_study: OptunaStudy, rows: Callable[[], Rows]) -> Iterator[Step]:
-    """Generate the cells of complete trials again whose records were lost."""
+    """Generate the cells of complete trials again whose records were lost.
+
+    The final plan omits pruned trials, so only this step restores theirs.
+    """
     trials = optuna_study.trials()
     complete = [trial for trial in trials if trial.state == "complete"]
     stored = rows() if complete else {}
@@ -194,6 +205,7 @@ def _promoted(
 def _tell(optuna_study: OptunaStudy, scores: Scores, trial: Trial, resource: int) -> None:
     settings = scores.study.settings
     estimates_S = scores.estimates(trial.params, settings.names, resource)
+    # Optuna accepts no NaN: a trial without one of its values fails.
     if not scores.is_usable(trial.params, resource) or not np.isfinite(estimates_S).all():
         optuna_study.tell(trial, None, {}, resource)
         return

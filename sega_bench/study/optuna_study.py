@@ -220,10 +220,12 @@ class OptunaStudy:
     def _sampler(self, number: int) -> BaseSampler:
         seed = Random(f"{self._settings.sampler_seed} {number}").randrange(2**32)
         if self._settings.sampler == "tpe":
-            return TPESampler(seed=seed, multivariate=True)
+            return TPESampler(seed=seed, multivariate=True)  # models interactions of parameters
         if self._settings.sampler == "nsga2":
+            # One batch is one generation; Optuna's smallest population is 2.
             return NSGAIISampler(seed=seed, population_size=max(2, self._batch))
         if self._settings.sampler == "gp":
+            # Optuna starts with 10 random trials; a space of few parameters needs fewer.
             return GPSampler(seed=seed, n_startup_trials=min(10, 2 * len(self._distributions) + 1))
         return RandomSampler(seed=seed)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sega_bench.cell import shown
+from sega_bench.cell import abbreviated
 from sega_bench.errors import UserError
 from sega_bench.planning.planner import Plan
 from sega_bench.store import Store
@@ -47,6 +47,7 @@ class StudyRun:
             study.batch,
             study.baseline_params,
         )
+        # Last, so that a refused command leaves no study.json behind.
         store.write_text(store.study_path, json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
 
     def search(self) -> Iterator[Step]:
@@ -113,6 +114,6 @@ def _check_identity(identity: Mapping[str, object], path: Path) -> None:
     own_key = name if name in SETTINGS else f"study.{name}"
     key = {"blocks": "prompts or seeds", "concepts": "concepts"}.get(name, own_key)
     raise UserError(
-        f"{key}: this folder holds a study of another {name} ({shown(stored.get(name))}): give this one "
-        "another name=..., or the old settings"
+        f"{key}: this folder holds a study of another {name} ({abbreviated(stored.get(name))}): give this "
+        "one another name=..., or the old settings"
     )

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from sega_bench.cell import Cell, shown
+from sega_bench.cell import Cell, abbreviated
 from sega_bench.config import Config, StudyConfig
 from sega_bench.errors import UserError
 from sega_bench.planning.planner import AXES, Plan, plan
@@ -112,7 +112,7 @@ class Study:
 
     def cells(self, params: Params) -> tuple[Cell, ...]:
         """A trial's cells on all blocks, each reference before the cells scored against it."""
-        cache_key = tuple(params.items())
+        cache_key = tuple(params.items())  # each rung needs the cells of all trials so far
         if cache_key not in self._cells:
             config = space.with_points(self.config, [self.point(params)])
             self._cells[cache_key] = plan(config, self.baseline.model).cells
@@ -190,7 +190,7 @@ def _held_out(
         study=StudyConfig(),
         wandb=replace(config.wandb, mode="disabled"),
     )
-    try:
+    try:  # the baseline's model id, so that the checkpoint is not hashed twice
         held_out_baseline = plan(held_out_config, baseline.model)
     except UserError as error:
         raise UserError(f"study.held_out.{error}") from error
@@ -205,7 +205,7 @@ def _refuse_shared(block: Block, seeds: object) -> None:
     key, remedy = "study.held_out", "hold other seeds out"
     if isinstance(seeds, list) and seed not in seeds:
         key, remedy = "study.held_out.prompts", "its file gives it this seed, so hold other prompts out"
-    raise UserError(f"{key}: {shown(prompt)} with seed {seed} is searched with too: {remedy}")
+    raise UserError(f"{key}: {abbreviated(prompt)} with seed {seed} is searched with too: {remedy}")
 
 
 def block_of(cell: Cell) -> Block:
