@@ -128,7 +128,7 @@ def execute(
         log.warning("plan.json was lost or damaged: it is written again, with the sizes of this command")
     if not job.missing and job.stored is not None:
         if job.needs_update:  # the sweep shrank, or its settings describe the same cells differently
-            job.store.write_plan(manifest.renewed(job.plan, job.stored))
+            job.store.write_plan(manifest.updated(job.plan, job.stored))
         return
     scorers = _checked(job, networks.scorers(job))
     with threads(job.threads), gc_control.frozen():
@@ -222,7 +222,7 @@ def _write_plan(job: Job, scorers: Sequence[Scorer]) -> dict[str, Any]:
 
 def _warn_of_changes(job: Job, engine: Mapping[str, Any]) -> None:
     """Warn if new images will be computed differently from those that the folder already holds."""
-    if changes := manifest.changes(job.stored or {}, engine, job.plan.config):
+    if changes := manifest.environment_changes(job.stored or {}, engine, job.plan.config):
         text = ", ".join(changes)
         log.warning("%s: new images and scores may differ from this folder's others by rounding", text)
 

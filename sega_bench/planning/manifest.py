@@ -1,4 +1,4 @@
-"""plan.json: what a sweep was, in full, and whether another command is the same sweep."""
+"""plan.json: its content, and whether a new plan continues the sweep that it describes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,18 @@ from sega_bench.planning.planner import Plan
 from sega_bench.scores import ScoreSettings
 from sega_bench.store import PLAN_VERSION
 
-_MAY_GROW = ("prompts", "prompt_file", "concepts", "seeds", "method", "replay", "axes", "zip", "study")
+_EXTENDABLE = (
+    "prompts",
+    "prompt_file",
+    "concepts",
+    "seeds",
+    "method",
+    "replay",
+    "axes",
+    "zip",
+    "study",
+    "verdict",
+)
 _OPERATIONAL = (
     "name",
     "description",
@@ -29,27 +40,27 @@ _OPERATIONAL = (
     "retry_failed",
     "fail_fast",
 )
-_NOT_IN_AN_IMAGE = ("wave_rows",)
-"""Of the engine's entries in plan.json those that no bit of an image depends on."""
+_BITWISE_NEUTRAL = ("wave_rows",)
+"""Engine entries of plan.json that do not affect a single bit of an image."""
 
-_SCORED_TOGETHER = "scores.batch_size"
-"""As operational, though it stands among settings that are not."""
+_SCORE_BATCH_SIZE = "scores.batch_size"
+"""Operational, unlike the other settings of its section."""
 
 SCORE_PATHS = ("clip_model", "clip_pretrained", "dino")
-"""Scorers' settings that may be paths of this machine, of which plan.json has the last part alone."""
+"""Score settings that may be local paths, of which plan.json has only the last part."""
 
 _PACKAGES = ("torch", "diffusers", "transformers", "open-clip-torch", "lpips", "numpy", "pillow")
 
 
-def document(made: Plan, engine: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:
+def document(plan: Plan, engine: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:
     """The content of plan.json.
 
     Args:
-        made: the plan.
-        engine: sizes and device as they were resolved; a resume reuses them.
+        plan: the plan.
+        engine: resolved batch sizes and device, which a resume reuses.
         scores: backbone, weights id and preprocessing of every score.
     """
-    return _asked(made) | {
+    return _requested(plan) | {
         "engine": dict(engine),
         "scores": dict(scores),
         "versions": versions(),
@@ -57,108 +68,115 @@ def document(made: Plan, engine: Mapping[str, Any], scores: Mapping[str, Any]) -
     }
 
 
-def renewed(made: Plan, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """plan.json for a plan of which everything is made already: what it was computed with stays."""
-    return {**stored, **_asked(made)}
+def updated(plan: Plan, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """plan.json for a plan whose cells all exist already: the stored engine, scores and versions stay."""
+    return {**stored, **_requested(plan)}
 
 
-def rescored(stored: Mapping[str, Any], settings: ScoreSettings, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """plan.json of a sweep whose pictures are scored anew; all else stays."""
-    asked = {**stored["settings"], "scores": _portable_scores(asdict(settings))}
-    return {**stored, "settings": asked, "scores": dict(scores)}
+def with_scores(
+    stored: Mapping[str, Any], settings: ScoreSettings, scores: Mapping[str, Any]
+) -> dict[str, Any]:
+    """plan.json of a sweep whose images were rescored; only the scores' settings and provenance change."""
+    new_settings = {**stored["settings"], "scores": _portable_scores(asdict(settings))}
+    return {**stored, "settings": new_settings, "scores": dict(scores)}
 
 
-def is_behind(made: Plan, stored: Mapping[str, Any]) -> bool:
-    """Whether plan.json shows another plan; settings that change no result may differ."""
-    return _results_of(renewed(made, stored)) != _results_of(stored)
+def is_outdated(plan: Plan, stored: Mapping[str, Any]) -> bool:
+    """Whether plan.json describes another plan, operational settings aside."""
+    return _result_settings(updated(plan, stored)) != _result_settings(stored)
 
 
-def _results_of(plan: Mapping[str, Any]) -> str:
-    """What of plan.json decides the results, as a text: the order of axes and of their values counts."""
-    settings = {name: value for name, value in _flat(plan.get("settings", {})) if not _is_operational(name)}
-    return json.dumps({**plan, "settings": settings})
+def _result_settings(document: Mapping[str, Any]) -> str:
+    """The part of plan.json that determines the results, as JSON, because dicts compare without order."""
+    settings = {
+        name: value for name, value in _flatten(document.get("settings", {})) if not _is_operational(name)
+    }
+    return json.dumps({**document, "settings": settings})
 
 
 def _is_operational(key: str) -> bool:
-    return key.partition(".")[0] in _OPERATIONAL or key == _SCORED_TOGETHER
+    return key.partition(".")[0] in _OPERATIONAL or key == _SCORE_BATCH_SIZE
 
 
-def _asked(made: Plan) -> dict[str, Any]:
+def _requested(plan: Plan) -> dict[str, Any]:
     return {
         "plan_version": PLAN_VERSION,
-        "name": made.name,
-        "description": made.config.description,
-        "settings": _portable_settings(made.config),
+        "name": plan.name,
+        "description": plan.config.description,
+        "settings": _portable_settings(plan.config),
         "model": {
-            "id": made.model.id,
-            "name": made.config.model.name,
-            "path": _portable(made.config.model.path),
+            "id": plan.model.id,
+            "name": plan.config.model.name,
+            "path": _portable(plan.config.model.path),
         },
-        "axes": dict(made.axes),
-        "prompts": list(made.prompts),
-        "concepts": [list(together) for together in made.concepts],
-        "seeds": list(made.seeds),
-        "counts": made.counts(),
-        "keys": [cell.key for cell in made.cells],
+        "axes": dict(plan.axes),
+        "prompts": list(plan.prompts),
+        "concepts": [list(concept_set) for concept_set in plan.concepts],
+        "seeds": list(plan.seeds),
+        "counts": plan.counts(),
+        "keys": [cell.key for cell in plan.cells],
     }
 
 
 def versions() -> dict[str, str]:
-    """Versions of this code and of the libraries that a number may depend on."""
+    """Versions of this package and of the libraries that affect images or scores."""
     return {"sega_bench": version.__version__} | {name: metadata.version(name) for name in _PACKAGES}
 
 
-def changes(stored: Mapping[str, Any], engine: Mapping[str, Any], config: Config) -> list[str]:
-    """What differs from the stored plan, and may change the last digit of an image or a score, as words."""
-    together = stored.get("settings", {}).get("scores", {}).get("batch_size")
-    before = {**stored.get("engine", {}), **stored.get("versions", {}), _SCORED_TOGETHER: together}
-    now = {**engine, **versions(), _SCORED_TOGETHER: config.scores.batch_size}
+def environment_changes(stored: Mapping[str, Any], engine: Mapping[str, Any], config: Config) -> list[str]:
+    """Describe changes since the stored plan that can alter the last digits of an image or a score."""
+    batch_size = stored.get("settings", {}).get("scores", {}).get("batch_size")
+    before = {**stored.get("engine", {}), **stored.get("versions", {}), _SCORE_BATCH_SIZE: batch_size}
+    now = {**engine, **versions(), _SCORE_BATCH_SIZE: config.scores.batch_size}
     return [
         f"{name} is {value} and was {before[name]}"
         for name, value in now.items()
-        if name not in _NOT_IN_AN_IMAGE and before.get(name) not in (None, value)
+        if name not in _BITWISE_NEUTRAL and before.get(name) not in (None, value)
     ]
 
 
-def check_same_sweep(made: Plan, stored: Mapping[str, Any]) -> None:
-    """Refuse to mix two sweeps in one folder; prompts, concepts, seeds, method, replay, axes and zip may
-    change. What of a study may, its own file says.
+def check_same_sweep(plan: Plan, stored: Mapping[str, Any]) -> None:
+    """Refuse to mix two sweeps in one folder.
+
+    Prompts, concepts, seeds, method, replay, axes and zip may change. A study compares its own settings with
+    study.json.
 
     Raises:
-        UserError: what differs from the stored plan, and how to go on.
+        UserError: another setting differs from the stored plan's.
     """
-    before = dict(_flat(stored.get("settings", {})))
+    before = dict(_flatten(stored.get("settings", {})))
     differences = [
         f"{key} was {abbreviated(before.get(key))} and is {abbreviated(value)}"
-        for key, value in _flat(_portable_settings(made.config))
-        if key.partition(".")[0] not in (*_MAY_GROW, "model")
+        for key, value in _flatten(_portable_settings(plan.config))
+        if key.partition(".")[0] not in (*_EXTENDABLE, "model")
         and not _is_operational(key)
         and before.get(key) != value
     ]
-    was, dtype = stored.get("model", {}).get("id", ""), stored.get("engine", {}).get("dtype")
-    if was.rpartition("@")[2] != made.model.id.rpartition("@")[2]:  # what it is called is no part of it
-        differences.append(f"the model was {was} and is {made.model.id}")
-    searched = bool(stored.get("settings", {}).get("study", {}).get("space"))
-    if searched != bool(made.config.study.space):  # what a study may change, study.json says
+    model_id = stored.get("model", {}).get("id", "")
+    if model_id.rpartition("@")[2] != plan.model.id.rpartition("@")[2]:  # the hash: a model may be renamed
+        differences.append(f"the model was {model_id} and is {plan.model.id}")
+    was_study = bool(stored.get("settings", {}).get("study", {}).get("space"))
+    if was_study != bool(plan.config.study.space):
         kinds = ("a sweep", "a study")
-        differences.append(f"it was {kinds[searched]} and is {kinds[not searched]}")
-    checker = made.config.model.safety_checker  # it is no part of the model's id, and fills a column
+        differences.append(f"it was {kinds[was_study]} and is {kinds[not was_study]}")
+    checker = plan.config.model.safety_checker  # not part of the model's id, but it fills a column
     if bool(before.get("model.safety_checker")) != checker:
         differences.append(f"model.safety_checker was {not checker} and is {checker}")
-    if dtype != made.cells[0].dtype:
-        differences.append(f"engine.dtype was {dtype} and is {made.cells[0].dtype}")
+    dtype = stored.get("engine", {}).get("dtype")
+    if dtype != plan.cells[0].dtype:
+        differences.append(f"engine.dtype was {dtype} and is {plan.cells[0].dtype}")
     if differences:
         raise UserError(
-            f"name={made.config.name}: this folder holds another sweep ({'; '.join(differences)}): "
+            f"name={plan.config.name}: this folder holds another sweep ({'; '.join(differences)}): "
             "give this one another name=..., or the old settings"
         )
 
 
 def check_same_scores(scores: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """Refuse to put numbers of other weights or preprocessing into one column.
+    """Refuse to mix scores of different weights or preprocessing in one column.
 
     Raises:
-        UserError: which score differs, and how to go on.
+        UserError: a score's provenance differs from the stored one.
     """
     for name, before in stored.get("scores", {}).items():
         if scores.get(name) != before:
@@ -168,38 +186,38 @@ def check_same_scores(scores: Mapping[str, Any], stored: Mapping[str, Any]) -> N
             )
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _portable_settings(config: Config) -> dict[str, Any]:
-    """The configuration without this machine's paths and without what changes no result."""
+    """The configuration without local paths and without the keys of where and how a sweep runs."""
     settings = to_dict(config)
     settings["model"] = _portable_model(settings["model"])
-    if isinstance(config.prompts, str):  # a file; what it says is in the plan
+    if isinstance(config.prompts, str):  # a file, whose prompts the plan has in full
         settings["prompts"] = Path(config.prompts).name
     settings["scores"] = _portable_scores(settings["scores"])
-    for key in ("output_dir", "launch"):  # where, and by whom
+    for key in ("output_dir", "launch"):
         del settings[key]
     if config.study.space:
-        del settings["study"]["storage"]  # the address of a database may hold a password
+        del settings["study"]["storage"]  # a database URL may contain a password
     else:
         del settings["study"]
     return settings
 
 
 def _portable_scores(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the weights are is in the scores' own entries."""
+    """Score settings without folders; the scores' own entries identify the weights."""
     named = {name: settings[name] for name in SCORE_PATHS if settings[name]}
     return {**settings, **{name: _portable(value) for name, value in named.items()}}
 
 
 def _portable_model(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the files are is in the model's id."""
+    """Model settings without folders; the model's id identifies the files."""
     paths = {key: _portable(settings[key]) for key in ("path", "config") if settings[key]}
     loras = [
         {**entry, "path": _portable(entry["path"])} if isinstance(entry, dict) else _portable(entry)
@@ -209,7 +227,7 @@ def _portable_model(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _portable(name: str) -> str:
-    """A path, perhaps behind ``local-dir:``, without its folders; anything else as it is."""
+    """The last part of an existing path, with a prefix such as ``local-dir:``; other names unchanged."""
     prefix, colon, path = name.rpartition(":")
     if not Path(path).expanduser().exists():
         return name

@@ -1,4 +1,4 @@
-"""From a configuration to a plan: every cell of the sweep, resolved and checked, nothing run."""
+"""Expansion of a configuration into a plan: all cells of a sweep, resolved and checked before any runs."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ from sega_bench.system import gc_control
 NO_AXES = ("model", "prompt", "concept", "seed", "replay")
 AXES = (*EDIT_SETTINGS, *MOMENTUM_SETTINGS, *SAMPLING_SETTINGS, "method")
 
-_MOST_CELLS = 1_000_000
+_MAX_CELLS = 1_000_000
 
-_MOST_OF_ENGINE = {
+_ENGINE_LIMITS = {
     "micro_batch_size": 4096,
     "decode_batch_size": 4096,
-    "wave_rows": _MOST_CELLS,
+    "wave_rows": _MAX_CELLS,
     "threads": 1024,
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, resolved: what to make, and how it was asked for.
+    """A resolved sweep: the cells to generate, and the configuration they come from.
 
     Args:
         name: of the sweep and its folder.
-        cells: distinct, each reference before the cells that are scored against it.
-        merged: cells asked for more than once.
-        axes: values of every axis as its cells have them, zipped ones included, in order of declaration;
-            ``replay`` if it varies.
-        prompts, concepts, seeds: what the axes were crossed with; texts only.
-        model: described, not loaded.
-        config: the configuration the plan was made from, ``~`` in ``output_dir`` expanded.
+        cells: distinct cells, each reference before the cells scored against it.
+        merged: number of edited cells that repeat another.
+        axes: the values of each axis as its cells have them: first ``zip``, then ``axes``, each in order of
+            declaration, then ``replay`` if it varies.
+        prompts, concepts, seeds: crossed with the axes; prompts and concepts as texts only.
+        model: the checkpoint's description; its weights are not loaded.
+        config: the configuration, with ``~`` in ``output_dir`` expanded.
     """
 
     name: str
@@ -72,21 +72,21 @@ class Plan:
 
     @cached_property
     def edited(self) -> tuple[Cell, ...]:
-        """The cells with concepts."""
+        """The cells that have concepts."""
         return tuple(cell for cell in self.cells if not cell.is_reference)
 
     @cached_property
     def waves(self) -> tuple[Wave, ...]:
-        """The whole plan as the engine would run it."""
+        """The waves in which the engine would run the whole plan."""
         return form_waves(self.cells, self.config.engine.wave_rows, count_timesteps)
 
     def counts(self) -> dict[str, int]:
-        """How much there is to make; ``unet_evals_diffusers`` is what its pipeline takes for the same."""
+        """Numbers of cells and of UNet evaluations, here and by diffusers' pipeline."""
         return dict(self._counts)
 
     @cached_property
     @gc_control.disabled()
-    def _counts(self) -> dict[str, int]:  # plan.json is written, and compared, several times
+    def _counts(self) -> dict[str, int]:  # cached: plan.json is written and compared several times
         same = sum(fork_step(cell, count_timesteps(cell)) == count_timesteps(cell) for cell in self.edited)
         return {
             "cells": len(self.cells),
@@ -100,47 +100,49 @@ class Plan:
 
 
 def _diffusers_evaluations(cells: Iterable[Cell]) -> int:
-    """Cell by cell, all concepts at every step; a replay takes its source's guidance as it was stored.
+    """UNet evaluations of diffusers' pipelines, which generate each cell alone.
 
-    A method whose concepts are in a prompt takes what its plain pipeline takes.
+    The SEGA pipeline evaluates all concepts at every step. A replay reuses its source's stored guidance. The
+    methods that edit prompts cost as much as the plain pipeline.
     """
 
     def evaluations(cell: Cell) -> int:
         concepts = len(cell.edits) if computes_guidance(cell) else 0
         return count_timesteps(cell) * (2 + concepts if cell.guidance_scale > 1 else 1)
 
-    return sum(evaluations(one) for one in {one for cell in cells for one in (cell, cell.source())})
+    distinct = {generated for cell in cells for generated in (cell, cell.source())}
+    return sum(map(evaluations, distinct))
 
 
 def plan(config: Config, model: Model | None = None) -> Plan:
-    """Resolve a configuration into all its cells.
+    """Resolve a configuration into all its cells, without loading a model.
 
     Args:
-        config: of a sweep.
-        model: the configuration's, as an earlier plan has it; None describes it, which takes a while.
+        config: the configuration of a sweep.
+        model: the description of the configuration's model, to save its hashing; None: describe it.
 
     Raises:
-        UserError: anything wrong with what was asked, named by its key; no model has been loaded.
+        UserError: the configuration is invalid; the message names the key.
     """
     _check_settings(config)
-    name = _checked_name(config)
+    name = _sweep_name(config)
     output_dir = expand_user(config.output_dir, "output_dir")
     prompts = read_prompts(config.prompts, config.prompt_file)
-    seeds = _seeds(config.seeds)
-    concepts = tuple(_concept_set(entry, f"concepts[{i}]") for i, entry in enumerate(_concepts(config)))
+    seeds = _parse_seeds(config.seeds)
+    concepts = _parse_concepts(config.concepts)
     if config.method != "sega" and not concepts:
         raise UserError(
             f"method is {abbreviated(config.method)}, but there are no concepts: concepts=['a smile']"
         )
-    axes = _axes(config.axes, "axes", has_edits=bool(concepts))
-    zipped = _axes(config.zip, "zip", has_edits=bool(concepts))
+    axes = _parse_axes(config.axes, "axes", has_edits=bool(concepts))
+    zipped = _parse_axes(config.zip, "zip", has_edits=bool(concepts))
     replays = read_replays(config.replay)
-    _check_number(len(prompts), len(seeds), len(concepts), len(replays), *map(len, axes.values()))
-    points = list(_points(axes, zipped))
+    _check_cell_count(len(prompts), len(seeds), len(concepts), len(replays), *map(len, axes.values()))
+    points = list(_combinations(axes, zipped))
     scores.check(ScoreSettings(**asdict(config.scores)))
     model = model or describe(ModelSettings.of(asdict(config.model)), dry_run=config.dry_run)
     resolver = Resolver(config, model)
-    with gc_control.disabled():
+    with gc_control.disabled():  # the cells are many and none is garbage
         cells, merged = _distinct(resolver.cells(prompts, seeds, concepts, replays, points))
     return Plan(
         name=name,
@@ -149,7 +151,7 @@ def plan(config: Config, model: Model | None = None) -> Plan:
         axes={name: resolver.axis(name, values) for name, values in (zipped | axes).items()}
         | ({"replay": list(replays)} if len(replays) > 1 else {}),
         prompts=tuple(prompt.text for prompt in prompts),
-        concepts=tuple(tuple(concept.text for concept in together) for together in concepts),
+        concepts=tuple(tuple(concept.text for concept in concept_set) for concept_set in concepts),
         seeds=seeds,
         model=model,
         config=replace(config, output_dir=str(output_dir)),
@@ -157,16 +159,16 @@ def plan(config: Config, model: Model | None = None) -> Plan:
 
 
 def _check_settings(config: Config) -> None:
-    """What no cell depends on: a mistake here would be met late, when a model is loaded or all is done."""
-    for key, text in _texts(config):
+    """Check the settings that no cell depends on, which otherwise fail only when they are used."""
+    for key, text in _text_settings(config):
         as_text(text, key)
     if config.study.space:
         raise UserError("study.space: a search has no plan before it is run: python -m sega_bench runs it")
     if config.study != StudyConfig():
         raise UserError("study: there is no study.space to search: +study=pareto, or give one")
-    for name, most in _MOST_OF_ENGINE.items():
+    for name, limit in _ENGINE_LIMITS.items():
         if (value := getattr(config.engine, name)) is not None:
-            check_count(f"engine.{name}", value, most)
+            check_count(f"engine.{name}", value, limit)
     launch_options.check(config.launch)
     if config.wandb.mode not in WANDB_MODES:
         raise UserError(
@@ -175,36 +177,36 @@ def _check_settings(config: Config) -> None:
         )
 
 
-def _texts(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _text_settings(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     for field in fields(section):
         value = getattr(section, field.name)
         if is_dataclass(value):
-            yield from _texts(value, f"{prefix}{field.name}.")
+            yield from _text_settings(value, f"{prefix}{field.name}.")
         elif isinstance(value, str):
             yield f"{prefix}{field.name}", value
 
 
-def _check_number(*counts: int) -> None:
-    if math.prod(max(1, count) for count in counts) > _MOST_CELLS:
+def _check_cell_count(*counts: int) -> None:
+    if math.prod(max(1, count) for count in counts) > _MAX_CELLS:
         product = " x ".join(f"{count:,}" for count in counts)
         raise UserError(
-            f"prompts x seeds x concepts x replays x axes are {product} cells, more than {_MOST_CELLS:,}: "
+            f"prompts x seeds x concepts x replays x axes are {product} cells, more than {_MAX_CELLS:,}: "
             "make several sweeps of it"
         )
 
 
-def _distinct(wanted: Iterable[Cell]) -> tuple[tuple[Cell, ...], int]:
-    """Distinct cells with each reference before its first cell, and how many were asked for again."""
+def _distinct(requested: Iterable[Cell]) -> tuple[tuple[Cell, ...], int]:
+    """Distinct cells, each reference before its first cell, and the number of repeated edited cells."""
     cells: dict[Cell, None] = {}
     merged = 0
-    for cell in wanted:
+    for cell in requested:
         cells.setdefault(cell.reference())
         merged += not cell.is_reference and cell in cells
         cells.setdefault(cell)
     return tuple(cells), merged
 
 
-def _checked_name(config: Config) -> str:
+def _sweep_name(config: Config) -> str:
     suffix = "" if config.model.name == "faces" else f"-{config.model.name}"
     for key, value in (("name", config.name), ("model.name", config.model.name)):
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=,+-]{0,99}", value):
@@ -215,7 +217,7 @@ def _checked_name(config: Config) -> str:
     return config.name + suffix
 
 
-def _seeds(value: Any) -> tuple[int, ...]:
+def _parse_seeds(value: Any) -> tuple[int, ...]:
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1_000_000:
         return tuple(range(value))
     if isinstance(value, list) and value and all(type(seed) is int and 0 <= seed < 2**63 for seed in value):
@@ -226,24 +228,22 @@ def _seeds(value: Any) -> tuple[int, ...]:
     )
 
 
-def _concepts(config: Config) -> list[Any]:
-    if not isinstance(config.concepts, list):
-        raise UserError(
-            f"concepts is {abbreviated(config.concepts)}, but it must be a list: concepts=['smile']"
-        )
-    return config.concepts
+def _parse_concepts(value: Any) -> tuple[ConceptSet, ...]:
+    if not isinstance(value, list):
+        raise UserError(f"concepts is {abbreviated(value)}, but it must be a list: concepts=['smile']")
+    return tuple(_parse_concept_set(entry, f"concepts[{i}]") for i, entry in enumerate(value))
 
 
-def _concept_set(entry: Any, key: str) -> ConceptSet:
-    """One entry of ``concepts``: a text, a mapping with ``text``, or a list of those."""
+def _parse_concept_set(entry: Any, key: str) -> ConceptSet:
+    """Parse an entry of ``concepts``: a text, a mapping with ``text``, or a list of these."""
     if isinstance(entry, list):
         if not entry:
             raise UserError(f"{key} is an empty list: name at least one concept, or remove it")
-        return tuple(_concept(one, f"{key}[{i}]") for i, one in enumerate(entry))
-    return (_concept(entry, key),)
+        return tuple(_parse_concept(item, f"{key}[{i}]") for i, item in enumerate(entry))
+    return (_parse_concept(entry, key),)
 
 
-def _concept(entry: Any, key: str) -> Concept:
+def _parse_concept(entry: Any, key: str) -> Concept:
     if not isinstance(entry, dict):
         return Concept(as_text(entry, key), {}, key)
     own = {str(name): value for name, value in entry.items() if name != "text"}
@@ -261,13 +261,13 @@ def _concept(entry: Any, key: str) -> Concept:
         raise UserError(f"{key} has no text: write {{text: 'a smile', edit_threshold: 0.9}}")
     text = as_text(entry["text"], f"{key}.text")
     try:
-        Edit(text, **own)
+        Edit(text, **own)  # checks the ranges of values that an axis may override
     except ValueError as error:
         raise UserError(f"{key}.{error}") from error
     return Concept(text, own, key)
 
 
-def _axes(value: Mapping[str, Any], key: str, *, has_edits: bool) -> dict[str, list[Any]]:
+def _parse_axes(value: Mapping[str, Any], key: str, *, has_edits: bool) -> dict[str, list[Any]]:
     for name, values in value.items():
         if name not in AXES:
             extra = "; it has a key of its own" if name in NO_AXES else ""
@@ -283,8 +283,8 @@ def _axes(value: Mapping[str, Any], key: str, *, has_edits: bool) -> dict[str, l
     return dict(value)
 
 
-def _points(axes: Mapping[str, list[Any]], zipped: Mapping[str, list[Any]]) -> Iterator[Point]:
-    """Every combination: lists of ``zip`` advance together, ``axes`` are crossed."""
+def _combinations(axes: Mapping[str, list[Any]], zipped: Mapping[str, list[Any]]) -> Iterator[Point]:
+    """Yield all combinations of values: the lists of ``zip`` advance together, ``axes`` are crossed."""
     lengths = {name: len(values) for name, values in zipped.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(
@@ -294,7 +294,7 @@ def _points(axes: Mapping[str, list[Any]], zipped: Mapping[str, list[Any]]) -> I
     if both := set(axes) & set(zipped):
         name = sorted(both)[0]
         raise UserError(f"{name} is in axes and in zip: remove one of them, as in ~axes.{name}")
-    together = [dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)] or [{}]
-    for row in together:
+    rows = [dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)] or [{}]
+    for row in rows:
         for values in itertools.product(*axes.values()):
             yield row | dict(zip(axes, values, strict=True))

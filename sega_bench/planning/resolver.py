@@ -96,8 +96,7 @@ class Resolver:
     ) -> Iterator[Cell]:
         """Yield all cells in the order prompts, seeds, concepts, replays, points; unedited without concepts.
 
-        Args:
-            seeds: for prompts that have no seed of their own.
+        ``seeds`` apply to the prompts that have no seed of their own.
 
         Raises:
             UserError: a setting is out of range; the message begins with the key that set it.

@@ -127,7 +127,7 @@ def rescore(store: Store, settings: ScoreSettings, device: torch.device) -> Iter
         progress = _resume(store, Progress(provenance, hashlib.sha256("".join(keys).encode()).hexdigest()))
         # Progress comes first: it makes a kill before the next write known to every later command.
         _write_progress(store, progress)
-        store.write_plan(manifest.rescored(plan, settings, provenance))
+        store.write_plan(manifest.with_scores(plan, settings, provenance))
         store.answers_path.unlink(missing_ok=True)  # a study's answers come from the old scores
         yield +Counter({"done before": progress.done})
         scorer = _ChunkScorer(grader, places)
