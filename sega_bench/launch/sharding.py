@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sega_bench.cell import Cell
-from sega_bench.sega.shards import Shard, shards
+from sega_bench.sega.shards import Shard, split_into_shards
 from sega_bench.sega.wave import count_timesteps
 
 
@@ -50,5 +50,5 @@ def shard_cells(cells: Sequence[Cell], workers: int, wave_rows: int) -> Sharding
         workers: number of workers.
         wave_rows: rows of latents in a wave; larger trunks are cut.
     """
-    result = shards(cells, workers, wave_rows, count_timesteps)
-    return Sharding(result.parts, workers, result.trunks, result.unet_evals)
+    result = split_into_shards(cells, workers, wave_rows, count_timesteps)
+    return Sharding(result.shards, workers, result.trunks, result.unet_evals)

@@ -1,9 +1,9 @@
-"""Many rows through a network in batches of one fixed size, on a CPU one batch a thread.
+"""Run rows through a network in batches of one fixed size, on a CPU with one thread per batch.
 
-A fixed size makes an image independent of its batch mates, for a kernel may round otherwise at another size.
-So does one thread a batch: several share out the rows of a matrix product unevenly, and a row's rounding then
-depends on its place. It is also the faster way on a CPU: threads that have batches of their own meet once a
-step, threads that share each operation hundreds of times.
+A fixed batch size makes an image independent of its batch mates, because a kernel may round differently at
+another size. One thread per batch does too: several threads divide the rows of a matrix product unevenly, so
+that a row's rounding depends on its position. It is also faster on a CPU: threads with batches of their own
+synchronise once per step, threads that share every operator hundreds of times.
 
 Shapes: N latents, B a batch.
 """
@@ -31,12 +31,12 @@ _P = ParamSpec("_P")
 
 @dataclass
 class Batching:
-    """Sizes that every batch is padded to; halved for good when memory runs out.
+    """Sizes that every batch is padded to; halved permanently when memory runs out.
 
     Args:
         micro: estimates in one pass through the UNet.
         decode: latents in one pass through the VAE decoder.
-        wave_rows: rows of latents in one wave, of which a few are under way at once.
+        wave_rows: rows of latents in one wave; a few waves are in flight at a time.
     """
 
     micro: int = 16
@@ -45,12 +45,12 @@ class Batching:
 
 
 def decode(denoiser: Denoiser, latents_NCHW: Tensor, batching: Batching) -> Iterator[npt.NDArray[np.uint8]]:
-    """Images as uint8 HW3 in the order of the latents.
+    """Decode latents to images, uint8 HW3, in the order of the latents.
 
-    When memory runs out ``batching.decode`` is halved, for the rest of them and for all that come.
+    When memory runs out, ``batching.decode`` is halved for these and all later latents.
 
     Raises:
-        torch.OutOfMemoryError: memory does not even suffice for a single image.
+        torch.OutOfMemoryError: not even a single image fits into memory.
     """
 
     def decode_some(size: int, start: int) -> Tensor:
@@ -68,14 +68,14 @@ def decode(denoiser: Denoiser, latents_NCHW: Tensor, batching: Batching) -> Iter
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
-        if done < total:  # only now is free again what the error's traceback held
+        if done < total:  # after the except block, because the error's traceback held the tensors
             batching.decode = size // 2
             if denoiser.device.type == "cuda":
                 torch.cuda.empty_cache()
 
 
 def encode(denoiser: Denoiser, texts: Sequence[str]) -> Conditioning:
-    """What the UNet reads of every text, stacked; one after the other, for tokenizers are not thread-safe."""
+    """Encode texts, stacked; one after the other, because tokenizers are not thread-safe."""
 
     def one_by_one(texts: Sequence[str]) -> list[Conditioning]:
         return [denoiser.encode(text) for text in texts]
@@ -85,7 +85,7 @@ def encode(denoiser: Denoiser, texts: Sequence[str]) -> Conditioning:
 
 
 def padded(values_N: Tensor, size: int) -> Tensor:
-    """The first ``size`` rows; where there are fewer the last one is repeated."""
+    """The first ``size`` rows; if there are fewer, repeat the last one."""
     batch_B = values_N[:size]
     missing = size - len(batch_B)
     return torch.cat([batch_B, batch_B[-1:].expand(missing, *batch_B.shape[1:])]) if missing else batch_B
@@ -94,19 +94,19 @@ def padded(values_N: Tensor, size: int) -> Tensor:
 def _map_batches(
     function: Callable[[_In], _Out], batches: Sequence[_In], device: torch.device
 ) -> Iterator[_Out]:
-    """``function`` of every batch in order, on a CPU several at once, each on one thread."""
+    """Map ``function`` over batches in order, on a CPU several concurrently, each on one thread."""
     pool, threads = executor(device)
     return map(function, batches) if threads == 1 else pool.map(function, batches)
 
 
 def executor(device: torch.device) -> tuple[Executor, int]:
-    """What batches are handed to, and how many it works on at once: on a CPU as many as torch has threads."""
+    """The executor of batches, and how many run concurrently: on a CPU as many as torch has threads."""
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    return (_single_threaded(threads) if threads > 1 else _AtOnce()), threads
+    return (_single_threaded(threads) if threads > 1 else _InlineExecutor()), threads
 
 
-class _AtOnce(Executor):
-    """Does what it is handed in the thread that hands it over."""
+class _InlineExecutor(Executor):
+    """Runs a task at once, in the thread that submits it."""
 
     def submit(self, function: Callable[_P, _Out], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_Out]:
         future: Future[_Out] = Future()
@@ -119,17 +119,17 @@ class _AtOnce(Executor):
 
 @lru_cache(maxsize=1)
 def _single_threaded(workers: int) -> ThreadPoolExecutor:
-    """Threads in which torch uses no others."""
+    """Threads that each run torch's operators single-threaded; the caller's own setting is restored."""
     started = Barrier(workers + 1)
 
     def start() -> None:
-        torch.set_num_threads(1)  # of this thread, and of the process's future ones
-        torch.get_num_threads()  # a thread takes over the number of the process when it first asks: now
+        torch.set_num_threads(1)  # applies to this thread, and becomes the default of new ones
+        torch.get_num_threads()  # a thread adopts the default at its first query: before the reset below
         started.wait()
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="batch", initializer=start)
     for _ in range(workers):
-        pool.submit(int)
+        pool.submit(int)  # starts one thread, because the earlier ones still wait at the barrier
     started.wait()
     torch.set_num_threads(workers)
     return pool

@@ -1,4 +1,4 @@
-"""A network through ``torch.compile``, for batches of fixed sizes and several threads."""
+"""Run a network through ``torch.compile`` with batches of fixed sizes, from several threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sega_bench.errors import UserError
 
 
 class Compiled:
-    """A UNet that is compiled once for every batch size, by the first thread that brings one.
+    """A UNet compiled once per shape, by the first thread that calls it with that shape.
 
     Args:
         network: diffusers' UNet.
@@ -22,24 +22,24 @@ class Compiled:
 
     def __init__(self, network: Any) -> None:
         self._call: Any = torch.compile(network, dynamic=False)
-        self._known: set[torch.Size] = set()
+        self._compiled: set[torch.Size] = set()
         self._lock = Lock()
 
     def __call__(self, sample_BCHW: Tensor, *rest: Any, **named: Any) -> Any:
-        """What the network returns."""
-        if sample_BCHW.shape in self._known:
+        """The network's output."""
+        if sample_BCHW.shape in self._compiled:
             return self._call(sample_BCHW, *rest, **named)
-        with self._lock:
+        with self._lock:  # compiling is not thread-safe, and other threads would compile the same shape
             output = self._call(sample_BCHW, *rest, **named)
-            self._known.add(sample_BCHW.shape)
+            self._compiled.add(sample_BCHW.shape)
             return output
 
 
-def check() -> None:
-    """See that there is what ``torch.compile`` needs.
+def require_compiler() -> None:
+    """Check that ``torch.compile`` finds a C++ compiler.
 
     Raises:
-        UserError: there is no C++ compiler.
+        UserError: it does not.
     """
     compiler = os.environ.get("CXX", "g++")
     if not any(shutil.which(name) for name in (compiler, "clang++", "cl")):

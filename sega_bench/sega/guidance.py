@@ -26,10 +26,10 @@ class Settings:
         scale_MK: signed guidance scale, negative where the direction is reversed.
         threshold_MK: quantile in [0, 1], float32.
         weight_MK: concept weight, 0 in empty slots.
-        warmup_MK, cooldown_MK: first step at which a concept is warm, and is cool again.
-        start_MK, stop_MK: steps at which its estimate is needed (:func:`sega_bench.sega.schedule.needed`).
+        warmup_MK, cooldown_MK: first step at which a concept is warm, and first at which it has cooled down.
+        start_MK, stop_MK: interval of steps that need its estimate (:func:`sega_bench.sega.steps.needed`).
         momentum_scale_M, mom_beta_M: momentum of the whole edit.
-        is_sega_M: else the guidance is Composable Diffusion's sum.
+        is_sega_M: whether the method is SEGA; if not, the guidance is Composable Diffusion's sum.
     """
 
     scale_MK: Tensor
@@ -88,9 +88,9 @@ def semantic_guidance(
         step: index into ``scheduler.timesteps``.
 
     Returns:
-        What to add to ``guidance_scale * (eps_t - eps_u)``, and the new momentum; both MCHW. And the
-        positions, bool MHW, that a warm concept acts on: its direction passes the threshold in any channel.
-        What momentum still does elsewhere is not among them.
+        The semantic guidance, to be added to ``guidance_scale * (eps_t - eps_u)``, and the new momentum, both
+        MCHW. Last the positions, bool MHW, that a warm concept acts on: its direction passes the threshold in
+        any channel. Positions that only momentum changes do not count.
     """
     s = settings
     is_needed_MK = (s.start_MK <= step) & (step < s.stop_MK)
@@ -99,17 +99,17 @@ def semantic_guidance(
 
     direction_MKCHW = _over_chw(s.scale_MK) * (eps_c_MKCHW - eps_u_MCHW[:, None])
     edit_MKCHW = keep_above_quantile(direction_MKCHW, s.threshold_MK)
-    # A threshold of 0 would not do for a sum: as a float32, the smallest magnitude may lie above itself.
+    # A threshold of 0 would not give the sum: rounded to float32, the smallest magnitude may exceed itself.
     edit_MKCHW = torch.where(_over_chw(s.is_sega_M[:, None]), edit_MKCHW, direction_MKCHW)
     edit_MKCHW = torch.where(_over_chw(is_needed_MK), edit_MKCHW, 0.0)
 
-    # While only some concepts are warm, SEGA's share a total weight of one and momentum is not added.
+    # While only some concepts are warm, SEGA normalises their weights to a sum of 1 and adds no momentum.
     warm_weight_MK = torch.where(is_warm_MK & is_live_MK, s.weight_MK, 0.0)
     total_M1 = torch.where(s.is_sega_M[:, None], warm_weight_MK.sum(dim=1, keepdim=True), 1.0)
     share_MK = torch.where(total_M1 > 0, warm_weight_MK / total_M1, 0.0)
     some_warm_MCHW = (_over_chw(share_MK) * edit_MKCHW).sum(dim=1)
 
-    # Once all are, they act with their full weights, and so does the momentum gathered since the first step.
+    # Once all are warm, it uses their full weights and adds the momentum accumulated since the first step.
     weight_MK = torch.where(is_live_MK, s.weight_MK, 0.0)
     v_MCHW = (_over_chw(weight_MK) * edit_MKCHW).sum(dim=1) + _over_chw(s.momentum_scale_M) * nu_MCHW
     beta_M111 = _over_chw(s.mom_beta_M)
@@ -122,7 +122,7 @@ def semantic_guidance(
 def keep_above_quantile(direction_MKCHW: Tensor, threshold_MK: Tensor) -> Tensor:
     """Zero all elements whose magnitude is below the threshold's quantile of their own channel.
 
-    ``torch.quantile`` (linear interpolation, in float32 as diffusers does it) with another quantile in every
+    Equals ``torch.quantile`` (linear interpolation, in float32 like diffusers), which takes no quantile per
     row: each channel is sorted once and read at its own rank, so cells of different thresholds share a batch.
     """
     magnitude_MKCHW = direction_MKCHW.abs()
@@ -134,7 +134,7 @@ def keep_above_quantile(direction_MKCHW: Tensor, threshold_MK: Tensor) -> Tensor
         sorted_MKCN.gather(-1, below_MKC1), sorted_MKCN.gather(-1, above_MKC1), rank_MK11 - rank_MK11.floor()
     )
     quantile_MKC11 = quantile_MKC1[..., None].to(direction_MKCHW.dtype)
-    # Asked this way round, a NaN is kept, and fails its cell; diffusers drops it and draws an unedited image.
+    # "<" keeps a NaN, which fails its cell. With ">=", as in diffusers, it would give an unedited image.
     return torch.where(magnitude_MKCHW < quantile_MKC11, 0.0, direction_MKCHW)
 
 

@@ -1,13 +1,12 @@
-"""Several waves at once through one UNet, so that its batches are full.
+"""Run several waves concurrently through one UNet, so that its batches are full (continuous batching).
 
-A step of a wave seldom needs a whole number of batches, and the next step cannot begin before the last of
-them is done. Waves are therefore coroutines: each asks for the estimates of a step and is resumed with them.
-What several ask for goes into the same micro-batches, the oldest wave's first; a younger one takes what would
-be padding, and threads that would be idle. Language models are served in this way (continuous batching).
-The last ones have none behind them to fill their gaps, so that on several threads they fill each other's to
-the end: whichever has the most steps before it comes first.
+A step of a wave seldom needs a whole number of batches, and the next step cannot start before the last batch
+is done. Waves are therefore coroutines: each yields a request for the estimates of a step and is resumed with
+them. Requests of several waves share micro-batches. The oldest wave has priority; younger ones fill the rows
+that would be padding and the threads that would be idle. No wave follows the last ones, so on several threads
+these take priority by their remaining steps and end together.
 
-A batch has one fixed size whoever is in it, so an image does not depend on what is beside it.
+A batch has one fixed size whatever its rows, so an image does not depend on its batch mates.
 
 Shapes: E estimates of a request, B a micro-batch.
 """
@@ -26,18 +25,18 @@ from torch import Tensor
 from sega_bench.sega.batching import Batching, executor, padded
 from sega_bench.sega.denoiser import Conditioning, Denoiser
 
-READY = 2
-"""Batches handed out for each thread: one to work on, and one to go on with."""
+BATCHES_PER_THREAD = 2
+"""Batches submitted for each thread: one that runs, and one queued so that the thread never waits."""
 
 
 class Request(NamedTuple):
-    """Estimates that somebody needs before he can go on.
+    """The estimates that a task needs to continue.
 
     Args:
         latents_ECHW: scaled for the timestep.
         timestep: without dimensions, on the denoiser's device.
-        conditioning_E: of as many texts.
-        steps_left: so many requests will come from the same task, this one included.
+        conditioning_E: of E texts.
+        steps_left: number of requests that this task will still make, including this one.
     """
 
     latents_ECHW: Tensor
@@ -48,7 +47,7 @@ class Request(NamedTuple):
 
 _Result = TypeVar("_Result")
 Task = Generator[Request, Tensor, _Result]
-"""Asks for estimates, is sent them as ECHW, and returns something in the end."""
+"""A coroutine that yields requests, receives their estimates as ECHW, and returns its result."""
 
 
 def run_pooled(
@@ -56,28 +55,28 @@ def run_pooled(
     tasks: Iterable[Task[_Result]],
     batching: Batching,
     on_evaluations: Callable[[int], None],
-    at_once: int = 1,
+    tasks_in_flight: int = 1,
 ) -> Iterator[_Result | Exception]:
-    """What each task returned or raised, in their order; some of those behind it have begun by then.
+    """Run tasks and yield in their order what each returned or raised.
 
     Args:
         denoiser: the model.
-        tasks: each is begun, and asked for, when there is room for it.
-        batching: its ``micro`` is halved for good when memory runs out. A task has failed when not even one
-            of its estimates fits.
+        tasks: taken from the iterable, and started, as soon as fewer than ``tasks_in_flight`` run.
+        batching: its ``micro`` is halved permanently when memory runs out. A task fails when not even one of
+            its estimates fits.
         on_evaluations: called with the number of UNet evaluations just made.
-        at_once: tasks under way.
+        tasks_in_flight: number of tasks that run concurrently.
     """
     pool = _Pool[_Result](denoiser, batching, on_evaluations)
-    coming = iter(tasks)
+    pending = iter(tasks)
     try:
         while True:
-            pool.begin(coming, at_once)
-            if not pool.under_way:
+            pool.start_tasks(pending, tasks_in_flight)
+            if not pool.active:
                 return
-            while not pool.under_way[0].is_over:
-                pool.work()
-            yield pool.under_way.popleft().outcome()
+            while not pool.active[0].is_over:
+                pool.run_batch()
+            yield pool.active.popleft().result()
     finally:
         pool.close()
 
@@ -88,92 +87,93 @@ def evaluate(
     """The estimates ECHW of one request.
 
     Raises:
-        torch.OutOfMemoryError: memory does not even suffice for one of them.
+        torch.OutOfMemoryError: not even one of them fits into memory.
     """
 
-    def ask() -> Task[Tensor]:
+    def task() -> Task[Tensor]:
         return (yield request)
 
-    (estimates_ECHW,) = run_pooled(denoiser, [ask()], batching, on_evaluations)
+    (estimates_ECHW,) = run_pooled(denoiser, [task()], batching, on_evaluations)
     if isinstance(estimates_ECHW, Exception):
         raise estimates_ECHW
     return estimates_ECHW
 
 
-class _UnderWay(Generic[_Result]):
-    """A task that waits for estimates, or is over.
+class _ActiveTask(Generic[_Result]):
+    """A started task: it waits for the estimates of its request, or is over.
 
-    ``is_apart`` says that one of its batches raised: until its request is met it shares none.
+    ``is_isolated`` means that one of its batches raised: until its request is met it shares no batch.
     """
 
     def __init__(self, task: Task[_Result]) -> None:
         self._task = task
-        self._outcome: list[_Result | Exception] = []
+        self._results: list[_Result | Exception] = []  # empty until the task is over: a result may be None
         self.resume(None)
 
     @property
     def is_over(self) -> bool:
-        return bool(self._outcome)
+        return bool(self._results)
 
-    def outcome(self) -> _Result | Exception:
-        return self._outcome[0]
+    def result(self) -> _Result | Exception:
+        return self._results[0]
 
     def resume(self, eps_ECHW: Tensor | None) -> None:
-        """Send it what it waits for (None: begin) and take its next request."""
-        self.is_apart = False
-        self._made: dict[int, Tensor] = {}
-        self._spans: deque[range] = deque()
+        """Send the task its estimates (None: start it) and take its next request."""
+        self.is_isolated = False
+        self._received: dict[int, Tensor] = {}
+        self._unbatched: deque[range] = deque()
         try:
             self.request = next(self._task) if eps_ECHW is None else self._task.send(eps_ECHW)
         except StopIteration as stop:
-            self._outcome.append(stop.value)
+            self._results.append(stop.value)
         except Exception as error:
-            self._outcome.append(error)
+            self._results.append(error)
         else:
-            self._spans.append(range(len(self.request.latents_ECHW)))
+            self._unbatched.append(range(len(self.request.latents_ECHW)))
 
     def fail(self, error: Exception) -> None:
-        """End it, whatever is still being made for it."""
+        """End the task; estimates of it that are still running will be ignored."""
         self.close()
-        self._spans.clear()
-        self._outcome.append(error)
+        self._unbatched.clear()
+        self._results.append(error)
 
     def close(self) -> None:
-        """Let the task clean up after itself where it is."""
+        """Let the task run its ``finally`` blocks."""
         self._task.close()
 
     @property
-    def waiting(self) -> int:
-        """Estimates that are in no batch yet."""
-        return sum(map(len, self._spans))
+    def unbatched(self) -> int:
+        """Number of estimates that are in no batch yet."""
+        return sum(map(len, self._unbatched))
 
     def take(self, most: int) -> Iterator[_Part]:
-        """So many of these, or all."""
-        while self._spans and most > 0:
-            span = self._spans.popleft()
+        """Take at most this many of them for a batch."""
+        while self._unbatched and most > 0:
+            span = self._unbatched.popleft()
             if len(span) > most:
-                self._spans.appendleft(span[most:])
+                self._unbatched.appendleft(span[most:])
             yield _Part(self, span[:most])
             most -= len(span)
 
     def put_back(self, span: range) -> None:
-        """They were in a batch that came to nothing."""
+        """Return estimates of a failed batch."""
         if not self.is_over:
-            self._spans.append(span)
+            self._unbatched.append(span)
 
     def receive(self, span: range, eps_BCHW: Tensor) -> None:
-        """Some of its estimates; with the last of them it goes on."""
-        if self.is_over:
+        """Store some estimates; the last of them resume the task."""
+        if self.is_over:  # another of its batches failed while this one ran
             return
-        self._made[span.start] = eps_BCHW
-        if sum(map(len, self._made.values())) == len(self.request.latents_ECHW):
-            self.resume(torch.cat([self._made[start] for start in sorted(self._made)]))
+        self._received[span.start] = eps_BCHW
+        if sum(map(len, self._received.values())) == len(self.request.latents_ECHW):
+            # Batches end in any order: concatenate by position, not by arrival.
+            self.resume(torch.cat([self._received[start] for start in sorted(self._received)]))
 
 
 class _Part(NamedTuple):
-    """Some estimates of one task within a batch."""
+    """The estimates of one task within a batch."""
 
-    task: _UnderWay[Any]
+    task: _ActiveTask[Any]
     span: range
 
     @property
@@ -182,29 +182,29 @@ class _Part(NamedTuple):
         rows = slice(self.span.start, self.span.stop)
         return whole._replace(
             latents_ECHW=whole.latents_ECHW[rows],
-            timestep=whole.timestep.float().expand(len(self.span)),  # as the UNet itself reads it
+            timestep=whole.timestep.float().expand(len(self.span)),  # the UNet embeds it as float32 too
             conditioning_E={name: value_E[rows] for name, value_E in whole.conditioning_E.items()},
         )
 
 
 class _Pool(Generic[_Result]):
-    """Tasks under way, the oldest first, and the batches that are being evaluated for them."""
+    """The active tasks, oldest first, and their running batches. Only the caller's thread changes them."""
 
     def __init__(self, denoiser: Denoiser, batching: Batching, on_evaluations: Callable[[int], None]) -> None:
-        self.under_way: deque[_UnderWay[_Result]] = deque()
+        self.active: deque[_ActiveTask[_Result]] = deque()
         self._denoiser, self._batching, self._on_evaluations = denoiser, batching, on_evaluations
         self._executor, self._threads = executor(denoiser.device)
         self._running: dict[Future[Tensor], tuple[int, list[_Part]]] = {}
-        self._are_last = False
+        self._is_draining = False
 
-    def begin(self, coming: Iterator[Task[_Result]], at_once: int) -> None:
-        """Take in as many as there is room for; each runs until it first asks for something."""
-        self.under_way.extend(map(_UnderWay, itertools.islice(coming, at_once - len(self.under_way))))
-        self._are_last = len(self.under_way) < at_once
+    def start_tasks(self, pending: Iterator[Task[_Result]], most: int) -> None:
+        """Start tasks until ``most`` are active; each runs up to its first request."""
+        self.active.extend(map(_ActiveTask, itertools.islice(pending, most - len(self.active))))
+        self._is_draining = len(self.active) < most
 
-    def work(self) -> None:
-        """Hand out batches, wait for one and give the tasks what is in it."""
-        while len(self._running) < READY * self._threads and (parts := self._cut()):
+    def run_batch(self) -> None:
+        """Submit batches, wait for one, and deliver its estimates to their tasks."""
+        while len(self._running) < BATCHES_PER_THREAD * self._threads and (parts := self._next_batch()):
             size = self._batching.micro
             requests = [part.request for part in parts]
             self._running[self._executor.submit(self._predict, requests, size)] = size, parts
@@ -214,38 +214,31 @@ class _Pool(Generic[_Result]):
             if (error := future.exception()) is None:
                 self._deliver(future.result(), parts)
             else:
-                self._retreat(error, size, parts)
+                self._recover(error, size, parts)
 
-    def _cut(self) -> list[_Part]:
-        """The next batch, of what the first tasks wait for; one that is not full only for an idle thread.
+    def _next_batch(self) -> list[_Part]:
+        """The parts of the next batch; empty if it is better to wait for more requests.
 
-        The first are the oldest, so that a kill costs little. A single thread is always busy; beside the last
-        task others would be idle, so that of the last few those that are behind come first: all end together.
+        The oldest tasks come first, so that a kill loses little work. A single thread is always busy. Several
+        would be idle beside the last task, so among the last tasks those with the most steps left come first.
         """
-        waiting = [task for task in self.under_way if task.waiting]
+        waiting = [task for task in self.active if task.unbatched]
         if not waiting:
             return []
-        if self._are_last and self._threads > 1:
+        if self._is_draining and self._threads > 1:
             waiting.sort(key=lambda task: task.request.steps_left, reverse=True)
-        first = waiting[0]
-        shape = first.request.latents_ECHW.shape[1:]
-        together = (
-            [first]
-            if first.is_apart
-            else [
-                task for task in waiting if not task.is_apart and task.request.latents_ECHW.shape[1:] == shape
-            ]
-        )
+        sharing = _sharing(waiting)
         size = self._batching.micro
-        if sum(task.waiting for task in together) < size and len(self._running) >= self._threads:
+        # A partly empty batch is worth its padding only to an idle thread: a busy one may bring new requests.
+        if sum(task.unbatched for task in sharing) < size and len(self._running) >= self._threads:
             return []
         parts: list[_Part] = []
-        for task in together:
+        for task in sharing:
             parts += task.take(size - sum(len(part.span) for part in parts))
         return parts
 
     def _predict(self, requests: Sequence[Request], size: int) -> Tensor:
-        """The estimates of some requests in one pass, what was made of padding cut off. Runs on a thread."""
+        """The estimates of some requests in one pass, without those of padding. Runs on the executor."""
         latents, timesteps, conditionings, _ = zip(*requests, strict=True)
         latents_BCHW = torch.cat(latents)
         conditioning = {
@@ -263,13 +256,14 @@ class _Pool(Generic[_Result]):
             task.receive(span, eps_BCHW[start : start + len(span)])
             start += len(span)
 
-    def _retreat(self, error: BaseException, size: int, parts: Sequence[_Part]) -> None:
-        """A batch raised: try smaller ones if memory ran out, else each task by itself."""
+    def _recover(self, error: BaseException, size: int, parts: Sequence[_Part]) -> None:
+        """Retry a failed batch: smaller if memory ran out, else task by task to find the faulty one."""
         if not isinstance(error, Exception):
-            raise error
+            raise error  # an interruption is nobody's failure
         is_memory = isinstance(error, torch.OutOfMemoryError)
         if is_memory and size > 1:
-            error.__traceback__ = None  # it holds the network's tensors
+            error.__traceback__ = None  # it refers to the network's tensors
+            # Other batches of the old size may fail after this one: halve the size that failed, only once.
             self._batching.micro = min(self._batching.micro, size // 2)
             if self._denoiser.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -277,12 +271,21 @@ class _Pool(Generic[_Result]):
             parts[0].task.fail(error)
             return
         for task, span in parts:
-            task.is_apart |= not is_memory
+            task.is_isolated |= not is_memory
             task.put_back(span)
 
     def close(self) -> None:
-        """Take nothing further in hand."""
+        """Cancel queued batches and close all tasks."""
         for future in self._running:
             future.cancel()
-        for task in self.under_way:
+        for task in self.active:
             task.close()
+
+
+def _sharing(waiting: Sequence[_ActiveTask[_Result]]) -> list[_ActiveTask[_Result]]:
+    """The first task and those that can share its batch: latents of the same shape, no failed batch."""
+    first = waiting[0]
+    if first.is_isolated:
+        return [first]
+    shape = first.request.latents_ECHW.shape[1:]
+    return [task for task in waiting if not task.is_isolated and task.request.latents_ECHW.shape[1:] == shape]

@@ -1,9 +1,9 @@
-"""Which noise estimates the rows of a wave need, and where each goes.
+"""Route noise estimates: which ones the rows of a wave need, and which results each contributes to.
 
-From one breakpoint to the next (a fork, a concept that begins or ceases to be needed) that stays the same, so
-it is worked out once in between, and nothing is copied to the device at a step.
+Routes change only at breakpoints: a fork, or a concept that starts or stops to be needed. They are computed
+once for all steps in between, so that no step copies anything to the device.
 
-Shapes: R rows of latents, M edits, A of them computed now, F rows that follow one, K concepts, E estimates.
+Shapes: R rows of latents, M edits, A of them active, F rows that follow one, K concepts, E estimates.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sega_bench.sega.steps import base_texts, concept_texts, uses_momentum
 
 @dataclass
 class Edits:
-    """The M cells of a wave whose semantic guidance is computed: their settings and momentum."""
+    """Settings and momentum of the M cells whose semantic guidance a wave computes."""
 
     cells: tuple[Cell, ...]
     has_momentum: tuple[bool, ...]
@@ -35,7 +35,7 @@ class Edits:
 
     @property
     def slots(self) -> int:
-        """K, the most concepts of a cell."""
+        """K, the largest number of concepts of a cell."""
         return self.settings.scale_MK.shape[1]
 
     @classmethod
@@ -51,28 +51,28 @@ class Edits:
 
 @dataclass(frozen=True)
 class Texts:
-    """Every distinct text of a wave, encoded once."""
+    """The distinct texts of a wave, each encoded once."""
 
     position: dict[str, int]
     conditioning_T: Conditioning
 
     @classmethod
     def encode(cls, denoiser: Denoiser, wave: Wave) -> Texts:
-        """The texts of all its cells."""
+        """Encode the texts of all cells."""
         texts = list(dict.fromkeys(text for cell in wave.cells for text in cell.texts))
         return cls({text: i for i, text in enumerate(texts)}, encode(denoiser, texts))
 
 
 @dataclass(frozen=True, slots=True)
-class Acting:
-    """The A edits whose guidance is computed: on which row, from which estimates, and for whom.
+class ActiveEdits:
+    """The A edits whose guidance is computed, their estimates, and the rows that follow them.
 
     Args:
         edit_A, row_A: positions among the edits and among the rows.
-        slot_AK: positions of their concepts' estimates. A concept that is not needed now has none: any other
-            stands in, and is ignored.
+        slot_AK: positions of their concepts' estimates; arbitrary for a concept that is not needed, whose
+            estimate is ignored.
         settings: of these edits.
-        row_F, followed_F: rows that their guidance is added to, and positions of it among the A.
+        row_F, followed_F: rows to which guidance is added, and its position among the A.
     """
 
     edit_A: Tensor
@@ -85,14 +85,14 @@ class Acting:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """The estimates that are needed, and where each goes.
+    """The estimates to evaluate, and the results that each contributes to.
 
     Args:
-        row_E, conditioning_E: what each estimate is evaluated on.
+        row_E, conditioning_E: the latents and the text of each estimate.
         u_R, t_R: positions of every row's unconditional estimate and its prompt's.
         guidance_scale_R111: of classifier-free guidance.
-        acting: None where no edit does.
-        bookings: evaluations of one step, by the key of the cell that they are booked on.
+        active: None if no edit is active.
+        billing: evaluations of one step, by the key of the cell that they are billed to.
     """
 
     row_E: Tensor
@@ -100,60 +100,64 @@ class Routes:
     u_R: Tensor
     t_R: Tensor
     guidance_scale_R111: Tensor
-    acting: Acting | None
-    bookings: Counter[str]
+    active: ActiveEdits | None
+    billing: Counter[str]
 
     @classmethod
     def at(cls, step: int, rows: Sequence[Row], edits: Edits, texts: Texts, n: int) -> Routes:
-        """The routes from a breakpoint on."""
+        """The routes from a breakpoint up to the next one."""
         device, dtype = edits.nu_MCHW.device, edits.nu_MCHW.dtype
-        wanted = _list_estimates(rows, edits, step, n)
+        estimates = _list_estimates(rows, edits, step, n)
         base = [base_texts(row.cell, step) for row in rows]
-        text_E = torch.tensor([texts.position[text] for _, text in wanted], device=device)
+        text_E = torch.tensor([texts.position[text] for _, text in estimates], device=device)
         scale_R = torch.tensor([row.cell.guidance_scale for row in rows], dtype=dtype, device=device)
         return cls(
-            row_E=torch.tensor([row for row, _ in wanted], device=device),
+            row_E=torch.tensor([row for row, _ in estimates], device=device),
             conditioning_E={name: value[text_E] for name, value in texts.conditioning_T.items()},
-            u_R=torch.tensor([wanted[r, of_row[0]] for r, of_row in enumerate(base)], device=device),
-            t_R=torch.tensor([wanted[r, of_row[-1]] for r, of_row in enumerate(base)], device=device),
+            u_R=torch.tensor([estimates[r, of_row[0]] for r, of_row in enumerate(base)], device=device),
+            t_R=torch.tensor([estimates[r, of_row[-1]] for r, of_row in enumerate(base)], device=device),
             guidance_scale_R111=scale_R[:, None, None, None],
-            acting=_act(rows, edits, wanted),
-            bookings=Counter(rows[row].pays for row, _ in wanted),
+            active=_active_edits(rows, edits, estimates),
+            billing=Counter(rows[row].billed_to for row, _ in estimates),
         )
 
 
 Estimates = dict[tuple[int, str], int]
-"""The estimates of one step: (row, text) -> position among them."""
+"""(row, text) of every estimate of a step, with its position among them."""
 
 
 def _list_estimates(rows: Sequence[Row], edits: Edits, step: int, n: int) -> Estimates:
-    """What the rows need at this step, each once: cells that ride on one trunk share a concept's estimate."""
-    wanted: Estimates = {}
+    """The estimates that the rows need at this step, each once: cells on one trunk share a concept's."""
+    estimates: Estimates = {}
     for position, row in enumerate(rows):
         texts = [*base_texts(row.cell, step)]
-        for m in row.computes:
+        for m in row.computed_edits:
             texts += concept_texts(edits.cells[m], step, n)
         for text in texts:
-            wanted.setdefault((position, text), len(wanted))
-    return wanted
+            estimates.setdefault((position, text), len(estimates))
+    return estimates
 
 
-def _act(rows: Sequence[Row], edits: Edits, wanted: Estimates) -> Acting | None:
+def _active_edits(rows: Sequence[Row], edits: Edits, estimates: Estimates) -> ActiveEdits | None:
+    """Edits that a row follows, and those that still build momentum on their trunk."""
     device = edits.nu_MCHW.device
     followed = {row.edit for row in rows}
     active = [
-        (m, r) for r, row in enumerate(rows) for m in row.computes if edits.has_momentum[m] or m in followed
+        (m, r)
+        for r, row in enumerate(rows)
+        for m in row.computed_edits
+        if edits.has_momentum[m] or m in followed
     ]
     if not active:
         return None
     edit_A = torch.tensor([m for m, _ in active], device=device)
-    place = {m: a for a, (m, _) in enumerate(active)}
-    following = [(r, place[row.edit]) for r, row in enumerate(rows) if row.edit in place]
-    return Acting(
+    position = {m: a for a, (m, _) in enumerate(active)}
+    following = [(r, position[row.edit]) for r, row in enumerate(rows) if row.edit in position]
+    return ActiveEdits(
         edit_A=edit_A,
         row_A=torch.tensor([r for _, r in active], device=device),
         slot_AK=torch.tensor(
-            [_slots(edits.cells[m], r, wanted, edits.slots) for m, r in active], device=device
+            [_slots(edits.cells[m], r, estimates, edits.slots) for m, r in active], device=device
         ),
         settings=edits.settings.take(edit_A),
         row_F=torch.tensor([r for r, _ in following], dtype=torch.long, device=device),
@@ -161,6 +165,6 @@ def _act(rows: Sequence[Row], edits: Edits, wanted: Estimates) -> Acting | None:
     )
 
 
-def _slots(cell: Cell, row: int, wanted: Estimates, slots: int) -> list[int]:
-    positions = [wanted.get((row, edit.concept), 0) for edit in cell.edits]
+def _slots(cell: Cell, row: int, estimates: Estimates, slots: int) -> list[int]:
+    positions = [estimates.get((row, edit.concept), 0) for edit in cell.edits]
     return positions + [0] * (slots - len(positions))

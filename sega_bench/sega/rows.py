@@ -1,6 +1,6 @@
-"""The latents of a wave, stepped together: trunks, the branches that fork from them, and their noise.
+"""Step the latents of a wave together: trunks, the branches that fork from them, and their noise.
 
-Shapes: R rows of latents C H W. The M edits of a wave are its cells whose semantic guidance is computed.
+Shapes: R rows of latents C H W. The M edits of a wave are the cells whose semantic guidance it computes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from sega_bench.cell import Cell
 from sega_bench.sega import schedulers
-from sega_bench.sega.schedule import Wave, branches, ends, pays_for_trunk
+from sega_bench.sega.schedule import Branch, Wave, branches, trunk_billed_to, trunk_end
 from sega_bench.sega.steps import computes_guidance
 
 Generators = list[torch.Generator] | torch.Generator | None
-"""A list has one for each row; anything else draws for all rows at once (None: torch's default generator)."""
+"""A list has one per row; a single one draws for all rows at once (None: torch's default generator)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,49 +27,58 @@ class Row:
 
     Args:
         cell: whose image this row becomes; the reference for a trunk.
-        pays: key of the cell that the row's evaluations are booked on.
-        ends: the step at which the row is no longer needed.
-        leaves: the step at which it forks from its trunk; 0 for a trunk.
+        billed_to: key of the cell that the row's evaluations are billed to.
+        end_step: the step from which the row is no longer needed.
+        fork_step: the step at which it forks from its trunk; 0 for a trunk.
         edit: position of the edit whose guidance is added to this row; None for a trunk, and for a branch
-            that differs from its trunk in what the model reads.
-        branches: the rows that have still to fork from this one.
+            whose method changes the texts instead.
+        branches: the rows that will fork from this one.
     """
 
     cell: Cell
-    pays: str
-    ends: int
-    leaves: int = 0
+    billed_to: str
+    end_step: int
+    fork_step: int = 0
     edit: int | None = None
     branches: tuple[Row, ...] = ()
 
     @property
-    def computes(self) -> tuple[int, ...]:
+    def computed_edits(self) -> tuple[int, ...]:
         """Positions of the edits whose guidance is computed from this row's estimates."""
         own = () if self.edit is None or self.cell.replay is not None else (self.edit,)
-        return (*own, *(m for branch in self.branches for m in branch.computes))
+        return (*own, *(m for branch in self.branches for m in branch.computed_edits))
 
 
 def trunk_rows(wave: Wave) -> tuple[list[Row], tuple[Cell, ...]]:
-    """A wave's rows before its first step, and its edits."""
+    """The rows of a wave before its first step, and its edits."""
     forks = [branches(trunk, wave.n) for trunk in wave.trunks]
-    edits = tuple(fork.cell for trunk in forks for fork in trunk if computes_guidance(fork.cell))
+    edits = tuple(branch.cell for of_trunk in forks for branch in of_trunk if computes_guidance(branch.cell))
     position = {cell: m for m, cell in enumerate(edits)}
-    rows = []
-    for trunk, leaving in zip(wave.trunks, forks, strict=True):
-        own = [Row(b.cell, b.pays, b.ends, b.leaves, position.get(b.cell.source())) for b in leaving]
-        pays, last = pays_for_trunk(trunk, wave.n), ends(trunk, wave.n)
-        rows.append(Row(trunk.reference, pays, last, branches=tuple(own)))
+
+    def row(branch: Branch) -> Row:
+        edit = position.get(branch.cell.source())
+        return Row(branch.cell, branch.billed_to, branch.end_step, branch.fork_step, edit)
+
+    rows = [
+        Row(
+            trunk.reference,
+            trunk_billed_to(trunk, wave.n),
+            trunk_end(trunk, wave.n),
+            branches=tuple(map(row, of_trunk)),
+        )
+        for trunk, of_trunk in zip(wave.trunks, forks, strict=True)
+    ]
     return rows, edits
 
 
 @dataclass(frozen=True)
 class Noise:
-    """What the rows of a wave start from, and where their step noise comes from.
+    """The initial noise of a wave's trunks, and the generators of their step noise.
 
     Args:
         latents_RCHW: of standard deviation 1, one for each trunk.
-        generators: one for each trunk, so that each draws its own noise as if it ran alone. One that draws
-            for all rows at once allows no forks but those that leave every row in its place.
+        generators: one for each trunk, so that each draws the noise that it would draw alone. With a single
+            one for all rows, forks must leave every row in its place.
     """
 
     latents_RCHW: Tensor
@@ -77,28 +86,29 @@ class Noise:
 
     @classmethod
     def of_seeds(cls, cells: Sequence[Cell], shape_CHW: Sequence[int], dtype: torch.dtype) -> Noise:
-        """Each cell's latents, then its step noise, from its own seed, drawn on the CPU."""
+        """Draw each cell's latents from its seed on the CPU; its step noise continues that generator."""
         generators = [torch.Generator().manual_seed(cell.seed) for cell in cells]
         latents = [torch.randn((1, *shape_CHW), generator=g, dtype=dtype) for g in generators]
         return cls(torch.cat(latents), generators)
 
 
-def _continued(generators: Generators, sources: Sequence[int]) -> Generators:
-    """Generators of rows that continue those at ``sources``: the first heir takes it over, others a copy."""
+def _fork_generators(generators: Generators, sources: Sequence[int]) -> Generators:
+    """The generators of rows that continue those at ``sources``."""
     if not isinstance(generators, list):
         assert list(sources) == list(range(len(sources))), "noise drawn for all rows at once cannot be forked"
         return generators
-    heirs: set[int] = set()
-    taken = []
+    # One object in two rows would draw different noise for each, so all but the first row take a copy.
+    continued: set[int] = set()
+    forked = []
     for source in sources:
-        taken.append(generators[source].clone_state() if source in heirs else generators[source])
-        heirs.add(source)
-    return taken
+        forked.append(generators[source].clone_state() if source in continued else generators[source])
+        continued.add(source)
+    return forked
 
 
 @dataclass
 class Rows:
-    """The latents of a wave, and all that must be rearranged with them.
+    """The latents of a wave, and all state that is gathered with them at a fork.
 
     ``is_guided_RHW`` are the positions that a row's edit has acted on so far.
     """
@@ -112,7 +122,7 @@ class Rows:
 
     @classmethod
     def start(cls, rows: list[Row], noise: Noise, device: torch.device) -> Rows:
-        """Trunks at the noise they begin with."""
+        """The trunks at their initial noise."""
         first = rows[0].cell
         scheduler = schedulers.make(first.scheduler, first.scheduler_config, first.num_inference_steps)
         latents_RCHW = noise.latents_RCHW.to(device) * scheduler.init_noise_sigma
@@ -120,32 +130,33 @@ class Rows:
         return cls(rows, latents_RCHW, is_guided_RHW, noise.generators, scheduler, first.eta)
 
     def fork(self, step: int) -> bool:
-        """Give the cells that depart at this step their own rows; drop rows that none needs any more.
+        """Fork the rows of the cells that leave their trunk at this step, and drop rows no longer needed.
 
         Returns:
-            Whether there are other rows now.
+            Whether the rows changed.
         """
         kept: list[tuple[int, Row]] = []
         forked: list[tuple[int, Row]] = []
         for position, row in enumerate(self.rows):
-            leaving = [branch for branch in row.branches if branch.leaves == step]
-            forked += [(position, branch) for branch in leaving]
-            if step < row.ends:
-                staying = tuple(branch for branch in row.branches if branch.leaves > step)
-                kept.append((position, replace(row, branches=staying) if leaving else row))
+            forking = [branch for branch in row.branches if branch.fork_step == step]
+            forked += [(position, branch) for branch in forking]
+            if step < row.end_step:
+                staying = tuple(branch for branch in row.branches if branch.fork_step > step)
+                kept.append((position, replace(row, branches=staying) if forking else row))
         if not forked and len(kept) == len(self.rows):
             return False
         sources = [position for position, _ in kept + forked]
+        # One index for all state: any left in the old order would silently continue another row's past.
         index = torch.tensor(sources, device=self.latents_RCHW.device)
         schedulers.gather(self.scheduler, index, self.latents_RCHW)
         self.latents_RCHW = self.latents_RCHW[index]
         self.is_guided_RHW = self.is_guided_RHW[index]
-        self.generators = _continued(self.generators, sources)
+        self.generators = _fork_generators(self.generators, sources)
         self.rows = [row for _, row in kept + forked]
         return True
 
     def advance(self, timestep: Tensor, eps_RCHW: Tensor) -> None:
-        """One scheduler step of all rows, every row with its own noise."""
+        """Take one scheduler step of all rows, each with its own noise."""
         arguments = schedulers.step_arguments(self.scheduler, self.eta, self.generators)
         self.latents_RCHW = self.scheduler.step(
             eps_RCHW, timestep, self.latents_RCHW, return_dict=False, **arguments

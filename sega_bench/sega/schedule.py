@@ -1,16 +1,16 @@
-"""Which noise estimates a cell needs, at which step, and what it shares: pure arithmetic, no tensors.
+"""Plan which noise estimates cells need and share, as integer arithmetic without tensors.
 
-The planner counts with these functions and the engine executes what they say, so the two cannot disagree.
+The planner counts with these functions and the engine executes their result, so the two cannot disagree.
 Steps are indices into ``scheduler.timesteps``; ``n`` is its length (PNDM has one more than
 ``num_inference_steps``, Heun and KDPM2 nearly twice as many).
 
 Why cells share work: until the first step at which its guidance can differ from plain classifier-free
-guidance, an edited cell's latents are those of its unedited reference, bit for bit. All cells of one
-reference therefore ride on one *trunk* until they *depart*; only their momentum is their own before that.
+guidance, an edited cell's latents are bit-identical to those of its unedited reference. All cells of one
+reference therefore share one *trunk* until they *fork*; before that only their momentum is their own.
 
 A cell that replays another prompt's edit takes its guidance from its *source*, the same edit of that prompt.
-Both are stepped in one wave: the source computes the guidance, whoever replays it pays for plain
-classifier-free guidance, and nothing is stored. A source that is not asked for itself runs all the same.
+Both are stepped in one wave: the source computes the guidance, the replay costs plain classifier-free
+guidance, and nothing is stored. The source runs even if it was not requested itself.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from sega_bench.sega.steps import (
     base_texts,
     breakpoints,
     computes_guidance,
-    departs,
+    fork_step,
+    guidance_end,
     needed,
-    quiets,
 )
 
-AT_ONCE = 3
-"""Waves under way: one that is served first and two that fill its gaps (:mod:`sega_bench.sega.pooling`)."""
+WAVES_IN_FLIGHT = 3
+"""Waves stepped concurrently: one has priority, two fill its batches (:mod:`sega_bench.sega.pooling`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An edited cell that is not to be made, but runs because others replay its guidance.
+    """An edited cell that was not requested, but runs because others replay its guidance.
 
     Args:
         cell: the edit.
-        pays: key of the first cell that replays it, on which its evaluations are booked.
+        billed_to: key of the first cell that replays it, which its evaluations are billed to.
     """
 
     cell: Cell
-    pays: str
+    billed_to: str
 
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
-    """Cells that share a reference, in the order in which they were asked for.
+    """Cells that share a reference, in the order of the request.
 
     Args:
         reference: the unedited cell whose steps the others share.
-        cells: what is to be made; may or may not contain the reference itself.
-        sources: what else runs here.
+        cells: the requested cells, with or without the reference itself.
+        sources: cells that run here only to be replayed.
     """
 
     reference: Cell
@@ -67,75 +67,79 @@ class Trunk:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """What a cell does after it left its trunk: steps ``[leaves, ends)`` on a row of its own.
+    """A cell after it left its trunk: steps ``[fork_step, end_step)`` on a row of its own.
 
     Args:
         cell: whose row it is.
-        leaves: :func:`departs`.
-        ends: the last step for a cell that is to be made; :func:`quiets` for a source that is not.
-        pays: key of the cell that its evaluations are booked on.
+        fork_step: :func:`sega_bench.sega.steps.fork_step`.
+        end_step: ``n`` for a requested cell, :func:`sega_bench.sega.steps.guidance_end` for a source.
+        billed_to: key of the cell that its evaluations are billed to.
     """
 
     cell: Cell
-    leaves: int
-    ends: int
-    pays: str
+    fork_step: int
+    end_step: int
+    billed_to: str
 
 
 def branches(trunk: Trunk, n: int) -> tuple[Branch, ...]:
     """The rows that fork from a trunk, in order of its cells and sources."""
-    made = [Branch(cell, departs(cell, n), n, cell.key) for cell in trunk.cells if not cell.is_reference]
-    lent = [Branch(s.cell, departs(s.cell, n), quiets(s.cell, n), s.pays) for s in trunk.sources]
-    return tuple(branch for branch in (*made, *lent) if branch.leaves < n)
+    own = [Branch(cell, fork_step(cell, n), n, cell.key) for cell in trunk.cells if not cell.is_reference]
+    replayed = [
+        Branch(source.cell, fork_step(source.cell, n), guidance_end(source.cell, n), source.billed_to)
+        for source in trunk.sources
+    ]
+    return tuple(branch for branch in (*own, *replayed) if branch.fork_step < n)
 
 
 def count_evaluations(trunk: Trunk, n: int) -> dict[str, int]:
-    """UNet evaluations of a trunk and its branches, by the key of the cell they are booked on.
+    """UNet evaluations of a trunk and its branches, by the key of the cell they are billed to.
 
-    A branch's own evaluations are its cell's. The shared ones are booked on the reference if it is made, else
-    on the first cell that departs, so that the sum is what is executed. What runs only to be replayed is
-    booked on a cell that replays it, perhaps of another trunk.
+    A branch's own evaluations are billed to its cell. The shared ones are billed to the reference if it was
+    requested, else to the first cell that forks, so that the sum is what is executed. A source's evaluations
+    are billed to a cell that replays it, possibly of another trunk.
     """
-    bookings = Counter({cell.key: 0 for cell in trunk.cells})
+    billing = Counter({cell.key: 0 for cell in trunk.cells})
     forks = branches(trunk, n)
     base = set(base_texts(trunk.reference, 0))
     for branch in forks:
-        window = (branch.leaves, branch.ends)
-        own = _concept_spans([(branch.cell, window)], n, base)
-        bookings[branch.pays] += _base_evaluations(branch.cell, window, n) + own
-    riding = [(branch.cell, (0, branch.leaves)) for branch in forks]
-    bookings[pays_for_trunk(trunk, n)] += len(base) * ends(trunk, n) + _concept_spans(riding, n, base)
-    return dict(bookings)
+        window = (branch.fork_step, branch.end_step)
+        concepts = _concept_evaluations([(branch.cell, window)], n, base)
+        billing[branch.billed_to] += _base_evaluations(branch.cell, window, n) + concepts
+    on_trunk = [(branch.cell, (0, branch.fork_step)) for branch in forks]
+    shared = len(base) * trunk_end(trunk, n) + _concept_evaluations(on_trunk, n, base)
+    billing[trunk_billed_to(trunk, n)] += shared
+    return dict(billing)
 
 
 def _base_evaluations(cell: Cell, window: Interval, n: int) -> int:
-    """Evaluations of the prompts that a row reads within a window of steps."""
+    """Evaluations of the prompts within a window of steps, which start anew where a method changes them."""
     low, high = window
     edges = [low, *sorted(step for step in breakpoints([cell], n) if low < step < high), high]
     return sum(len(set(base_texts(cell, a))) * (b - a) for a, b in itertools.pairwise(edges))
 
 
-def ends(trunk: Trunk, n: int) -> int:
-    """The step at which a trunk is no longer needed.
+def trunk_end(trunk: Trunk, n: int) -> int:
+    """The step from which a trunk is no longer needed.
 
-    The last, if its reference's image is: asked for, or equal to a cell that is. Else the last departure.
+    ``n`` if its reference's image is needed: requested, or equal to a requested cell's. Else the last fork.
     """
-    if any(cell.is_reference or departs(cell, n) == n for cell in trunk.cells):
+    if any(cell.is_reference or fork_step(cell, n) == n for cell in trunk.cells):
         return n
-    return max(branch.leaves for branch in branches(trunk, n))
+    return max(branch.fork_step for branch in branches(trunk, n))
 
 
-def pays_for_trunk(trunk: Trunk, n: int) -> str:
-    """The key of the cell that a trunk's shared evaluations are booked on.
+def trunk_billed_to(trunk: Trunk, n: int) -> str:
+    """The key of the cell that a trunk's shared evaluations are billed to.
 
-    The reference if it is made, else the first branch's, else (every cell equals a reference that is not
-    asked for) the first.
+    The reference if it was requested, else the first branch's cell. Without branches every cell equals a
+    reference that was not requested; then the first cell.
     """
     for cell in trunk.cells:
         if cell.is_reference:
             return cell.key
     first = next(iter(branches(trunk, n)), None)
-    return trunk.cells[0].key if first is None else first.pays
+    return trunk.cells[0].key if first is None else first.billed_to
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class Wave:
     """Trunks that are stepped together: one scheduler, one number of steps, one size.
 
     Args:
-        trunks: whole, or pieces of ones that hold more branches than a wave.
+        trunks: whole ones, or parts of trunks with more branches than a wave has rows.
         n: ``len(scheduler.timesteps)``.
     """
 
@@ -152,11 +156,11 @@ class Wave:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """What the wave makes."""
+        """The requested cells."""
         return tuple(cell for trunk in self.trunks for cell in trunk.cells)
 
     def count_evaluations(self) -> dict[str, int]:
-        """UNet evaluations by the key of the cell they are booked on (:func:`count_evaluations`)."""
+        """UNet evaluations by the key of the cell they are billed to (:func:`count_evaluations`)."""
         total: Counter[str] = Counter()
         for trunk in self.trunks:
             total.update(count_evaluations(trunk, self.n))
@@ -164,23 +168,23 @@ class Wave:
 
     @cached_property
     def unet_evals(self) -> int:
-        """All of them; kept, for counting takes seconds where there are a hundred thousand cells."""
+        """Total of the UNet evaluations; cached, because counting takes seconds for 100,000 cells."""
         return sum(self.count_evaluations().values())
 
 
 def wave_of(cells: Sequence[Cell], n: int) -> Wave:
-    """The wave that makes exactly these cells, which one scheduler can step, and runs what they replay."""
+    """The wave of exactly these cells, which one scheduler must be able to step, and of their sources."""
     groups: dict[Cell, tuple[list[Cell], dict[Cell, str]]] = {}
     for cell in cells:
         groups.setdefault(cell.reference(), ([], {}))[0].append(cell)
-    made = set(cells)
+    requested = set(cells)
     for cell in cells:
         source = cell.source()
-        if source not in made and departs(cell, n) < n:
+        if source not in requested and fork_step(cell, n) < n:
             groups.setdefault(source.reference(), ([], {}))[1].setdefault(source, cell.key)
     return Wave(
         tuple(
-            Trunk(reference, tuple(own), tuple(Source(cell, pays) for cell, pays in sources.items()))
+            Trunk(reference, tuple(own), tuple(itertools.starmap(Source, sources.items())))
             for reference, (own, sources) in groups.items()
         ),
         n,
@@ -188,27 +192,27 @@ def wave_of(cells: Sequence[Cell], n: int) -> Wave:
 
 
 def form_waves(cells: Iterable[Cell], limit: int, timesteps: Callable[[Cell], int]) -> tuple[Wave, ...]:
-    """Cells to be made as waves of at most ``limit`` rows, a few at least, in order of first appearance.
+    """Group cells into waves of at most ``limit`` rows, a few waves at least, in order of first appearance.
 
     Args:
-        cells: distinct, in any order; their references and sources only where they are to be made too.
-        limit: rows of latents in a wave. What shares steps and needs more rows is split, and the shared steps
-            are then run, and counted, once a piece. A single cell is never split, and takes up to four: its
-            own trunk and branch, and those of its source.
+        cells: distinct, in any order; their references and sources only if requested too.
+        limit: rows of latents in a wave. Cells that share steps and need more rows are split, and every part
+            runs, and counts, the shared steps again. A single cell is never split. It takes up to four rows:
+            its trunk, its branch, and those of its source.
         timesteps: ``len(scheduler.timesteps)`` for a cell.
     """
     families: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
-        families.setdefault(_lock_step(cell), []).append(cell)
+        families.setdefault(_scheduler_key(cell), []).append(cell)
     waves: list[Wave] = []
     for family in families.values():
         n = timesteps(family[0])
-        waves += [wave_of(packed, n) for packed in _pack(family, limit, n)]
+        waves += [wave_of(members, n) for members in _pack(family, limit, n)]
     return tuple(waves)
 
 
-def _lock_step(cell: Cell) -> tuple[object, ...]:
-    """What rows must agree in to be stepped by one scheduler object in one tensor."""
+def _scheduler_key(cell: Cell) -> tuple[object, ...]:
+    """The settings that rows must share to be stepped by one scheduler object in one tensor."""
     return (
         cell.model,
         cell.dtype,
@@ -222,49 +226,52 @@ def _lock_step(cell: Cell) -> tuple[object, ...]:
 
 
 def _pack(cells: Sequence[Cell], limit: int, n: int) -> list[list[Cell]]:
-    groups = [(together, _rows(together, n)) for together in _together(cells, limit, n)]
+    """The cells of each wave."""
+    groups = [(group, _rows(group, n)) for group in _inseparable(cells, limit, n)]
     total = sum(len(rows) for _, rows in groups)
-    if total > AT_ONCE * limit or total > len(set().union(*(rows for _, rows in groups))):
-        return _packed(groups, limit)  # as few as can be: pieces of a trunk repeat its steps
-    # A few smaller waves fill each other's gaps; a single one would have none to fill its own.
-    even = math.ceil(total / AT_ONCE)
-    tried = (_packed(groups, rows) for rows in range(even, min(limit, total) + 1))
-    return next((waves for waves in tried if len(waves) <= AT_ONCE), None) or _packed(groups, even)
+    are_disjoint = total == len(set().union(*(rows for _, rows in groups)))
+    if total > WAVES_IN_FLIGHT * limit or not are_disjoint:
+        return _next_fit(groups, limit)  # as few waves as possible: parts of a trunk repeat its steps
+    # A few smaller waves fill each other's batches; a single one would leave its own partly empty.
+    even = math.ceil(total / WAVES_IN_FLIGHT)
+    candidates = (_next_fit(groups, rows) for rows in range(even, min(limit, total) + 1))
+    fitting = (waves for waves in candidates if len(waves) <= WAVES_IN_FLIGHT)
+    return next(fitting, None) or _next_fit(groups, even)
 
 
-def _packed(groups: Iterable[tuple[list[Cell], set[Cell]]], limit: int) -> list[list[Cell]]:
-    """Groups in their order, each together with those before it as long as there is room."""
-    packed: list[list[Cell]] = []
+def _next_fit(groups: Iterable[tuple[list[Cell], set[Cell]]], limit: int) -> list[list[Cell]]:
+    """Fill waves with the groups in their order; a group that does not fit starts the next wave."""
+    waves: list[list[Cell]] = []
     rows: set[Cell] = set()
-    for together, more in groups:
-        if not packed or len(rows | more) > limit:
-            packed.append([])
+    for group, group_rows in groups:
+        if not waves or len(rows | group_rows) > limit:
+            waves.append([])
             rows = set()
-        packed[-1] += together
-        rows |= more
-    return packed
+        waves[-1] += group
+        rows |= group_rows
+    return waves
 
 
 def _rows(cells: Iterable[Cell], n: int) -> set[Cell]:
-    """The rows of latents that making these cells takes, each by the cell whose image it becomes."""
+    """The rows of latents that these cells need, each named by the cell whose image it becomes."""
     rows: set[Cell] = set()
     for cell in cells:
         rows.add(cell.reference())
-        if departs(cell, n) < n:
+        if fork_step(cell, n) < n:
             rows |= {cell, cell.source(), cell.source().reference()}
     return rows
 
 
-def _together(cells: Sequence[Cell], limit: int, n: int) -> Iterator[list[Cell]]:
-    """What should be in one wave: all that shares steps; if that is too much, a source and its replays."""
-    for linked in sharing(cells):
+def _inseparable(cells: Sequence[Cell], limit: int, n: int) -> Iterator[list[Cell]]:
+    """Cells to keep in one wave: all that share steps, or if these are too many, a source and its replays."""
+    for linked in group_by_trunk(cells):
         if len(_rows(linked, n)) <= limit:
             yield linked
             continue
         bundles: dict[Cell, list[Cell]] = {}
         for cell in linked:
-            # What ends on the trunk itself stays together: every piece that holds one runs the whole of it.
-            bundles.setdefault(cell.source() if departs(cell, n) < n else cell.reference(), []).append(cell)
+            # Cells equal to their reference stay together: every part that holds one runs the whole trunk.
+            bundles.setdefault(cell.source() if fork_step(cell, n) < n else cell.reference(), []).append(cell)
         for bundle in bundles.values():
             if len(_rows(bundle, n)) <= limit:
                 yield bundle
@@ -272,9 +279,9 @@ def _together(cells: Sequence[Cell], limit: int, n: int) -> Iterator[list[Cell]]
                 yield from ([cell] for cell in bundle)
 
 
-def sharing(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells of one trunk, and of trunks between which guidance is replayed, in order of first appearance."""
-    parents: dict[Cell, Cell] = {}
+def group_by_trunk(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Group cells by trunk, joined where guidance is replayed, in order of first appearance."""
+    parents: dict[Cell, Cell] = {}  # a union-find forest of references
 
     def root(trunk: Cell) -> Cell:
         while (parent := parents.setdefault(trunk, trunk)) is not trunk:
@@ -291,18 +298,20 @@ def sharing(cells: Iterable[Cell]) -> list[list[Cell]]:
     return list(groups.values())
 
 
-def _concept_spans(windows: Iterable[tuple[Cell, Interval]], n: int, base: set[str]) -> int:
-    """Evaluations of concepts within each cell's window, every text once a step, base texts excepted."""
-    spans: dict[str, list[Interval]] = {}
+def _concept_evaluations(windows: Iterable[tuple[Cell, Interval]], n: int, base: set[str]) -> int:
+    """Evaluations of concepts within each cell's window, every text once per step, without base texts."""
+    intervals: dict[str, list[Interval]] = {}
     for cell, (low, high) in windows:
         for edit in cell.edits if computes_guidance(cell) else ():
             start, stop = needed(edit, cell, n)
-            if edit.concept not in base and max(start, low) < min(stop, high):
-                spans.setdefault(edit.concept, []).append((max(start, low), min(stop, high)))
-    return sum(_union_length(intervals) for intervals in spans.values())
+            start, stop = max(start, low), min(stop, high)
+            if edit.concept not in base and start < stop:
+                intervals.setdefault(edit.concept, []).append((start, stop))
+    return sum(map(_union_length, intervals.values()))
 
 
 def _union_length(intervals: list[Interval]) -> int:
+    """Steps that lie in at least one interval."""
     total, reached = 0, 0
     for start, stop in sorted(intervals):
         total += max(0, stop - max(start, reached))

@@ -1,8 +1,8 @@
-"""Cells dealt out to workers, so that all of them end at about the same time: arithmetic, no tensors.
+"""Split cells into shards that take about the same time, as integer arithmetic without tensors.
 
-Cost is counted in UNet evaluations, as the engine executes them. Cells that share steps stay together, and
-are only divided where that shortens the longest shard, although the shared steps are then run, and counted,
-once a part.
+The cost of a shard is its number of UNet evaluations, as the engine executes them. Cells that share steps
+stay together. They are only divided if that shortens the longest shard, although every part then runs, and
+counts, the shared steps again.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sega_bench.cell import Cell
-from sega_bench.sega.schedule import Wave, form_waves, sharing
+from sega_bench.sega.schedule import Wave, form_waves, group_by_trunk
 from sega_bench.sega.steps import image_owner
 
 EVEN = 1.02
-"""A longest shard of so many times the mean is short enough: nothing is divided to shorten it."""
+"""A longest shard of at most this many times the mean is short enough: no trunk is divided to shorten it."""
 
 _LENGTHS = 1000
-"""A longest shard is looked for to this part of the mean."""
+"""The longest shard's length is searched to this fraction of the mean."""
 
 Cost = Callable[[Sequence[Cell]], int]
+"""UNet evaluations of cells that run together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What one worker makes.
+    """The cells of one worker.
 
     Args:
         cells: in the order of the plan.
-        unet_evals: UNet evaluations to make them, an estimate: parts of a trunk that meet again share steps.
+        unet_evals: UNet evaluations of the cells; an upper bound, because two parts of a trunk in one shard
+            share steps.
     """
 
     cells: tuple[Cell, ...]
@@ -40,76 +42,88 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Shards:
-    """Cells in shards, beside what they are without any.
+class ShardSplit:
+    """Cells split into shards, and their cost without the split.
 
     Args:
-        parts: the shards, none of them empty.
-        trunks: how many there can be of which none repeats what another does.
-        unet_evals: UNet evaluations that one worker alone would make.
+        shards: none of them empty.
+        trunks: the largest number of shards that repeat none of each other's steps.
+        unet_evals: UNet evaluations that a single worker would need.
     """
 
-    parts: tuple[Shard, ...]
+    shards: tuple[Shard, ...]
     trunks: int
     unet_evals: int
 
 
-Dealt = list[dict[int, Shard]]
-"""What each worker has so far: parts of pieces, by the number of the piece."""
+Assignment = list[dict[int, Shard]]
+"""The parts of pieces that each worker has, by the piece's number."""
 
 
-def shards(cells: Sequence[Cell], count: int, limit: int, timesteps: Callable[[Cell], int]) -> Shards:
-    """Cells to be made as at most ``count`` shards; every cell is in one.
+def split_into_shards(
+    cells: Sequence[Cell], count: int, limit: int, timesteps: Callable[[Cell], int]
+) -> ShardSplit:
+    """Split cells into at most ``count`` shards; every cell is in exactly one.
 
-    Whole trunks go, largest first, to whoever has least (Graham 1969). If the longest shard is then more than
-    :data:`EVEN` times the mean, shards are filled one after the other, and what does not fit goes on in the
-    next one (McNaughton 1959), so that few trunks are cut; then single cells move between shards that share a
-    trunk. That is taken where it is shorter.
+    Whole trunks are assigned first, largest first, each to the shortest shard (Graham 1969). If the longest
+    shard then exceeds :data:`EVEN` times the mean, shards are filled one after the other, and a trunk that
+    does not fit continues in the next shard (McNaughton 1959), which cuts few trunks. Then single cells move
+    between shards that share a trunk. The second split is used if its longest shard is shorter.
 
     Args:
-        cells: distinct; their references and sources only where they are to be made too.
-        count: of workers.
-        limit: rows of latents in a wave; a trunk that needs more is in pieces to begin with.
+        cells: distinct; their references and sources only if requested too.
+        count: number of workers.
+        limit: rows of latents in a wave; larger trunks start out in parts.
         timesteps: ``len(scheduler.timesteps)`` for a cell.
     """
-    trunks = sharing(cells)
-    waves = [wave for together in trunks for wave in form_waves(together, limit, timesteps)]
-    dealt = deal(waves, count, limit, timesteps)
-    place = {cell: i for i, cell in enumerate(cells)}
-    parts = tuple(
-        Shard(tuple(sorted((cell for part in parts for cell in part.cells), key=place.__getitem__)), length)
-        for parts, length in zip((parts.values() for parts in dealt), _lengths(dealt), strict=True)
+    trunks = group_by_trunk(cells)
+    waves = [wave for trunk in trunks for wave in form_waves(trunk, limit, timesteps)]
+    assignment = assign_waves(waves, count, limit, timesteps)
+    position = {cell: i for i, cell in enumerate(cells)}
+    shards = tuple(
+        Shard(
+            tuple(sorted((cell for part in parts.values() for cell in part.cells), key=position.__getitem__)),
+            length,
+        )
+        for parts, length in zip(assignment, _lengths(assignment), strict=True)
         if length
     )
-    return Shards(parts, len(trunks), sum(wave.unet_evals for wave in waves))
+    return ShardSplit(shards, len(trunks), sum(wave.unet_evals for wave in waves))
 
 
-def deal(waves: Sequence[Wave], count: int, limit: int, timesteps: Callable[[Cell], int]) -> Dealt:
-    """Waves, each of one trunk or a piece of one, as ``count`` shards, some perhaps empty: :func:`shards`."""
+def assign_waves(
+    waves: Sequence[Wave], count: int, limit: int, timesteps: Callable[[Cell], int]
+) -> Assignment:
+    """Assign waves to ``count`` shards, some possibly empty, as :func:`split_into_shards` describes.
+
+    Each wave holds one trunk, or a part of one.
+    """
 
     def cost(part: Sequence[Cell]) -> int:
         return sum(wave.unet_evals for wave in form_waves(part, limit, timesteps))
 
-    dealt = _dealt([Shard(wave.cells, wave.unet_evals) for wave in waves], count)
-    longest = max(_lengths(dealt))
+    assignment = _assign_whole([Shard(wave.cells, wave.unet_evals) for wave in waves], count)
+    longest = max(_lengths(assignment))
     for order in (_sources_together, _costly_first):
-        if not _is_even(dealt):
+        if not _is_even(assignment):
             pieces = [Shard(order(wave), wave.unet_evals) for wave in waves]
-            cut = _cut(pieces, count, cost, longest)
-            dealt = min(dealt, cut or dealt, key=lambda dealt: max(_lengths(dealt)))
-    return dealt
+            candidate = _assign_cut(pieces, count, cost, longest) or assignment
+            assignment = min(assignment, candidate, key=lambda each: max(_lengths(each)))
+    return assignment
 
 
 def _sources_together(wave: Wave) -> tuple[Cell, ...]:
-    """A wave's cells; a source and its replays, and cells that are equal, are neighbours."""
+    """A wave's cells, ordered so that a source and its replays, and cells of one image, are neighbours."""
     return tuple(itertools.chain(*_bundles(wave)))
 
 
 def _costly_first(wave: Wave) -> tuple[Cell, ...]:
-    """The same, so that small ones are left to make up the difference."""
-    booked = wave.count_evaluations()
+    """The same with costly neighbours first, so that cheap ones remain to even out the shards."""
+    billing = wave.count_evaluations()
     return tuple(
-        itertools.chain(*sorted(_bundles(wave), key=lambda bundle: -sum(booked[cell.key] for cell in bundle)))
+        itertools.chain(
+            *sorted(_bundles(wave), key=lambda bundle: -sum(billing[cell.key] for cell in bundle))
+        )
     )
 
 
@@ -120,120 +134,125 @@ def _bundles(wave: Wave) -> list[list[Cell]]:
     return list(bundles.values())
 
 
-def _lengths(dealt: Dealt) -> list[int]:
-    return [sum(part.unet_evals for part in parts.values()) for parts in dealt]
+def _lengths(assignment: Assignment) -> list[int]:
+    return [sum(part.unet_evals for part in parts.values()) for parts in assignment]
 
 
-def _is_even(dealt: Dealt) -> bool:
-    lengths = _lengths(dealt)
+def _is_even(assignment: Assignment) -> bool:
+    lengths = _lengths(assignment)
     return max(lengths) * len(lengths) <= EVEN * sum(lengths)
 
 
-def _dealt(pieces: Sequence[Shard], count: int) -> Dealt:
-    """Whole pieces, the largest first, each to the shard that has least."""
-    dealt: Dealt = [{} for _ in range(count)]
-    least = [(0, number) for number in range(count)]
-    for name in sorted(range(len(pieces)), key=lambda name: -pieces[name].unet_evals):
-        length, number = heapq.heappop(least)
-        dealt[number][name] = pieces[name]
-        heapq.heappush(least, (length + pieces[name].unet_evals, number))
-    return dealt
+def _assign_whole(pieces: Sequence[Shard], count: int) -> Assignment:
+    """Assign whole pieces, largest first, each to the shortest shard."""
+    assignment: Assignment = [{} for _ in range(count)]
+    shortest = [(0, shard) for shard in range(count)]
+    for number in sorted(range(len(pieces)), key=lambda number: -pieces[number].unet_evals):
+        length, shard = heapq.heappop(shortest)
+        assignment[shard][number] = pieces[number]
+        heapq.heappush(shortest, (length + pieces[number].unet_evals, shard))
+    return assignment
 
 
-def _cut(pieces: Sequence[Shard], count: int, cost: Cost, longest: int) -> Dealt | None:
-    """The pieces in shards shorter than ``longest``, some of them cut; None if that makes them no shorter."""
-    found: Dealt | None = None
+def _assign_cut(pieces: Sequence[Shard], count: int, cost: Cost, longest: int) -> Assignment | None:
+    """Assign pieces to shards shorter than ``longest``, cutting some; None if no cut makes them shorter."""
+    best: Assignment | None = None
 
     def fits(length: int) -> bool:
-        nonlocal found
-        filled = _filled(pieces, count, cost, length)
-        found = filled or found
+        nonlocal best
+        filled = _fill_in_order(pieces, count, cost, length)
+        best = filled or best
         return filled is not None
 
     mean = sum(piece.unet_evals for piece in pieces) // count
+    # A binary search for the shortest length that fits; the last one that fitted stays in ``best``.
     bisect_left(range(mean, longest, max(1, mean // _LENGTHS)), True, key=fits)
-    while found is not None and not _is_even(found) and _shorten(found, cost):
+    while best is not None and not _is_even(best) and _shorten_longest(best, cost):
         pass
-    return found
+    return best
 
 
-def _filled(pieces: Sequence[Shard], count: int, cost: Cost, length: int) -> Dealt | None:
-    """Shards of at most this length, filled one after the other; None if ``count`` do not suffice."""
-    filled: Dealt = [{}]
-    left, room = list(enumerate(pieces))[::-1], length
-    while left:
-        name, piece = left.pop()
+def _fill_in_order(pieces: Sequence[Shard], count: int, cost: Cost, length: int) -> Assignment | None:
+    """Fill shards of at most this length one after the other; None if ``count`` shards do not suffice."""
+    filled: Assignment = [{}]
+    remaining, room = list(enumerate(pieces))[::-1], length
+    while remaining:
+        number, piece = remaining.pop()
         if piece.unet_evals <= room:
-            filled[-1][name] = piece
+            filled[-1][number] = piece
             room -= piece.unet_evals
             continue
-        if fitting := _fitting(piece, room, cost):
-            filled[-1][name] = fitting
-            rest = piece.cells[len(fitting.cells) :]
+        if prefix := _longest_prefix(piece, room, cost):
+            filled[-1][number] = prefix
+            rest = piece.cells[len(prefix.cells) :]
             piece = Shard(rest, cost(rest))
         if len(filled) == count or not filled[-1]:
             return None
         filled.append({})
         room = length
-        left.append((name, piece))
+        remaining.append((number, piece))
     return filled + [{} for _ in range(count - len(filled))]
 
 
-def _fitting(piece: Shard, room: int, cost: Cost) -> Shard | None:
-    """As many of the first cells of a piece that is too long as fit; None if the first does not.
+def _longest_prefix(piece: Shard, room: int, cost: Cost) -> Shard | None:
+    """The longest prefix of a too long piece's cells that fits; None if the first cell does not.
 
-    What more cells cost is never less, and grows nearly evenly: it is looked for in proportion, and in the
-    middle where that has not halved what is left to look at.
+    The cost of a prefix grows monotonically and nearly linearly. The search therefore interpolates, and
+    bisects after a step that did not halve the interval.
     """
-    most = Shard((), 0)
-    low, high, too_much = 0, len(piece.cells), piece.unet_evals
-    in_proportion = True
+    best = Shard((), 0)
+    low, high, high_evals = 0, len(piece.cells), piece.unet_evals
+    interpolates = True
     while high - low > 1:
         width = high - low
-        share = (room - most.unet_evals) / (too_much - most.unet_evals) if in_proportion else 0.5
+        share = (room - best.unet_evals) / (high_evals - best.unet_evals) if interpolates else 0.5
         middle = min(high - 1, max(low + 1, low + round(width * share)))
-        tried = Shard(piece.cells[:middle], cost(piece.cells[:middle]))
-        if tried.unet_evals <= room:
-            low, most = middle, tried
+        candidate = Shard(piece.cells[:middle], cost(piece.cells[:middle]))
+        if candidate.unet_evals <= room:
+            low, best = middle, candidate
         else:
-            high, too_much = middle, tried.unet_evals
-        in_proportion = high - low <= width / 2
-    return most if low else None
+            high, high_evals = middle, candidate.unet_evals
+        interpolates = high - low <= width / 2
+    return best if low else None
 
 
-def _shorten(dealt: Dealt, cost: Cost) -> bool:
-    """Move or exchange a cell between parts of a trunk, the one that shortens the longest shard most."""
-    lengths = _lengths(dealt)
-    shortest = max(lengths)
-    longest = lengths.index(shortest)
+def _shorten_longest(assignment: Assignment, cost: Cost) -> bool:
+    """Move or swap a cell between parts of one trunk, the one that shortens the longest shard most.
+
+    Returns:
+        Whether any move shortened it.
+    """
+    lengths = _lengths(assignment)
+    best_length = max(lengths)
+    longest = lengths.index(best_length)
     best: tuple[int, int, Shard, Shard] | None = None
-    for name, part in dealt[longest].items():
-        for number, other in enumerate(parts.get(name) for parts in dealt):
-            if other is None or number == longest:
+    for number, part in assignment[longest].items():
+        for shard, other in enumerate(parts.get(number) for parts in assignment):
+            if other is None or shard == longest:
                 continue
-            for less, more in _exchanges(part, other, cost):
-                now = max(
-                    lengths[longest] - part.unet_evals + less.unet_evals,
-                    lengths[number] - other.unet_evals + more.unet_evals,
+            for smaller, larger in _moves(part, other, cost):
+                length = max(
+                    lengths[longest] - part.unet_evals + smaller.unet_evals,
+                    lengths[shard] - other.unet_evals + larger.unet_evals,
                 )
-                if now < shortest:
-                    shortest, best = now, (name, number, less, more)
+                if length < best_length:
+                    best_length, best = length, (number, shard, smaller, larger)
     if best is None:
         return False
-    name, number, dealt[longest][name], dealt[number][name] = best
+    number, shard, assignment[longest][number], assignment[shard][number] = best
     return True
 
 
-def _exchanges(part: Shard, other: Shard, cost: Cost) -> Iterator[tuple[Shard, Shard]]:
-    """Both after a cell has gone to the other one, perhaps for another; one cell of every cost is tried."""
+def _moves(part: Shard, other: Shard, cost: Cost) -> Iterator[tuple[Shard, Shard]]:
+    """Both parts after a cell moved to the other, possibly in exchange; tries one cell of every cost."""
 
-    def kinds(cells: Sequence[Cell]) -> Iterable[Cell]:
+    def one_per_cost(cells: Sequence[Cell]) -> Iterable[Cell]:
         return {cost([cell]): cell for cell in cells}.values()
 
-    def exchanged(shard: Shard, lost: Cell | None, gained: Cell | None) -> Shard:
+    def changed(shard: Shard, lost: Cell | None, gained: Cell | None) -> Shard:
         cells = (*(cell for cell in shard.cells if cell != lost), *((gained,) if gained else ()))
         return Shard(cells, cost(cells))
 
-    for gone in kinds(part.cells) if len(part.cells) > 1 else ():
-        for back in (None, *kinds(other.cells)):
-            yield exchanged(part, gone, back), exchanged(other, back, gone)
+    for moved in one_per_cost(part.cells) if len(part.cells) > 1 else ():
+        for returned in (None, *one_per_cost(other.cells)):
+            yield changed(part, moved, returned), changed(other, returned, moved)

@@ -1,4 +1,4 @@
-"""At which step a cell departs from its reference, and which texts it needs when: in integers.
+"""At which step a cell forks from its reference, and which texts it needs at which step: in integers.
 
 Steps are indices into ``scheduler.timesteps``; ``n`` is its length.
 """
@@ -24,10 +24,10 @@ def uses_momentum(cell: Cell, n: int) -> bool:
 
 
 def needed(edit: Edit, cell: Cell, n: int) -> Interval:
-    """Steps ``[start, stop)`` at which this edit's concept is needed; empty is ``(0, 0)``.
+    """Steps ``[start, stop)`` at which this edit's concept is needed; ``(0, 0)`` if it never is.
 
-    Needed is its estimate, or that it is appended to a prompt: from its warm-up, or from the first step if
-    momentum is built from it, until it cools down.
+    A concept is needed as an estimate, or as a part of a prompt. It is needed from its warm-up, or from the
+    first step if momentum is built from it, until it cools down.
     """
     if not edit.acts:
         return (0, 0)
@@ -36,12 +36,12 @@ def needed(edit: Edit, cell: Cell, n: int) -> Interval:
     return (start, stop) if start < stop else (0, 0)
 
 
-@lru_cache(maxsize=1 << 14)  # asked several times of a cell while its wave is put together and counted
-def departs(cell: Cell, n: int) -> int:
+@lru_cache(maxsize=1 << 14)  # called repeatedly for a cell while its wave is formed and counted
+def fork_step(cell: Cell, n: int) -> int:
     """The first step at which the cell's guidance can differ from its reference's; ``n`` if it never does.
 
-    That is the first warm step of a concept that acts and has not cooled down. Momentum alone can move a cell
-    too: concepts may cool down before all are warm, and what they left is added from then on.
+    That is the first warm step of a concept that acts and has not cooled down. Momentum alone can change a
+    cell too: concepts may cool down before all are warm, and their momentum is added from then on.
     """
     if cell.method in TEXT_METHODS:
         own = cell.reference().reads(0)
@@ -58,8 +58,8 @@ def departs(cell: Cell, n: int) -> int:
     return first
 
 
-def quiets(cell: Cell, n: int) -> int:
-    """The step from which an edited cell's guidance is zero for good; momentum never dies away."""
+def guidance_end(cell: Cell, n: int) -> int:
+    """The step from which an edited cell's guidance stays zero; momentum never decays to zero."""
     if uses_momentum(cell, n):
         return n
     return max(needed(edit, cell, n)[1] for edit in cell.edits)
@@ -71,26 +71,26 @@ def computes_guidance(cell: Cell) -> bool:
 
 
 def image_owner(cell: Cell, n: int) -> Cell:
-    """The cell whose image this one has: its reference if no setting changes anything, else itself."""
-    return cell if departs(cell, n) < n else cell.reference()
+    """The cell that has this cell's image: its reference if no setting changes anything, else itself."""
+    return cell if fork_step(cell, n) < n else cell.reference()
 
 
 def base_texts(cell: Cell, step: int) -> tuple[str, ...]:
-    """The texts whose estimates a step needs in any case: prompt alone without classifier-free guidance."""
+    """The texts that every step evaluates; without classifier-free guidance the prompt alone."""
     negative_prompt, prompt = cell.reads(step)
     return (negative_prompt, prompt) if cell.guidance_scale > 1.0 else (prompt,)
 
 
 def concept_texts(cell: Cell, step: int, n: int) -> tuple[str, ...]:
-    """The concepts whose estimates the cell's guidance needs at one step, on its source's row."""
+    """The concepts whose estimates the cell's guidance needs at a step, on its source's row."""
     if cell.method in TEXT_METHODS:
         return ()
     return tuple(edit.concept for edit in cell.edits if (span := needed(edit, cell, n))[0] <= step < span[1])
 
 
 def breakpoints(cells: Iterable[Cell], n: int) -> set[int]:
-    """The first step, and those at which one of the cells begins or ceases to need a concept.
+    """The first step, and all at which one of the cells starts or stops to need a concept.
 
-    From one to the next, rows that stay the same need the same estimates.
+    Between two of them, unchanged rows need the same estimates.
     """
     return {0, *(step for cell in cells for edit in cell.edits for step in needed(edit, cell, n))}

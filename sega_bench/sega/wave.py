@@ -1,13 +1,12 @@
-"""Trunks and branches of many images, advanced in lock-step through one UNet.
+"""Denoise many images in lock-step through one UNet, sharing trunks and forking branches.
 
-At every step the estimates that the rows need are evaluated once each, in micro-batches of one fixed size,
-and combined with each cell's own settings. Nothing is read back from the device before the last step.
+Every step evaluates each estimate that the rows need once, in micro-batches of one fixed size, and combines
+the estimates with each cell's own settings. Nothing is read back from the device before the last step.
 
-A cell rides on its trunk, where only its momentum is its own, until it departs; then its row is forked:
-latents, scheduler state, generator. A row that replays another prompt's edit takes the guidance that is
-computed on its source's row.
+A cell shares its trunk's row, where only its momentum is its own, until it forks: latents, scheduler state
+and generator. A row that replays another prompt's edit takes the guidance computed on its source's row.
 
-Shapes: R rows of latents, M edits, A of them computed now, E estimates of a step.
+Shapes: R rows of latents, M edits, A of them active, E estimates of a step.
 """
 
 from __future__ import annotations
@@ -30,16 +29,17 @@ from sega_bench.sega.guidance import semantic_guidance
 from sega_bench.sega.pooling import Request, Task, run_pooled
 from sega_bench.sega.routes import Edits, Routes, Texts
 from sega_bench.sega.rows import Noise, Rows, trunk_rows
-from sega_bench.sega.schedule import AT_ONCE, Wave, form_waves
+from sega_bench.sega.schedule import WAVES_IN_FLIGHT, Wave, form_waves
 from sega_bench.sega.steps import breakpoints, image_owner
 from sega_bench.system.threads import threads
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One cell made, or failed: then ``image_HWC`` is None and ``error`` says why.
+    """The result of one cell: its image, or None and the ``error``.
 
-    ``is_guided_HW`` are the positions of its latents that its edit acted on at any step; None without one.
+    ``is_guided_HW`` are the positions of its latents that its edit acted on at any step; None without an
+    edit.
     """
 
     cell: Cell
@@ -55,20 +55,20 @@ def generate(
     batching: Batching | None = None,
     on_evaluations: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Outcome]:
-    """Make the images of ``cells`` with SEGA, sharing whatever is the same; wave by wave, in no set order.
+    """Generate the images of ``cells``, sharing all common steps; wave by wave, in no particular order.
 
     Args:
         denoiser: the model, for example :func:`sega_bench.sega.models.load`.
-        cells: distinct cells; references are made only if they are among them.
-        batching: sizes of the batches.
+        cells: distinct cells; references are generated only if they are among them.
+        batching: batch sizes.
         on_evaluations: called with the number of UNet evaluations just made.
     """
     batching = batching or Batching()
     waves = form_waves(cells, batching.wave_rows, count_timesteps)
-    for made in run_waves(denoiser, waves, batching, on_evaluations):
-        if isinstance(made, Exception):
-            raise made
-        yield from made
+    for result in run_waves(denoiser, waves, batching, on_evaluations):
+        if isinstance(result, Exception):
+            raise result
+        yield from result
 
 
 def count_timesteps(cell: Cell) -> int:
@@ -83,27 +83,29 @@ def run_waves(
     batching: Batching,
     on_evaluations: Callable[[int], None] = lambda count: None,
 ) -> Iterator[list[Outcome] | Exception]:
-    """Make the images of waves, a few at once, and yield those of each in the order of its ``cells``.
+    """Generate the images of waves, a few concurrently.
 
-    In the order of ``waves``; an exception where one raised it.
+    Yields:
+        In the order of ``waves``, the outcomes of a wave in the order of its ``cells``, or the exception that
+        it raised.
     """
 
     def outcomes(wave: Wave) -> Task[list[Outcome]]:
         denoised = yield from _denoising(denoiser, wave)
         return _outcomes(wave, denoised, _decode(denoiser, denoised.latents, batching))
 
-    yield from run_pooled(denoiser, map(outcomes, waves), batching, on_evaluations, AT_ONCE)
+    yield from run_pooled(denoiser, map(outcomes, waves), batching, on_evaluations, WAVES_IN_FLIGHT)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a wave, done.
+    """One finished step of a wave.
 
     Args:
         index: into ``scheduler.timesteps``.
         timestep: its entry there.
         latents_RCHW: after the step.
-        sem_guidance_RCHW: what SEGA added to each row's classifier-free guidance.
+        sem_guidance_RCHW: the semantic guidance added to each row's classifier-free guidance.
     """
 
     index: int
@@ -113,12 +115,12 @@ class Step:
 
 
 class Denoised(NamedTuple):
-    """What :func:`denoise` made of a wave.
+    """The result of :func:`denoise`.
 
     Args:
-        latents: final ones, CHW, of each cell that has an image of its own.
-        evaluations: of the UNet, by the key of the cell they are booked on.
-        guided: of those that follow an edit, the positions, bool HW, that it acted on at any step.
+        latents: final latents, CHW, of each cell that has an image of its own.
+        evaluations: of the UNet, by the key of the cell they are billed to.
+        guided: for each of these cells with an edit, the positions, bool HW, that it acted on at any step.
     """
 
     latents: dict[Cell, Tensor]
@@ -127,7 +129,7 @@ class Denoised(NamedTuple):
 
 
 _Image = tuple[npt.NDArray[np.uint8] | None, str | None]
-"""HWC, or why there is none."""
+"""HWC, or None and the error."""
 
 
 @torch.inference_mode()
@@ -145,11 +147,11 @@ def denoise(
 
     Args:
         denoiser: the model.
-        wave: what to make.
-        batching: sizes of the batches.
+        wave: the cells.
+        batching: batch sizes.
         on_evaluations: called with the number of UNet evaluations just made.
-        noise: what the trunks start from; None is each cell's own seed.
-        sem_guidance: for each step, RCHW, guidance to add to every row; for waves whose rows do not fork.
+        noise: initial noise of the trunks; None draws it from each cell's own seed.
+        sem_guidance: guidance of each step, RCHW, to add to every row of a wave without forks.
         on_step: called after every step.
     """
     task = _denoising(denoiser, wave, noise, sem_guidance, on_step)
@@ -166,7 +168,7 @@ def _denoising(
     sem_guidance: Sequence[Tensor] | None = None,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Task[Denoised]:
-    """:func:`denoise` as a task, which asks for every step's estimates."""
+    """:func:`denoise` as a task that yields a request for the estimates of every step."""
     rows, edited = trunk_rows(wave)
     first = rows[0].cell
     shape_CHW = denoiser.latent_shape(first.height, first.width)
@@ -175,7 +177,7 @@ def _denoising(
     edits = Edits.start(edited, wave.n, state.latents_RCHW)
     texts = Texts.encode(denoiser, wave)
     evaluations = Counter(dict.fromkeys((cell.key for cell in wave.cells), 0))
-    # The scheduler reads its timesteps one by one on the CPU; the UNet reads them on its device.
+    # The scheduler needs its timesteps on the CPU, the UNet on its device: copying each would wait for a GPU.
     timesteps_on_device = state.scheduler.timesteps.to(denoiser.device)
     changes = breakpoints((branch.cell for row in rows for branch in row.branches), wave.n)
     for step, timestep in enumerate(state.scheduler.timesteps):
@@ -185,19 +187,21 @@ def _denoising(
         eps_ECHW = yield Request(
             inputs_RCHW[routes.row_E], timesteps_on_device[step], routes.conditioning_E, wave.n - step
         )
-        with threads(1):  # the others are at other waves' batches, and to wait for them costs more
+        with threads(
+            1
+        ):  # torch's other threads evaluate other waves' batches, and waiting for them costs more
             eps_RCHW, added_RCHW = _combine(eps_ECHW, routes, edits, step, state.is_guided_RHW)
             if sem_guidance is not None:
                 eps_RCHW = eps_RCHW + sem_guidance[step].to(eps_RCHW)
             state.advance(timestep, eps_RCHW)
-        evaluations.update(routes.bookings)
+        evaluations.update(routes.billing)
         on_step(Step(step, timestep, state.latents_RCHW, added_RCHW))
     owners = {image_owner(cell, wave.n) for cell in wave.cells}
-    final = [(row, place) for place, row in enumerate(state.rows) if row.cell in owners]
+    final = [(row, position) for position, row in enumerate(state.rows) if row.cell in owners]
     return Denoised(
-        latents={row.cell: state.latents_RCHW[place] for row, place in final},
+        latents={row.cell: state.latents_RCHW[position] for row, position in final},
         evaluations=evaluations,
-        guided={row.cell: state.is_guided_RHW[place] for row, place in final if row.edit is not None},
+        guided={row.cell: state.is_guided_RHW[position] for row, position in final if row.edit is not None},
     )
 
 
@@ -214,29 +218,29 @@ def _outcomes(wave: Wave, denoised: Denoised, images: Mapping[Cell, _Image]) -> 
 def _combine(
     eps_ECHW: Tensor, routes: Routes, edits: Edits, step: int, is_guided_RHW: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Each row's guided estimate and what SEGA added to it, RCHW.
+    """Each row's guided estimate and its semantic guidance, RCHW.
 
-    The momenta of ``edits`` move on, and ``is_guided_RHW`` takes in what they act on.
+    Updates the momenta of ``edits`` and adds the positions that they act on to ``is_guided_RHW``.
     """
     eps_u_RCHW = eps_ECHW[routes.u_R]
     guidance_RCHW = routes.guidance_scale_R111 * (eps_ECHW[routes.t_R] - eps_u_RCHW)
     added_RCHW = torch.zeros_like(eps_u_RCHW)
-    if acting := routes.acting:
+    if active := routes.active:
         edit_ACHW, nu_ACHW, acts_on_AHW = semantic_guidance(
-            eps_u_RCHW[acting.row_A],
-            eps_ECHW[acting.slot_AK],
-            edits.nu_MCHW[acting.edit_A],
-            acting.settings,
+            eps_u_RCHW[active.row_A],
+            eps_ECHW[active.slot_AK],
+            edits.nu_MCHW[active.edit_A],
+            active.settings,
             step,
         )
-        edits.nu_MCHW[acting.edit_A] = nu_ACHW
-        added_RCHW[acting.row_F] = edit_ACHW[acting.followed_F]
-        is_guided_RHW[acting.row_F] |= acts_on_AHW[acting.followed_F]
+        edits.nu_MCHW[active.edit_A] = nu_ACHW
+        added_RCHW[active.row_F] = edit_ACHW[active.followed_F]
+        is_guided_RHW[active.row_F] |= acts_on_AHW[active.followed_F]
     return eps_u_RCHW + (guidance_RCHW + added_RCHW), added_RCHW
 
 
 def _decode(denoiser: Denoiser, latents: Mapping[Cell, Tensor], batching: Batching) -> dict[Cell, _Image]:
-    """The image of every cell's latents, or why it has none."""
+    """Decode every cell's latents; an error for those that are not finite."""
     latents_NCHW = torch.stack(list(latents.values()))
     is_finite_N = latents_NCHW.isfinite().flatten(1).all(dim=1).tolist()
     return {

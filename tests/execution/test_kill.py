@@ -22,7 +22,7 @@ from sega_bench.planning.planner import plan
 from sega_bench.sega import pooling
 from sega_bench.sega.batching import Batching
 from sega_bench.sega.denoiser import Denoiser
-from sega_bench.sega.schedule import AT_ONCE, Wave
+from sega_bench.sega.schedule import WAVES_IN_FLIGHT, Wave
 from sega_bench.store.records import from_line
 from sega_bench.system.threads import threads
 
@@ -95,7 +95,7 @@ def run_killed(folder: Path, kills: int, seed: int) -> tuple[int, int]:
 def check(folder: Path, kills: int, seed: int) -> int:
     died, most_lost = run_killed(folder / "killed", kills, seed)
     assert died == kills
-    assert most_lost <= AT_ONCE * ROWS  # the waves in flight
+    assert most_lost <= WAVES_IN_FLIGHT * ROWS  # the waves in flight
     lines = (store(folder / "killed").records_dir / "0.jsonl").read_bytes().splitlines()
     recorded = Counter(row["key"] for line in lines if (row := from_line(line)))
     assert set(recorded.values()) == {1}  # no recorded cell was generated again

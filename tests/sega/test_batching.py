@@ -1,4 +1,4 @@
-"""Batches of fixed sizes: padding, threads, and what happens when memory runs out."""
+"""Batches of fixed sizes: padding, threads, and recovery when memory runs out."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def fake_cells() -> list[Cell]:
 
 
 class RunsOut(FakeDenoiser):
-    """Out of memory at one pass through the UNet and at one through the decoder, whatever their size."""
+    """Runs out of memory in one pass through the UNet and in one through the decoder, at any size."""
 
     def __init__(self, predict_at: int, decode_at: int) -> None:
         super().__init__()
@@ -80,8 +80,8 @@ def test_every_batch_has_the_same_size_and_every_row_its_own_estimate() -> None:
     assert np.array_equal(images, denoiser.decode(latents_ECHW).numpy())
 
 
-def test_on_a_cpu_each_batch_has_one_thread_and_several_run_at_once(threads: Callable[[int], None]) -> None:
-    """Two batches that wait for each other can only end if both run, and neither may use more threads."""
+def test_on_a_cpu_batches_run_concurrently_on_one_thread_each(threads: Callable[[int], None]) -> None:
+    """Two batches that wait for each other end only if both run; neither may use more threads."""
     threads(2)
     together, seen = threading.Barrier(2, timeout=60), set()
 
@@ -97,7 +97,7 @@ def test_on_a_cpu_each_batch_has_one_thread_and_several_run_at_once(threads: Cal
 
 
 def test_an_image_depends_neither_on_threads_nor_on_batch_mates(threads: Callable[[int], None]) -> None:
-    """On real networks in float32; with several threads in one operation it would, at odd sizes."""
+    """Real networks in float32. With several threads per operator it would, at odd sizes."""
     model = tiny_sd.loaded("float32")
     cells = [tiny_sd.cell("float32", seed=s, edits=(Edit("smile", 6, 0.9, 2),)) for s in range(5)]
     threads(1)
@@ -113,17 +113,19 @@ def test_an_image_depends_neither_on_threads_nor_on_batch_mates(threads: Callabl
     ("gigabytes", "side", "micro", "decode"),
     [(4, 512, 8, 2), (8, 512, 32, 4), (24, 512, 64, 8), (24, 768, 64, 8)],
 )
-def test_batches_fit_into_what_a_gpu_has_free(
+def test_batches_fit_into_a_gpus_free_memory(
     gigabytes: int, side: int, micro: int, decode: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stable Diffusion 1.5 in float16: 2.1 GB of weights, 68 MB an evaluation and 403 MB a decoded image."""
     monkeypatch.setattr(memory, "_free_bytes", lambda device: gigabytes * 10**9)
-    fitting = memory.fitting(torch.device("cuda"), side * side, 2, 2_100_000_000, threads=1, estimates=1000)
+    fitting = memory.fit_batching(
+        torch.device("cuda"), side * side, 2, 2_100_000_000, threads=1, estimates=1000
+    )
     assert (fitting.micro, fitting.decode) == (micro, decode)
 
 
-def test_without_memory_a_batch_is_one() -> None:
-    fitting = memory.fitting(torch.device("cpu"), 10**9, 4, 10**15, threads=2, estimates=1000)
+def test_without_free_memory_the_batch_size_is_one() -> None:
+    fitting = memory.fit_batching(torch.device("cpu"), 10**9, 4, 10**15, threads=2, estimates=1000)
     assert (fitting.micro, fitting.decode) == (1, 1)
 
 
@@ -131,6 +133,6 @@ def test_without_memory_a_batch_is_one() -> None:
     ("estimates", "threads", "micro"),
     [(0.0, 2, 1), (2.0, 2, 1), (9.7, 2, 8), (9.7, 1, 16), (100.8, 2, 16), (257.8, 2, 32), (9.7, 64, 1)],
 )
-def test_batches_are_no_larger_than_a_step_fills(estimates: float, threads: int, micro: int) -> None:
-    """Padding is computed like anything else: the smoke sweep has 9.7 estimates a step."""
-    assert memory.fitting(torch.device("cpu"), 64 * 64, 4, 0, threads, estimates).micro == micro
+def test_batches_are_not_larger_than_a_step_fills(estimates: float, threads: int, micro: int) -> None:
+    """Padding costs as much as estimates do; the smoke sweep has 9.7 estimates per step."""
+    assert memory.fit_batching(torch.device("cpu"), 64 * 64, 4, 0, threads, estimates).micro == micro

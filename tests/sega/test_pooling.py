@@ -1,4 +1,4 @@
-"""Tasks that share batches get what each would get alone, and fail alone."""
+"""Tasks that share batches get the estimates that each would get alone, and fail alone."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,7 +19,7 @@ MARK = 1e6
 
 
 class Fragile(FakeDenoiser):
-    """Raises at any batch that holds a marked row."""
+    """Raises for every batch with a marked row."""
 
     def __init__(self) -> None:
         super().__init__(before=self.look)
@@ -32,25 +32,25 @@ class Fragile(FakeDenoiser):
 
 
 def request(denoiser: FakeDenoiser, values: Sequence[float], timestep: float = 3.0, side: int = 4) -> Request:
-    """One estimate for each value, which fills its latents."""
+    """A request of one estimate per value, which fills its latents."""
     latents_ECHW = torch.tensor(values, dtype=torch.float64)[:, None, None, None].expand(-1, 2, side, side)
     pattern = denoiser.encode(str(timestep))["pattern"].expand(len(values), -1, -1, -1)
     return Request(latents_ECHW, torch.tensor(timestep), {"pattern": pattern})
 
 
-def asking(requests: Sequence[Request], begun: Callable[[], None] = lambda: None) -> Task[list[Tensor]]:
-    begun()
-    answers = []
+def task(requests: Sequence[Request], on_start: Callable[[], None] = lambda: None) -> Task[list[Tensor]]:
+    on_start()
+    estimates = []
     for one in requests:
-        answers.append((yield one))
-    return answers
+        estimates.append((yield one))
+    return estimates
 
 
 def run(
     denoiser: FakeDenoiser, tasks: Sequence[Task[list[Tensor]]], micro: int
 ) -> tuple[list[list[Tensor] | Exception], list[int]]:
     counted: list[int] = []
-    return list(run_pooled(denoiser, tasks, Batching(micro), counted.append, at_once=3)), counted
+    return list(run_pooled(denoiser, tasks, Batching(micro), counted.append, tasks_in_flight=3)), counted
 
 
 @st.composite
@@ -71,11 +71,11 @@ def test_every_task_gets_its_own_estimates_and_fails_alone(
     bad = {i for i in marked if i < len(plan) and plan[i]}
     for i in bad:
         plan[i][-1][0][-1] = MARK
-    wanted = [[request(plain, *one) for one in own] for own in plan]
+    requests = [[request(plain, *one) for one in own] for own in plan]
     with threads(count):
-        results, counted = run(denoiser, [asking(own) for own in wanted], micro)
+        results, counted = run(denoiser, [task(own) for own in requests], micro)
     assert len(results) == len(plan)
-    for i, (own, result) in enumerate(zip(wanted, results, strict=True)):
+    for i, (own, result) in enumerate(zip(requests, results, strict=True)):
         if i in bad:
             assert isinstance(result, ValueError)
             continue
@@ -84,43 +84,44 @@ def test_every_task_gets_its_own_estimates_and_fails_alone(
             assert torch.equal(eps_ECHW, plain.predict(one.latents_ECHW, one.timestep, one.conditioning_E))
     assert set(denoiser.batches) <= {micro}
     if not bad:
-        assert sum(counted) == sum(len(one.latents_ECHW) for own in wanted for one in own)
+        assert sum(counted) == sum(len(one.latents_ECHW) for own in requests for one in own)
 
 
-def test_a_younger_task_takes_what_would_be_padding() -> None:
+def test_a_younger_task_fills_rows_that_would_be_padding() -> None:
     denoiser = Fragile()
     old = [request(denoiser, [1, 1, 1, 1, 1, 1]), request(denoiser, [2, 2, 2, 2, 2, 2])]
     young = [request(denoiser, [7, 7, 7, 7], timestep=500)]
     with threads(1):
-        run(denoiser, [asking(old), asking(young)], micro=4)
+        run(denoiser, [task(old), task(young)], micro=4)
     assert denoiser.rows == [[1, 1, 1, 1], [1, 1, 7, 7], [2, 2, 2, 2], [2, 2, 7, 7]]
 
 
 @pytest.mark.parametrize(("workers", "batches", "of_old"), [(1, 40, 24), (2, 36, 35)])
-def test_only_beside_idle_threads_the_last_tasks_end_together(
+def test_the_last_tasks_end_together_only_on_several_threads(
     workers: int, batches: int, of_old: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One thread serves the older to its end; of two the second would be idle beside the younger then."""
+    """One thread gives the older task priority to its end. With two, the second would then be idle."""
     denoiser = Fragile()
     old, young = (
         [request(denoiser, [value] * 6)._replace(steps_left=left) for left in range(12, 0, -1)]
         for value in (1, 7)
     )
-    inline, _ = pooling.executor(torch.device("cuda"))  # on threads the order of the batches would vary
+    inline, _ = pooling.executor(torch.device("cuda"))  # real threads would vary the order of the batches
     monkeypatch.setattr(pooling, "executor", lambda device: (inline, workers))
-    run(denoiser, [asking(old), asking(young)], micro=4)
-    assert len(denoiser.rows) == batches  # 24 + 8 x 2, where the last 8 steps are alone; else 144 / 4
+    run(denoiser, [task(old), task(young)], micro=4)
+    assert len(denoiser.rows) == batches  # 144 / 4, or 24 + 8 x 2 if the younger ends alone
     assert max(i for i, rows in enumerate(denoiser.rows, 1) if 1 in rows) == of_old
 
 
-def test_few_are_under_way_and_the_next_begins_when_the_first_is_over() -> None:
-    denoiser, begun = FakeDenoiser(), []
+def test_the_next_task_starts_when_the_first_of_those_in_flight_is_over() -> None:
+    denoiser, started = FakeDenoiser(), []
 
     def tasks() -> Iterator[Task[list[Tensor]]]:
         for i in range(7):
-            yield asking([request(denoiser, [i])], lambda i=i: begun.append(i))  # type: ignore[misc]
+            yield task([request(denoiser, [i])], lambda i=i: started.append(i))  # type: ignore[misc]
 
-    seen = [len(begun) for _ in run_pooled(denoiser, tasks(), Batching(4), lambda count: None, at_once=3)]
+    results = run_pooled(denoiser, tasks(), Batching(4), lambda count: None, tasks_in_flight=3)
+    seen = [len(started) for _ in results]
     assert seen == [3, 4, 5, 6, 7, 7, 7]
 
 
@@ -131,28 +132,28 @@ def test_a_task_that_raises_by_itself_fails_alone() -> None:
         yield request(denoiser, [1, 2])
         raise KeyError("between two steps")
 
-    results, _ = run(denoiser, [asking([request(denoiser, [1])]), broken(), asking([])], micro=2)
+    results, _ = run(denoiser, [task([request(denoiser, [1])]), broken(), task([])], micro=2)
     assert [type(result) for result in results] == [list, KeyError, list]
 
 
-def test_what_is_left_behind_is_closed() -> None:
+def test_abandoned_tasks_are_closed() -> None:
     denoiser, closed = FakeDenoiser(), []
 
     def careful(name: str) -> Task[list[Tensor]]:
         try:
-            yield from asking([request(denoiser, [1])] * (1 if name == "first" else 9))
+            yield from task([request(denoiser, [1])] * (1 if name == "first" else 9))
         finally:
             closed.append(name)
         return []
 
     tasks = map(careful, ("first", "second", "third"))
-    results = run_pooled(denoiser, tasks, Batching(1), lambda count: None, at_once=3)
+    results = run_pooled(denoiser, tasks, Batching(1), lambda count: None, tasks_in_flight=3)
     assert next(results) == []
     results.close()  # type: ignore[attr-defined]
     assert closed == ["first", "second", "third"]
 
 
-def test_memory_for_not_even_one_row_is_its_tasks_failure() -> None:
+def test_a_task_fails_when_not_even_one_row_fits_into_memory() -> None:
     class Full(FakeDenoiser):
         def predict(self, latents_BCHW: Tensor, *rest: object) -> Tensor:
             if (latents_BCHW == 5).any():
@@ -160,14 +161,14 @@ def test_memory_for_not_even_one_row_is_its_tasks_failure() -> None:
             return super().predict(latents_BCHW, *rest)  # type: ignore[arg-type]
 
     denoiser, batching = Full(), Batching(micro=4)
-    tasks = [asking([request(denoiser, [value, 1, 2])]) for value in (1, 5)]
-    good, bad = run_pooled(denoiser, tasks, batching, lambda count: None, at_once=2)
+    tasks = [task([request(denoiser, [value, 1, 2])]) for value in (1, 5)]
+    good, bad = run_pooled(denoiser, tasks, batching, lambda count: None, tasks_in_flight=2)
     assert isinstance(good, list)
     assert isinstance(bad, torch.OutOfMemoryError)
     assert batching.micro == 1
 
 
-def test_an_interruption_is_not_taken_for_a_tasks_failure() -> None:
+def test_an_interruption_is_raised_and_fails_no_task() -> None:
     class Interrupted(FakeDenoiser):
         def predict(self, *arguments: object) -> Tensor:
             raise KeyboardInterrupt
@@ -175,4 +176,4 @@ def test_an_interruption_is_not_taken_for_a_tasks_failure() -> None:
     denoiser = Interrupted()
     for count in (1, 2):
         with threads(count), pytest.raises(KeyboardInterrupt):
-            run(denoiser, [asking([request(denoiser, [1])])], micro=2)
+            run(denoiser, [task([request(denoiser, [1])])], micro=2)

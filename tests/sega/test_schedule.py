@@ -1,4 +1,4 @@
-"""The planner's arithmetic against the definition, step by step."""
+"""The planner's arithmetic agrees with the definition, step by step."""
 
 import math
 
@@ -16,8 +16,8 @@ from sega_bench.sega.schedule import Trunk
 def changes_guidance(cell: Cell, n: int) -> list[bool]:
     """For every step, whether SEGA adds anything to classifier-free guidance, by running it on one number.
 
-    One element is its own quantile, so every threshold keeps it. Random directions make a sum of zero by
-    accident impossible.
+    A single element is its own quantile, so every threshold keeps it. Random directions rule out a sum that
+    is zero by accident.
     """
     noise = torch.Generator().manual_seed(0)
     nu, changed = 0.0, []
@@ -40,7 +40,7 @@ def changes_guidance(cell: Cell, n: int) -> list[bool]:
 
 
 def needs(edit: Edit, cell: Cell, i: int, n: int) -> bool:
-    """Whether an estimate can matter at step i: the condition as one writes it down, without intervals."""
+    """Whether an estimate can matter at step i: the condition as defined, without intervals."""
     uses_momentum = (
         cell.edit_momentum_scale != 0
         and cell.edit_mom_beta < 1
@@ -51,35 +51,35 @@ def needs(edit: Edit, cell: Cell, i: int, n: int) -> bool:
     return acts and i < cooldown and (i >= edit.edit_warmup_steps or uses_momentum)
 
 
-def count_by_steps(made: list[Cell], n: int) -> int:
-    """Evaluations by listing, at every step, who must know which text's estimate on whose latents."""
-    changed = {cell: changes_guidance(cell, n) for cell in made}
+def count_by_steps(cells: list[Cell], n: int) -> int:
+    """Count evaluations by listing the distinct pairs of latents and text at every step."""
+    changed = {cell: changes_guidance(cell, n) for cell in cells}
     total = 0
     for i in range(n):
-        wanted: set[tuple[Cell, str]] = set()
-        for cell in made:
-            for one in {cell, cell.source()}:  # both change at the same steps
+        needed: set[tuple[Cell, str]] = set()
+        for cell in cells:
+            for one in {cell, cell.source()}:  # guidance changes both at the same steps
                 if one != cell and not any(changed[cell][i:]):
-                    continue  # what is replayed has ended
+                    continue  # the replayed guidance has ended
                 row = one if any(changed[cell][: i + 1]) else one.reference()
-                wanted |= {(row, text) for text in steps.base_texts(one, i)}
+                needed |= {(row, text) for text in steps.base_texts(one, i)}
                 if one.replay is None and any(changed[cell]):
-                    wanted |= {(row, edit.concept) for edit in one.edits if needs(edit, one, i, n)}
-        total += len(wanted)
+                    needed |= {(row, edit.concept) for edit in one.edits if needs(edit, one, i, n)}
+        total += len(needed)
     return total
 
 
 @given(cells())
 @settings(max_examples=300)
-def test_a_cell_departs_at_the_first_step_that_sega_changes(cell: Cell) -> None:
+def test_a_cell_forks_at_the_first_step_that_sega_changes(cell: Cell) -> None:
     changed = changes_guidance(cell, STEPS)
     expected = changed.index(True) if any(changed) else STEPS
-    assert steps.departs(cell, STEPS) == expected
+    assert steps.fork_step(cell, STEPS) == expected
 
 
 @given(cells())
 @settings(max_examples=300)
-def test_intervals_are_the_condition(cell: Cell) -> None:
+def test_intervals_agree_with_the_condition_at_every_step(cell: Cell) -> None:
     for i in range(STEPS):
         expected = tuple(edit.concept for edit in cell.edits if needs(edit, cell, i, STEPS))
         assert steps.concept_texts(cell, i, STEPS) == expected
@@ -87,22 +87,22 @@ def test_intervals_are_the_condition(cell: Cell) -> None:
 
 @given(cells())
 @settings(max_examples=300)
-def test_guidance_quiets_after_the_last_step_that_sega_changes(cell: Cell) -> None:
+def test_guidance_ends_after_the_last_step_that_sega_changes(cell: Cell) -> None:
     changed = changes_guidance(cell, STEPS)
     if any(changed):
-        assert steps.quiets(cell, STEPS) == STEPS - changed[::-1].index(True)
+        assert steps.guidance_end(cell, STEPS) == STEPS - changed[::-1].index(True)
 
 
 @given(st.lists(cells(guidance_scale=3.0), min_size=1, max_size=6, unique=True))
 @settings(max_examples=200)
-def test_counts_are_those_of_listing_every_step(drawn: list[Cell]) -> None:
-    bookings = schedule.wave_of(drawn, STEPS).count_evaluations()
-    assert sum(bookings.values()) == count_by_steps(drawn, STEPS)
-    assert set(bookings) == {cell.key for cell in drawn}
+def test_counts_agree_with_a_listing_of_every_step(drawn: list[Cell]) -> None:
+    billing = schedule.wave_of(drawn, STEPS).count_evaluations()
+    assert sum(billing.values()) == count_by_steps(drawn, STEPS)
+    assert set(billing) == {cell.key for cell in drawn}
 
 
-def test_the_example_by_hand() -> None:
-    """10 steps, warm-up 4: a trunk takes 2 a step, and 1 for the concept's momentum until the cells leave."""
+def test_an_example_counted_by_hand() -> None:
+    """10 steps, warm-up 4: a trunk takes 2 per step, and 1 for the concept's momentum up to the fork."""
     base = {"prompt": "p", "seed": 0, "num_inference_steps": 10}
     with_momentum = [Cell(**base, edits=(Edit("c", 5, q, 4),)) for q in (0.5, 0.9)]
     reference = with_momentum[0].reference()
@@ -112,7 +112,7 @@ def test_the_example_by_hand() -> None:
 
     without = [Cell(**base, edits=(Edit("c", 5, q, 4),), edit_momentum_scale=0) for q in (0.5, 0.9)]
     assert sum(schedule.count_evaluations(Trunk(reference, (reference, *without)), 10).values()) == 56
-    # A resume that lacks one edited cell runs the trunk to its departure only, and books it on that cell.
+    # A resume that lacks one edited cell runs the trunk up to its fork only, billed to that cell.
     assert schedule.count_evaluations(Trunk(reference, (without[0],)), 10) == {without[0].key: 2 * 4 + 18}
 
 
@@ -150,8 +150,8 @@ def test_a_trunk_larger_than_a_wave_is_split_and_its_steps_are_counted_again() -
     ("seeds", "limit", "sizes"),
     [(8, 64, [3, 3, 2]), (3, 64, [1, 1, 1]), (1, 64, [1]), (8, 8, [2, 2, 2, 2]), (12, 16, [4, 4, 4])],
 )
-def test_what_fits_in_the_waves_under_way_is_in_no_more(seeds: int, limit: int, sizes: list[int]) -> None:
-    """Trunks of four rows each: three even waves where they can be, none of more rows than the limit."""
+def test_cells_fit_into_the_waves_in_flight_if_possible(seeds: int, limit: int, sizes: list[int]) -> None:
+    """Trunks of four rows each form three even waves if possible, none above the limit of rows."""
     edits = [Edit("c", scale, 0.9, 2) for scale in (3, 5, 7)]
     drawn = [Cell("p", seed, (edit,), num_inference_steps=10) for seed in range(seeds) for edit in edits]
     waves = schedule.form_waves(drawn, limit, lambda cell: 10)
@@ -162,7 +162,7 @@ def total(waves: tuple[schedule.Wave, ...]) -> int:
     return sum(sum(wave.count_evaluations().values()) for wave in waves)
 
 
-def test_cells_equal_to_their_reference_take_no_room_in_a_wave() -> None:
+def test_cells_equal_to_their_reference_take_no_row_of_a_wave() -> None:
     base = {"prompt": "p", "seed": 0, "num_inference_steps": 10}
     equal = [Cell(**base, edits=(Edit("c", 0, q / 10),)) for q in range(6)]
     edited = [Cell(**base, edits=(Edit("c", 5, q / 10, 4),)) for q in range(4)]
@@ -174,7 +174,7 @@ def test_cells_equal_to_their_reference_take_no_room_in_a_wave() -> None:
     whole = schedule.form_waves(cells, 64, lambda cell: 10)
     fitting = schedule.form_waves(cells, 5, lambda cell: 10)
     assert fitting == whole
-    # Of a trunk that does not fit, one piece alone runs to the end; the other leaves at the fork.
+    # When a trunk does not fit, only one part runs it to the end; the other needs it up to the fork.
     split = schedule.form_waves(cells, 3, lambda cell: 10)
     assert len(split) == 2
     assert total(split) - total(whole) == 3 * 4
@@ -182,7 +182,7 @@ def test_cells_equal_to_their_reference_take_no_room_in_a_wave() -> None:
 
 @given(st.lists(cells(seed=0, replay=None), min_size=1, max_size=8, unique=True), st.integers(2, 9))
 @settings(max_examples=200)
-def test_what_fits_is_not_split(drawn: list[Cell], limit: int) -> None:
+def test_a_trunk_that_fits_is_not_split(drawn: list[Cell], limit: int) -> None:
     for trunk in schedule.wave_of(drawn, STEPS).trunks:
         waves = schedule.form_waves(trunk.cells, limit, lambda cell: STEPS)
         whole = schedule.form_waves(trunk.cells, 1000, lambda cell: STEPS)
@@ -191,19 +191,19 @@ def test_what_fits_is_not_split(drawn: list[Cell], limit: int) -> None:
         assert waves == whole if len(waves) == 1 else total(waves) >= total(whole)
 
 
-def test_a_trunk_is_cut_into_no_more_pieces_than_it_needs() -> None:
+def test_a_trunk_is_split_into_as_few_parts_as_possible() -> None:
     drawn = [Cell("p", 0, (Edit("c", scale, 0.9, 2),), num_inference_steps=STEPS) for scale in (3, 5, 7)]
     assert len(schedule.form_waves(drawn, 3, lambda cell: STEPS)) == 2
 
 
 def replaying(prompt: str, scale: float = 5.0, cooldown: int | None = None, momentum: float = 0.1) -> Cell:
-    """An edit of "p", warm from step 4 of 10, drawn for another prompt."""
+    """An edit of "p", warm from step 4 of 10, replayed on another prompt."""
     edit = Edit("c", scale, 0.9, 4, cooldown)
     return Cell(prompt, 0, (edit,), num_inference_steps=10, replay="p", edit_momentum_scale=momentum)
 
 
-def test_the_replay_by_hand() -> None:
-    """A replay takes its trunk and then 2 a step; its source runs once, booked on it if not asked for."""
+def test_a_replay_counted_by_hand() -> None:
+    """A replay takes its trunk and then 2 per step. Its source runs once, billed to it if not requested."""
     first, second = replaying("q", 3), replaying("q", 6)
     trunk_of_q, own, trunk_of_p, source = 2 * 4, 2 * 6, 3 * 4, 3 * 6
     counts = schedule.wave_of([first.source(), first], 10).count_evaluations()
@@ -214,7 +214,7 @@ def test_the_replay_by_hand() -> None:
     assert sum(counts.values()) == trunk_of_p + 2 * source + 2 * 10 + 2 * own
 
 
-def test_a_source_that_is_not_asked_for_ends_with_its_guidance() -> None:
+def test_a_source_that_was_not_requested_ends_with_its_guidance() -> None:
     cell = replaying("q", cooldown=7, momentum=0.0)
     assert schedule.wave_of([cell], 10).count_evaluations() == {cell.key: 2 * 4 + 3 * 3 + 2 * 4 + 2 * 6}
 
@@ -232,7 +232,7 @@ def test_a_source_and_its_replays_are_in_one_wave_if_they_fit(drawn: list[Cell],
             assert sum(source in branches for branches in runs) <= 1
 
 
-def test_replays_that_fit_in_no_wave_with_their_source_run_it_again() -> None:
+def test_replays_that_do_not_fit_into_one_wave_run_their_source_twice() -> None:
     replays = [replaying(f"q{k}") for k in range(6)]
     one, two = (schedule.form_waves(replays, limit, lambda cell: 10) for limit in (64, 8))
     assert (len(one), len(two)) == (1, 2)
