@@ -1,4 +1,4 @@
-"""The way through CUDA on a machine without it: devices, precisions, and that no step waits for the GPU."""
+"""CUDA code paths on a machine without CUDA: devices, precisions, and no step that waits for the GPU."""
 
 from collections.abc import Callable
 
@@ -26,14 +26,14 @@ WAITS_IN_EVERY_STEP = {
 
 
 def cells(scheduler: str, steps: int = 6, dtype: str = "float16") -> list[Cell]:
-    """A reference and two cells that leave it at different steps."""
+    """A reference and two cells that fork from it at different steps."""
     shared = {"scheduler": scheduler, "num_inference_steps": steps, "edit_momentum_scale": 0.3}
     edited = [tiny_sd.cell(dtype, edits=edits, **shared) for edits in EDITS]
     return [edited[0].reference(), *edited]
 
 
 class Contraction:
-    """A denoiser on the device that is done at once: elementwise, without a network."""
+    """A cheap denoiser on the device: elementwise, without a network."""
 
     device, latent_dtype = fake_cuda.CUDA, torch.float32
 
@@ -47,12 +47,12 @@ class Contraction:
         return 0.3 * latents_BCHW + (conditioning["pattern"] * timestep_B[:, None, None, None]).sin()
 
 
-def denoise(denoiser: Denoiser, wanted: list[Cell]) -> Tensor:
+def denoise(denoiser: Denoiser, requested: list[Cell]) -> Tensor:
     """Final latents on fake CUDA."""
-    (whole,) = form_waves(wanted, 64, wave.count_timesteps)
+    (whole,) = form_waves(requested, 64, wave.count_timesteps)
     with torch.inference_mode():
         latents, evaluations, _ = wave.denoise(denoiser, whole, Batching())
-    assert {cell.key: evaluations[cell.key] for cell in wanted} == whole.count_evaluations()
+    assert {cell.key: evaluations[cell.key] for cell in requested} == whole.count_evaluations()
     latents_RCHW = torch.stack(list(latents.values()))
     assert (latents_RCHW.device, latents_RCHW.dtype) == (fake_cuda.CUDA, torch.float32)
     return latents_RCHW
@@ -60,7 +60,7 @@ def denoise(denoiser: Denoiser, wanted: list[Cell]) -> Tensor:
 
 @pytest.mark.parametrize("scheduler", sorted(schedulers._ROW_STATE))
 def test_no_step_waits_for_the_device(scheduler: str) -> None:
-    """Nothing is read back, which raises here; and nothing is copied there, which is waited for too."""
+    """Reading from the device raises here, and copying to it, which also waits, is counted."""
     waits = []
     for steps in (6, 9):
         with fake_cuda.fake_cuda() as device:
@@ -69,8 +69,8 @@ def test_no_step_waits_for_the_device(scheduler: str) -> None:
     assert (waits[1] > waits[0]) == (scheduler in WAITS_IN_EVERY_STEP)
 
 
-def test_xl_s_network_waits_for_the_device_once() -> None:
-    """The numbers of an image's size are copied there the first time only."""
+def test_xls_network_waits_for_the_device_once() -> None:
+    """The numbers of an image's size are copied to it only the first time."""
     with fake_cuda.fake_cuda() as device:
         denoiser = fake_cuda.stable_diffusion_xl()
         states_BTD = torch.zeros(2, 77, tiny_xl.WIDTH + tiny_xl.WIDTH_2, device=fake_cuda.CUDA)
@@ -113,8 +113,8 @@ def test_the_networks_run_on_the_device_in_half_precision(dtype: str, scheduler:
         lambda x: x.numpy(),
     ],
 )
-def test_reading_from_the_device_is_noticed(reads: Callable[[Tensor], object]) -> None:
-    """That the tests above can fail."""
+def test_reading_from_the_device_is_detected(reads: Callable[[Tensor], object]) -> None:
+    """The tests above can fail."""
     with fake_cuda.fake_cuda():
         values = torch.ones(4, device=fake_cuda.CUDA)
         with pytest.raises(Exception, match=r"to the host|_local_scalar_dense|nonzero|numpy"):
@@ -122,14 +122,14 @@ def test_reading_from_the_device_is_noticed(reads: Callable[[Tensor], object]) -
 
 
 @pytest.mark.parametrize("other", [torch.ones(4), torch.ones(4, dtype=torch.float16).double()])
-def test_a_tensor_of_the_cpu_among_those_of_the_device_is_noticed(other: Tensor) -> None:
+def test_a_cpu_tensor_among_those_of_the_device_is_detected(other: Tensor) -> None:
     with fake_cuda.fake_cuda():
         values = torch.ones(4, device=fake_cuda.CUDA)
         with pytest.raises(RuntimeError, match="device"):
             values + other
 
 
-def test_another_precision_than_the_networks_is_noticed() -> None:
+def test_another_precision_than_the_networks_is_detected() -> None:
     with fake_cuda.fake_cuda(), torch.inference_mode():
         denoiser = fake_cuda.stable_diffusion()
         latents_BCHW = torch.zeros(2, 4, 16, 16, device=fake_cuda.CUDA)
@@ -148,8 +148,8 @@ VAE = {
 
 
 @pytest.mark.parametrize(("batch", "side"), [(1, 512), (4, 512), (2, 768)])
-def test_memory_is_what_the_networks_of_stable_diffusion_take(batch: int, side: int) -> None:
-    """Elements that live at once, counted on networks of full size without weights."""
+def test_the_memory_constants_equal_the_peak_of_stable_diffusions_networks(batch: int, side: int) -> None:
+    """Counts the elements that live at once, on networks of full size without weights."""
     pixels = batch * side * side
 
     def zeros(*shape: int) -> Tensor:

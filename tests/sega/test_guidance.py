@@ -1,4 +1,4 @@
-"""One step of SEGA against plain loops in float64."""
+"""One step of SEGA agrees with plain loops in float64."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ C, H, W = 3, 5, 4
 def literal_step(
     eps_u: Tensor, eps_c: list[Tensor], nu: Tensor, cell: Cell, i: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The algorithm as it is written down, for one cell, channel by channel; CHW."""
+    """The algorithm of the paper for one cell, channel by channel; CHW."""
     edit_parts, weights, warm = [], [], []
     for edit, eps in zip(cell.edits, eps_c, strict=True):
         part, weight = torch.zeros_like(eps_u), 0.0
@@ -51,7 +51,7 @@ def literal_step(
     st.integers(0, 1000),
 )
 @settings(max_examples=100, deadline=None)
-def test_rows_of_different_settings_are_each_their_own_algorithm(
+def test_rows_of_different_settings_each_agree_with_the_algorithm(
     rows: list[tuple[Edit, ...]], scale: float, beta: float, seed: int
 ) -> None:
     cells = [
@@ -77,7 +77,7 @@ def test_rows_of_different_settings_are_each_their_own_algorithm(
 
 @given(st.lists(thresholds, min_size=1, max_size=4), st.integers(0, 100))
 @settings(deadline=None)
-def test_quantiles_are_torchs_own_bit_for_bit(qs: list[float], seed: int) -> None:
+def test_quantiles_are_bit_identical_to_torchs(qs: list[float], seed: int) -> None:
     direction = torch.randn(len(qs), 1, C, 9, 7, generator=torch.Generator().manual_seed(seed))
     kept = keep_above_quantile(direction, torch.tensor(qs)[:, None])
     for row, q, result in zip(direction, qs, kept, strict=True):
@@ -86,7 +86,7 @@ def test_quantiles_are_torchs_own_bit_for_bit(qs: list[float], seed: int) -> Non
         assert torch.equal(result, torch.where(magnitude >= quantile, row, 0.0))
 
 
-def test_the_share_of_elements_that_a_threshold_keeps() -> None:
+def test_a_threshold_keeps_its_share_of_the_elements() -> None:
     direction = torch.randn(1, 1, 1, 40, 25)
     for threshold, share in ((0.0, 1.0), (0.9, 0.1), (0.99, 0.01), (1.0, 0.001)):
         kept = keep_above_quantile(direction, torch.tensor([[threshold]]))
@@ -94,7 +94,7 @@ def test_the_share_of_elements_that_a_threshold_keeps() -> None:
 
 
 def test_weights_that_sum_to_zero_add_nothing() -> None:
-    """One concept has cooled down, the other is not warm: diffusers divides 0 by 0, a black image."""
+    """One concept has cooled down and the other is not warm: diffusers divides 0 by 0, a black image."""
     cell = Cell("p", 0, (Edit("a", 5, 0.5, 0, 2), Edit("b", 5, 0.5, 5)), edit_momentum_scale=0.0)
     table = Settings.of([cell], 10, torch.float64, torch.device("cpu"))
     eps_u, eps_c = torch.randn(1, C, H, W), torch.randn(1, 2, C, H, W)

@@ -1,7 +1,7 @@
-"""An image depends on its cell alone: not on its company, its order or the waves it is made in.
+"""An image depends only on its cell: not on other cells, their order, or the division into waves.
 
-Bit for bit, on real networks, for one size of micro-batches and one number of threads; between sizes, within
-what was measured on the embedded model.
+Bit-identical on real networks for one micro-batch size and one number of threads. Between sizes images differ
+at most as measured on the embedded model.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from sega_bench.system.threads import threads
 
 
 def latents(wanted: Sequence[Cell], wave_rows: int = 64) -> dict[Cell, torch.Tensor]:
-    """Of every cell that has an image of its own, and of the references of those that have not."""
-    model, made = tiny_sd.loaded("float32"), {}
+    """Latents of every cell with an image of its own, and of the references of all others."""
+    model, result = tiny_sd.loaded("float32"), {}
     for wave in form_waves(wanted, wave_rows, count_timesteps):
-        made |= denoise(model, wave, Batching(micro=4))[0]
-    return made
+        result |= denoise(model, wave, Batching(micro=4))[0]
+    return result
 
 
 @pytest.mark.parametrize(("count", "examples"), [(1, 8), (2, 2)])
-def test_company_order_waves_and_shards_change_no_bit(count: int, examples: int) -> None:
+def test_other_cells_order_waves_and_shards_change_no_bit(count: int, examples: int) -> None:
     @given(st.data())
     @settings(max_examples=examples)
     def check(data: st.DataObject) -> None:
@@ -53,7 +53,7 @@ def test_company_order_waves_and_shards_change_no_bit(count: int, examples: int)
         check()
 
 
-# Between sizes. What these bounds rest on was measured on two cores: see CONTRIBUTING.md.
+# Between batch sizes. CONTRIBUTING.md describes the measurements behind these bounds, on two cores.
 
 SIZES = (1, 8, 16)
 
@@ -90,7 +90,7 @@ def test_an_evaluation_in_batches_of_another_size_differs_by_rounding() -> None:
             assert difference <= 1e-6
 
 
-def test_a_picture_in_batches_of_another_size_differs_by_one_of_255() -> None:
+def test_an_image_in_batches_of_another_size_differs_by_at_most_one_of_255() -> None:
     model, denoiser = embedded()
     wanted = [
         cell_of(

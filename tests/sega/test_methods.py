@@ -1,4 +1,4 @@
-"""What SEGA is compared with: each method is what its plain loop draws, on one trunk with all."""
+"""The methods that SEGA is compared with equal their plain loops, and share one trunk with it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TWO = (Edit("glasses", 6, 0.9017, 0, 4), Edit("a long smile", 3, 0.8123, 3, None
 @pytest.mark.parametrize("negative_prompt", ["", "a cat"])
 @pytest.mark.parametrize("edits", [ONE, TWO], ids=["one concept", "two, staggered, one cools down"])
 @pytest.mark.parametrize("method", READS)
-def test_a_method_is_its_plain_loop(method: str, edits: tuple[Edit, ...], negative_prompt: str) -> None:
+def test_a_method_equals_its_plain_loop(method: str, edits: tuple[Edit, ...], negative_prompt: str) -> None:
     one, model = cell(method, *edits, negative_prompt=negative_prompt), tiny_sd.loaded("float64")
     ours, plain = engine_latents(model, one), naive.latents(model, one)[None]
     assert (ours - plain).abs().max() <= 1e-9 * plain.abs().max()
@@ -44,7 +44,7 @@ def test_a_method_is_its_plain_loop(method: str, edits: tuple[Edit, ...], negati
 
 
 @pytest.mark.parametrize(("method", "name"), [("prompt", "prompt"), ("negative", "negative_prompt")])
-def test_without_a_warm_up_it_is_diffusers_with_that_text(method: str, name: str) -> None:
+def test_without_a_warm_up_a_text_method_equals_diffusers_with_that_text(method: str, name: str) -> None:
     one = cell(method, Edit("glasses", edit_warmup_steps=0), Edit("smile", edit_warmup_steps=0))
     model = tiny_sd.loaded("float64")
     text = "glasses, smile" if method == "negative" else f"{one.prompt}, glasses, smile"
@@ -52,7 +52,7 @@ def test_without_a_warm_up_it_is_diffusers_with_that_text(method: str, name: str
     assert (engine_latents(model, one) - theirs).abs().max() <= 1e-9 * theirs.abs().max()
 
 
-def test_what_a_method_does_not_read_makes_no_other_cell() -> None:
+def test_settings_that_a_method_does_not_read_give_the_same_cell() -> None:
     base = Cell("a face", 0, (Edit("glasses"),))
     for method, read in READS.items():
         if method == "negative":
@@ -65,7 +65,7 @@ def test_what_a_method_does_not_read_makes_no_other_cell() -> None:
         assert one.reference() == replace(base, method="sega").reference()
 
 
-def test_the_texts_are_all_that_is_read() -> None:
+def test_texts_are_exactly_the_prompts_of_all_steps() -> None:
     first = Edit("a", edit_warmup_steps=2, edit_cooldown_steps=5, reverse_editing_direction=True)
     one = Cell(
         "p", 0, (first, Edit("b", edit_warmup_steps=4, reverse_editing_direction=True)), method="negative"
@@ -95,7 +95,7 @@ def test_methods_are_an_axis_on_one_trunk() -> None:
     assert counts["unet_evals_diffusers"] == (2 + 3 + 2 + 3) * 50
 
 
-def test_what_a_method_does_not_read_is_merged_and_said() -> None:
+def test_settings_that_a_method_does_not_read_are_merged_and_reported() -> None:
     made = make("+axes.method=[sega,prompt]", "+axes.edit_threshold=[0.5,0.9]")
     assert (len(made.edited), made.counts()["merged"]) == (3, 1)
 
@@ -129,12 +129,12 @@ def test_mistakes_name_the_key(words: list[str], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_appending_to_a_prompt_needs_no_guidance() -> None:
+def test_the_prompt_method_needs_no_guidance() -> None:
     made = make("method=prompt", "sampling.guidance_scale=1")
     assert made.counts()["unet_evals"] == 50 + 40
 
 
-def test_a_sweep_of_methods_is_made_scored_and_resumed(tmp_path: Path) -> None:
+def test_a_sweep_of_methods_is_generated_scored_and_resumed(tmp_path: Path) -> None:
     words = ("~axes.edit_threshold", "+axes.method=[sega,prompt]")
     first = small_sweep.run(tmp_path, *words)
     assert {record.cell.method for record in first if record.cell.edits} == {"sega", "prompt"}
@@ -148,7 +148,7 @@ def test_a_sweep_of_methods_is_made_scored_and_resumed(tmp_path: Path) -> None:
     assert summarise(frame, ["method"])["method"].unique().tolist() == ["sega", "prompt", "composable"]
 
 
-def test_rows_that_are_older_than_the_column_are_segas(tmp_path: Path) -> None:
+def test_rows_without_the_method_column_are_segas(tmp_path: Path) -> None:
     small_sweep.run(tmp_path)
     store = small_sweep.store(tmp_path)
     for path in store.records_dir.glob("*.jsonl"):
@@ -159,7 +159,7 @@ def test_rows_that_are_older_than_the_column_are_segas(tmp_path: Path) -> None:
     assert frame[frame["is_reference"]]["method"].isna().all()
 
 
-def test_what_a_method_does_not_read_splits_no_concept() -> None:
+def test_settings_that_a_method_does_not_read_split_no_concept() -> None:
     cells = [Cell("p", 0, (Edit("smile", edit_threshold=q),)) for q in (0.5, 0.9)]
     cells += [replace(cells[0], method="prompt"), replace(cells[0], method="composable")]
     rows = to_frame([Record(one, "done").row() for one in cells]).to_dict("records")

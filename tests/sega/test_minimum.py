@@ -1,7 +1,7 @@
-"""Nothing is evaluated twice, nothing that no cell needs: executed, counted and the minimum are one number.
+"""Sweeps run the fewest possible evaluations: executed, counted and minimal numbers are equal.
 
-The minimum is computed from the algorithm's text (CONTRIBUTING.md, "What sharing rests on") with nothing of
-the package's own schedule: an evaluation is a text at a step for some latents, and equal ones are one.
+The minimum is computed from the algorithm's definition (CONTRIBUTING.md, "What sharing rests on") without the
+package's schedule: an evaluation is a text at a step for some latents, and equal evaluations count once.
 """
 
 import itertools
@@ -28,7 +28,7 @@ def acts(edit: Edit, i: int) -> bool:
 
 
 def adding(cell: Cell, n: int) -> list[int]:
-    """The steps at which the algorithm adds anything, followed by whether its terms are zero."""
+    """The steps at which the algorithm adds guidance, by tracking which of its terms are zero."""
     if cell.method != "sega":
         return [i for i in range(n) if deviates(cell, i)]
     nu, steps = False, []
@@ -43,7 +43,7 @@ def adding(cell: Cell, n: int) -> list[int]:
 
 
 def deviates(cell: Cell, i: int) -> bool:
-    """Whether another method than SEGA differs from the reference at a step: by a term, or a text."""
+    """Whether a method other than SEGA differs from the reference at a step, by a term or a text."""
     if cell.method == "composable":
         return any(acts(edit, i) and i >= edit.edit_warmup_steps for edit in cell.edits)
     return naive.texts_at(cell, i) != (cell.negative_prompt, cell.prompt)
@@ -58,20 +58,20 @@ def needed(edit: Edit, cell: Cell, i: int, n: int) -> bool:
 
 
 def minimum(cells: Sequence[Cell]) -> int:
-    """The fewest evaluations that make these cells, with one level of sharing."""
+    """The smallest number of evaluations of these cells, with one level of sharing."""
     evaluations: set[tuple[str, int, str]] = set()
     for cell in cells:
         n = count_timesteps(cell)
         steps = adding(cell, n)
         evaluations.update(run(cell, n, steps, range(n)))
-        if steps and cell.replay is not None:  # the edit of the other prompt, for as long as it adds anything
+        if steps and cell.replay is not None:  # the edit of the other prompt, until its last addition
             source = replace(cell, prompt=cell.replay, replay=None)
             evaluations.update(run(source, n, steps, range(steps[-1] + 1)))
     return len(evaluations)
 
 
 def run(cell: Cell, n: int, steps: Sequence[int], needed_at: range) -> Iterator[tuple[str, int, str]]:
-    """Latents, step and text of each evaluation that one cell needs."""
+    """Latents, step and text of every evaluation that one cell needs."""
     for i in needed_at:
         latents = cell.key if steps and i >= steps[0] else cell.reference().key
         negative_prompt, prompt = naive.texts_at(cell, i)
@@ -82,7 +82,7 @@ def run(cell: Cell, n: int, steps: Sequence[int], needed_at: range) -> Iterator[
 
 
 def executed(waves: Sequence[Wave]) -> int:
-    """UNet evaluations as the network sees them, one at a time."""
+    """UNet evaluations counted by the network, one at a time."""
     denoiser = FakeDenoiser()
     for wave, outcomes in zip(waves, run_waves(denoiser, waves, Batching(micro=1)), strict=True):
         assert not isinstance(outcomes, Exception)
@@ -122,7 +122,7 @@ momenta = st.fixed_dictionaries(
 
 @st.composite
 def sweeps(draw: st.DrawFn) -> list[Cell]:
-    """What a sweep crosses: few prompts, seeds, samplings, concept sets, momenta, replays; any references."""
+    """A small sweep over prompts, seeds, samplings, concept sets, momenta, replays and methods."""
     crossed = itertools.product(
         draw(st.lists(st.sampled_from(["a face", "a cat", "glasses"]), min_size=1, max_size=2, unique=True)),
         draw(st.lists(st.integers(0, 9), min_size=1, max_size=2, unique=True)),
@@ -143,11 +143,11 @@ def sweeps(draw: st.DrawFn) -> list[Cell]:
         for prompt, seed, sampling, together, momentum, replay, method in crossed
     ]
     with_references = draw(st.booleans())
-    asked = [one for cell in cells for one in ((cell.reference(), cell) if with_references else (cell,))]
+    requested = [one for cell in cells for one in ((cell.reference(), cell) if with_references else (cell,))]
     unguided = draw(
         st.lists(st.just(Cell("a cat", 3, guidance_scale=1.0, num_inference_steps=STEPS)), max_size=1)
     )
-    return draw(st.permutations(list(dict.fromkeys(asked + unguided))))
+    return draw(st.permutations(list(dict.fromkeys(requested + unguided))))
 
 
 @given(sweeps())

@@ -1,4 +1,4 @@
-"""Loaded networks against diffusers' own pipelines, and what a checkpoint's cells start from."""
+"""Loaded networks agree with diffusers' own pipelines, and cells take their checkpoint's settings."""
 
 import json
 from typing import Any
@@ -16,8 +16,8 @@ from sega_bench.sega import ModelSettings, describe, schedulers
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("settings", [{}, {"height": 40, "width": 24, "negative_prompt": "a beard"}], ids=str)
-def test_unedited_it_is_diffusers_pipeline(prediction_type: str, settings: dict[str, Any]) -> None:
-    """Latents of 20 x 12 included: not a multiple of what the UNet halves."""
+def test_an_unedited_cell_equals_diffusers_pipeline(prediction_type: str, settings: dict[str, Any]) -> None:
+    """Includes latents of 20 x 12, which the UNet's downsampling does not divide evenly."""
     pipe = StableDiffusionPipeline.from_pretrained(
         tiny_sd.folder(prediction_type), dtype=torch.float64, safety_checker=None
     )
@@ -37,7 +37,7 @@ def test_unedited_it_is_diffusers_pipeline(prediction_type: str, settings: dict[
     assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max()
 
 
-def test_texts_are_encoded_and_pictures_decoded_as_diffusers_does() -> None:
+def test_texts_are_encoded_and_images_decoded_like_in_diffusers() -> None:
     model = tiny_sd.loaded("float64")
     pipeline = StableDiffusionPipeline.from_pretrained(
         tiny_sd.folder(), dtype=torch.float64, safety_checker=None
@@ -45,7 +45,7 @@ def test_texts_are_encoded_and_pictures_decoded_as_diffusers_does() -> None:
     expected, _ = pipeline.encode_prompt("a smile", torch.device("cpu"), 1, False)
     assert torch.equal(model.encode("a smile")["encoder_hidden_states"], expected[0])
 
-    # In float64: ours is channels_last, whose convolutions add up in another order, and round to the same.
+    # In float64, because convolutions in channels_last sum in another order; here both round to the same.
     latents = torch.randn(2, 4, 16, 16, generator=torch.manual_seed(0), dtype=torch.float64)
     decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
     images = pipeline.image_processor.postprocess(decoded.detach(), output_type="pil")
@@ -53,7 +53,7 @@ def test_texts_are_encoded_and_pictures_decoded_as_diffusers_does() -> None:
         assert np.array_equal(ours, np.asarray(theirs))
 
 
-def test_long_texts_are_cut_with_their_end_mark_and_said_to_be() -> None:
+def test_long_texts_are_truncated_with_their_end_token_and_reported() -> None:
     model = tiny_sd.loaded("float32")
     limit = model.tokenizers[0].model_max_length
     exact, long = "a" * 5, "x " * 200
@@ -62,7 +62,7 @@ def test_long_texts_are_cut_with_their_end_mark_and_said_to_be() -> None:
     assert model.encode(long)["encoder_hidden_states"].shape[0] == limit
 
 
-def test_another_scheduler_takes_what_it_understands() -> None:
+def test_another_scheduler_takes_the_part_of_the_configuration_it_accepts() -> None:
     model = describe(ModelSettings("mine", str(tiny_sd.folder())))
     name, config = model.scheduler_for("euler")
     assert name == "EulerDiscreteScheduler"
@@ -71,17 +71,17 @@ def test_another_scheduler_takes_what_it_understands() -> None:
     assert json.loads(model.scheduler_for("pndm")[1])["skip_prk_steps"] is True
 
 
-def test_latents_are_not_cut_off_by_a_scheduler_that_the_checkpoint_does_not_know() -> None:
-    """Euler's configuration, which XL comes with, says nothing of clipping; DDIM's default is to clip."""
+def test_latents_are_not_clipped_by_another_scheduler_than_the_checkpoints() -> None:
+    """XL's configuration, for Euler, has no entry for clipping; DDIM's default is to clip."""
     name, config = tiny_xl.model().scheduler_for("ddim")
     assert schedulers.make(name, config, 5).config.clip_sample is False
     assert engine_latents(tiny_xl.loaded("float64"), tiny_xl.cell(scheduler="ddim")).abs().max() > 1.5
-    said = schedulers.accepted_config("DDIMScheduler", {"clip_sample": True})
-    assert said["clip_sample"] is True
+    config_with_clipping = schedulers.accepted_config("DDIMScheduler", {"clip_sample": True})
+    assert config_with_clipping["clip_sample"] is True
 
 
 @pytest.mark.parametrize("name", sorted(schedulers._ROW_STATE))
-def test_every_scheduler_draws_with_this_checkpoint(name: str) -> None:
+def test_every_scheduler_runs_with_this_checkpoint(name: str) -> None:
     latents = engine_latents(tiny_sd.loaded("float64"), tiny_sd.cell(scheduler=name, num_inference_steps=4))
     assert latents.isfinite().all()
 

@@ -1,4 +1,4 @@
-"""Networks replayed from a record against the networks themselves, bit for bit."""
+"""Replayed networks return the same bits as the networks themselves."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +33,7 @@ def batch(model: StableDiffusion, size: int, seed: int) -> tuple[Tensor, Tensor,
 
 @pytest.mark.parametrize("load", [tiny_sd.loaded, tiny_xl.loaded])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_unet_of_other_inputs_than_it_was_recorded_with(load: Callable[[str], Any], dtype: str) -> None:
+def test_a_replayed_unet_returns_its_own_bits(load: Callable[[str], Any], dtype: str) -> None:
     recorded = load(dtype)
     assert isinstance(recorded._run_unet, Recorded)
     plain = StableDiffusion(recorded.tokenizers, recorded.text_encoders, recorded.unet, recorded.vae)
@@ -59,7 +59,7 @@ def test_a_replay_takes_no_more_memory_than_the_network() -> None:
 
 
 class Nested(nn.Module):
-    """Operators with lists, in place, without tensors, of weights alone; a nest of results."""
+    """Operators with lists, in place, without tensors, of weights alone; nested results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,21 +73,21 @@ class Nested(nn.Module):
         return {"values": [highest, where], "same": x, "weight": self.weight * 2, "scale": scale}
 
 
-def test_results_in_a_nest_of_inputs_in_a_nest() -> None:
+def test_nested_inputs_and_results() -> None:
     network = Nested()
     recorded = Recorded(network)
     for seed, scale in ((0, 1.0), (1, 1.0), (2, 3.0), (3, 1.0), (4, 3.0)):
         torch.manual_seed(seed)
         x, y = torch.randn(2, 6), torch.randn(2, 6)
-        ours, theirs = recorded(x, {"y": y}, scale=scale), network(x, {"y": y}, scale=scale)
-        assert ours["scale"] == scale
-        assert torch.equal(ours["same"], x)
-        for mine, its in zip(ours["values"], theirs["values"], strict=True):
-            assert torch.equal(mine, its)
-        assert torch.equal(ours["weight"], theirs["weight"])
+        replayed, expected = recorded(x, {"y": y}, scale=scale), network(x, {"y": y}, scale=scale)
+        assert replayed["scale"] == scale
+        assert torch.equal(replayed["same"], x)
+        for one, other in zip(replayed["values"], expected["values"], strict=True):
+            assert torch.equal(one, other)
+        assert torch.equal(replayed["weight"], expected["weight"])
 
 
-def test_records_of_many_shapes_are_not_kept() -> None:
+def test_only_the_records_of_recent_shapes_are_kept() -> None:
     recorded = Recorded(torch.neg)
     for _ in range(2):
         for size in range(1, SHAPES + 3):
@@ -95,14 +95,14 @@ def test_records_of_many_shapes_are_not_kept() -> None:
             assert len(recorded._replays) <= SHAPES
 
 
-def test_the_same_tensors_by_other_names() -> None:
+def test_the_same_tensors_under_other_argument_names_are_another_record() -> None:
     network = Recorded(lambda *, left, right=None, other=None: left - (right if other is None else 2 * other))
     left, other = torch.ones(2), torch.full((2,), 3.0)
     assert torch.equal(network(left=left, right=other), torch.full((2,), -2.0))
     assert torch.equal(network(left=left, other=other), torch.full((2,), -5.0))
 
 
-def test_a_tensor_that_is_given_twice_is_two() -> None:
+def test_a_tensor_passed_twice_is_recorded_as_two_arguments() -> None:
     recorded = Recorded(torch.sub)
     x, y = torch.ones(3), torch.zeros(3)
     assert recorded(x, x).tolist() == [0, 0, 0]
@@ -173,7 +173,7 @@ def test_a_failure_of_the_recorder_itself_leaves_the_output(
     assert "no such line" in warning
 
 
-def test_threads_that_come_at_once() -> None:
+def test_threads_that_call_a_new_shape_at_once() -> None:
     model = tiny_sd.loaded("float64")
     recorded, inputs = accelerated(model.unet), [batch(model, 2, seed) for seed in range(4)]
     start = Barrier(4)
@@ -187,13 +187,13 @@ def test_threads_that_come_at_once() -> None:
             ]
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(run, *zip(*inputs, strict=True)))
-    for made, (latents_BCHW, timestep_B, texts) in zip(found, inputs, strict=True):
-        (wanted,) = model.unet(latents_BCHW, timestep_B, texts["encoder_hidden_states"], return_dict=False)
-        assert all(torch.equal(one, wanted) for one in made)
+        results = list(pool.map(run, *zip(*inputs, strict=True)))
+    for outputs, (latents_BCHW, timestep_B, texts) in zip(results, inputs, strict=True):
+        (expected,) = model.unet(latents_BCHW, timestep_B, texts["encoder_hidden_states"], return_dict=False)
+        assert all(torch.equal(output, expected) for output in outputs)
 
 
-def test_what_the_network_raises() -> None:
+def test_an_error_of_the_network_is_raised() -> None:
     def network(x: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("no memory")
 

@@ -1,4 +1,4 @@
-"""Rows stepped together, forked and dropped, against each row stepped alone: bit for bit, every scheduler."""
+"""Rows stepped together, forked and dropped equal rows stepped alone, bit for bit, for every scheduler."""
 
 import json
 
@@ -46,8 +46,8 @@ def alone(name: str, seed: int, branch: float, fork: int, **config: object) -> T
 
 @pytest.mark.parametrize("fork", range(N))
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_fork_takes_its_past_along(name: str, fork: int) -> None:
-    """Three rows become three others: one is dropped and one doubled, so that their number stays."""
+def test_a_fork_keeps_the_state_of_its_row(name: str, fork: int) -> None:
+    """One of three rows is dropped and one doubled: a forgotten gather would raise no error."""
     scheduler = make(name)
     latents, generators = start([0, 1, 2])
     branch = torch.zeros(3)
@@ -68,8 +68,8 @@ def test_a_fork_takes_its_past_along(name: str, fork: int) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if schedulers._ROW_STATE[name]])
-def test_what_is_listed_is_what_is_remembered(name: str) -> None:
-    """The attributes that ever held something of the latents' full shape are those listed."""
+def test_the_listed_state_is_the_actual_state(name: str) -> None:
+    """The listed attributes are exactly those that ever hold a tensor of the latents' full shape."""
     scheduler = make(name)
     latents, generators = start([0, 1])
     seen = set()
@@ -89,7 +89,7 @@ def _only_with_runge_kutta(name: str) -> set[str]:
     return {"cur_model_output"} if name == "PNDMScheduler" else set()
 
 
-def test_a_memory_that_is_not_listed_fails_loudly() -> None:
+def test_state_that_is_not_listed_raises() -> None:
     scheduler = make("DDIMScheduler")
     latents, _ = start([0, 1])
     scheduler.history = [latents]  # as a later version of the library might
@@ -122,13 +122,13 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("name", "steps"), [("DDIMScheduler", 7), ("PNDMScheduler", 8), ("HeunDiscreteScheduler", 13)]
 )
-def test_timesteps_are_counted_as_the_scheduler_takes_them(name: str, steps: int) -> None:
+def test_timesteps_are_counted_like_the_schedulers_own(name: str, steps: int) -> None:
     config = json.dumps(schedulers.accepted_config(name, BETAS))
     assert schedulers.count_timesteps(name, config, N) == steps
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_no_scheduler_takes_more_steps_than_were_trained(name: str) -> None:
+def test_a_scheduler_refuses_more_steps_than_were_trained(name: str) -> None:
     config = json.dumps(schedulers.accepted_config(name, BETAS | {"num_train_timesteps": 60}))
     assert schedulers.count_timesteps(name, config, 50) >= 50
     for steps in (61, 10**9):
@@ -138,7 +138,7 @@ def test_no_scheduler_takes_more_steps_than_were_trained(name: str) -> None:
             schedulers.make(name, config, steps)
 
 
-def test_what_a_scheduler_refuses_is_told_under_its_settings_name() -> None:
+def test_an_error_of_a_scheduler_names_the_setting() -> None:
     config = json.dumps(schedulers.accepted_config("LCMScheduler", BETAS))
     with pytest.raises(ValueError, match=r"^num_inference_steps is 51, but LCMScheduler cannot take so many"):
         schedulers.make("LCMScheduler", config, 51)
@@ -156,11 +156,11 @@ def test_all_known_are_diffusers_classes() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(schedulers._ROW_STATE))
-def test_a_solver_is_refused_the_steps_at_which_it_would_divide_by_zero(name: str) -> None:
+def test_steps_at_which_a_solver_would_divide_by_zero_are_refused(name: str) -> None:
     config = json.dumps(schedulers.accepted_config(name, BETAS))
     if name.startswith(("DPMSolver", "DEIS", "UniPC")):
         with pytest.raises(ValueError, match=rf"^num_inference_steps is 1000, but {name} would visit"):
             schedulers.make(name, config, 1000)
         assert len(schedulers.make(name, config, 999).timesteps) == 999
-    elif name != "LCMScheduler":  # which takes 50 at most
+    elif name != "LCMScheduler":  # takes 50 at most
         assert len(schedulers.make(name, config, 1000).timesteps) >= 1000

@@ -1,4 +1,4 @@
-"""The engine on a denoiser that is exact under any batching: whatever differs is the engine's doing."""
+"""The engine on a denoiser that is exact under any batching, so every difference is the engine's fault."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -33,8 +33,8 @@ methods = st.sampled_from(METHODS)
 STOCHASTIC = ("EulerAncestralDiscreteScheduler", "DDPMScheduler", "LCMScheduler")
 
 
-def make(wanted: Iterable[Cell], **sizes: int) -> dict[Cell, Outcome]:
-    return {outcome.cell: outcome for outcome in generate(FakeDenoiser(), wanted, Batching(**sizes))}
+def make(requested: Iterable[Cell], **sizes: int) -> dict[Cell, Outcome]:
+    return {outcome.cell: outcome for outcome in generate(FakeDenoiser(), requested, Batching(**sizes))}
 
 
 def image(outcome: Outcome) -> bytes:
@@ -53,11 +53,11 @@ def tiny_cell(prompt: str, seed: int = 0) -> Cell:
     st.integers(2, 8),
 )
 @settings(max_examples=200, deadline=None)
-def test_what_is_executed_is_what_was_planned(wanted: list[Cell], rows: int) -> None:
+def test_executed_evaluations_equal_planned_ones(requested: list[Cell], rows: int) -> None:
     denoiser, counted = FakeDenoiser(), []
-    outcomes = list(generate(denoiser, wanted, Batching(micro=5, wave_rows=rows), counted.append))
+    outcomes = list(generate(denoiser, requested, Batching(micro=5, wave_rows=rows), counted.append))
     planned: dict[str, int] = {}
-    for wave in form_waves(wanted, rows, count_timesteps):
+    for wave in form_waves(requested, rows, count_timesteps):
         planned |= wave.count_evaluations()
     assert {outcome.cell.key: outcome.unet_evals for outcome in outcomes} == planned
     assert sum(counted) == sum(planned.values())
@@ -70,10 +70,10 @@ def test_what_is_executed_is_what_was_planned(wanted: list[Cell], rows: int) -> 
     )
 )
 @settings(max_examples=60, deadline=None)
-def test_an_image_does_not_depend_on_its_company(wanted: list[Cell]) -> None:
-    together = make(wanted, micro=4)
-    split = make(reversed(wanted), micro=3, wave_rows=2)
-    for cell in wanted:
+def test_an_image_does_not_depend_on_other_cells(requested: list[Cell]) -> None:
+    together = make(requested, micro=4)
+    split = make(reversed(requested), micro=3, wave_rows=2)
+    for cell in requested:
         alone = make([cell], micro=1)[cell]
         assert image(together[cell]) == image(alone) == image(split[cell])
 
@@ -81,13 +81,13 @@ def test_an_image_does_not_depend_on_its_company(wanted: list[Cell]) -> None:
 @pytest.mark.parametrize("scheduler", sorted(schedulers._ROW_STATE))
 @given(data=st.data())
 @settings(max_examples=12)
-def test_shared_and_forked_is_sega_as_one_writes_it_down(scheduler: str, data: st.DataObject) -> None:
-    """With Heun and KDPM2 too, whose 2n-1 steps are more than diffusers' pipeline has room for."""
+def test_shared_and_forked_cells_equal_the_plain_loop(scheduler: str, data: st.DataObject) -> None:
+    """Includes Heun and KDPM2, whose 2n-1 steps exceed the buffers of diffusers' pipeline."""
     eta = data.draw(st.sampled_from([0.0, 0.7])) if scheduler == "DDIMScheduler" else 0.0
     one = cells(scheduler=scheduler, eta=eta, method=methods, scheduler_config='{"num_train_timesteps":250}')
-    wanted = data.draw(st.lists(one, min_size=2, max_size=4, unique=True))
+    requested = data.draw(st.lists(one, min_size=2, max_size=4, unique=True))
     denoiser = FakeDenoiser()
-    latents = denoise(denoiser, wave_of(wanted, count_timesteps(wanted[0])), Batching(micro=4)).latents
+    latents = denoise(denoiser, wave_of(requested, count_timesteps(requested[0])), Batching(micro=4)).latents
     tolerance = 1e-5 if scheduler in ROUND_TO_FLOAT32 else 1e-9
     for cell, ours in latents.items():
         expected = naive.latents(denoiser, cell)
@@ -99,10 +99,12 @@ def test_shared_and_forked_is_sega_as_one_writes_it_down(scheduler: str, data: s
     st.integers(1, 5),
 )
 @settings(max_examples=60, deadline=None)
-def test_where_an_edit_acted_is_where_one_cell_alone_says(wanted: list[Cell], micro: int) -> None:
-    """Of shared trunks, replays and batches of any size; a cell equal to its reference acted nowhere."""
-    made = make(wanted, micro=micro, wave_rows=5)
-    for cell in wanted:
+def test_the_positions_an_edit_acted_on_equal_those_of_the_cell_alone(
+    requested: list[Cell], micro: int
+) -> None:
+    """For shared trunks, replays and batches of any size; a cell equal to its reference has none."""
+    made = make(requested, micro=micro, wave_rows=5)
+    for cell in requested:
         is_guided_HW = made[cell].is_guided_HW
         if image_owner(cell, count_timesteps(cell)).is_reference:
             assert is_guided_HW is None
@@ -111,14 +113,14 @@ def test_where_an_edit_acted_is_where_one_cell_alone_says(wanted: list[Cell], mi
         assert (is_guided_HW == naive.guided(FakeDenoiser(), cell).numpy()).all()
 
 
-def test_where_composable_and_texts_act() -> None:
+def test_composable_acts_everywhere_and_a_changed_prompt_has_no_positions() -> None:
     cell = tiny_cell("p")
     composed, appended = replace(cell, method="composable"), replace(cell, method="prompt")
     made = make([composed, appended])
     everywhere = made[composed].is_guided_HW
     assert everywhere is not None
     assert everywhere.shape == (4, 4)
-    assert everywhere.ravel()[1:].all()  # at the first position the fake model does not read texts
+    assert everywhere.ravel()[1:].all()  # the fake model ignores texts at the first position
     assert made[appended].is_guided_HW is None
 
 
@@ -137,16 +139,16 @@ def test_every_cell_draws_its_own_seeds_noise(scheduler: str) -> None:
         return Cell("p", seed, edits, scheduler=scheduler, num_inference_steps=8, height=32, width=32)
 
     edit = Edit("c", 6, 0.5, 3)
-    wanted = [cell(0), cell(0, edit), cell(1), cell(1, edit), cell(0, Edit("c", 0, 0.5, 3))]
-    made = make(wanted)
-    for one in wanted:
+    requested = [cell(0), cell(0, edit), cell(1), cell(1, edit), cell(0, Edit("c", 0, 0.5, 3))]
+    made = make(requested)
+    for one in requested:
         assert image(made[one]) == image(make([one])[one])
-    assert len({image(made[one]) for one in wanted}) == 4  # scale 0 is the reference
+    assert len({image(made[one]) for one in requested}) == 4  # scale 0 is the reference
 
 
 @pytest.mark.parametrize("scheduler", [*STOCHASTIC, "KDPM2AncestralDiscreteScheduler", "DDIMScheduler"])
 def test_branches_draw_the_noise_of_their_trunk(scheduler: str) -> None:
-    """To a model that reads no text an edit is nothing: only other noise tells a branch from its trunk."""
+    """A model that ignores texts ignores edits: a branch could differ from its trunk only by its noise."""
 
     class Illiterate(FakeDenoiser):
         def encode(self, text: str) -> Conditioning:
@@ -158,15 +160,17 @@ def test_branches_draw_the_noise_of_their_trunk(scheduler: str) -> None:
 
     edits = [Edit("c", 6, 0.5, warmup) for warmup in (0, 3, 7)] + [Edit("d", 2, 0.5, 3)]
     forks = [cell(0), *(cell(0, edit) for edit in edits), cell(0, edits[1], replay="q")]
-    wanted = [cell(1), *forks, cell(1, Edit("c", 6, 0.5, 3))]
-    latents = denoise(Illiterate(), wave_of(wanted, count_timesteps(wanted[0])), Batching(micro=4)).latents
-    assert len(latents) == len(wanted) == 8
+    requested = [cell(1), *forks, cell(1, Edit("c", 6, 0.5, 3))]
+    latents = denoise(
+        Illiterate(), wave_of(requested, count_timesteps(requested[0])), Batching(micro=4)
+    ).latents
+    assert len(latents) == len(requested) == 8
     assert all(torch.equal(latents[fork], latents[cell(0)]) for fork in forks)
-    assert torch.equal(latents[wanted[0]], latents[wanted[-1]])
+    assert torch.equal(latents[requested[0]], latents[requested[-1]])
     assert not torch.equal(latents[cell(0)], latents[cell(1)])
 
 
-def test_stochastic_ddim_too() -> None:
+def test_ddim_with_eta_draws_noise() -> None:
     quiet, noisy = (Cell("p", 0, eta=eta, num_inference_steps=8, height=32, width=32) for eta in (0.0, 1.0))
     made = make([quiet, noisy])
     assert image(made[quiet]) != image(made[noisy])
@@ -184,8 +188,10 @@ def test_cells_equal_to_their_reference_are_its_image_at_no_cost() -> None:
 
 def test_every_text_is_encoded_once_a_wave() -> None:
     denoiser = FakeDenoiser()
-    wanted = [Cell("p", s, (Edit("c", 5, q, 2),), height=32, width=32) for s in range(3) for q in (0.1, 0.8)]
-    denoise(denoiser, wave_of(wanted, count_timesteps(wanted[0])), Batching())
+    requested = [
+        Cell("p", s, (Edit("c", 5, q, 2),), height=32, width=32) for s in range(3) for q in (0.1, 0.8)
+    ]
+    denoise(denoiser, wave_of(requested, count_timesteps(requested[0])), Batching())
     assert sorted(denoiser.encoded) == ["", "c", "p"]
 
 
@@ -199,11 +205,11 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
         if len(latents) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    wanted = [Cell("p", s, (Edit("c", 5, 0.5, 2),), height=32, width=32) for s in range(4)]
+    requested = [Cell("p", s, (Edit("c", 5, 0.5, 2),), height=32, width=32) for s in range(4)]
     batching, counted = Batching(micro=16), []
-    outcomes = list(generate(FakeDenoiser(refuse_more_than_three), wanted, batching, counted.append))
+    outcomes = list(generate(FakeDenoiser(refuse_more_than_three), requested, batching, counted.append))
     assert batching.micro == 2
-    expected = make(wanted)
+    expected = make(requested)
     assert all(image(outcome) == image(expected[outcome.cell]) for outcome in outcomes)
     assert sum(counted) == sum(outcome.unet_evals for outcome in outcomes)
 
@@ -223,12 +229,12 @@ class SmallDecoder(FakeDenoiser):
 
 
 def test_out_of_memory_in_the_decoder_halves_its_batch_and_goes_on() -> None:
-    wanted = [Cell("p", s, (Edit("c", 5, 0.5, 2),), height=32, width=32) for s in range(7)]
+    requested = [Cell("p", s, (Edit("c", 5, 0.5, 2),), height=32, width=32) for s in range(7)]
     batching, denoiser = Batching(micro=16, decode=8), SmallDecoder(3)
-    outcomes = list(generate(denoiser, wanted, batching))
+    outcomes = list(generate(denoiser, requested, batching))
     assert (batching.decode, batching.micro) == (2, 16)
-    assert denoiser.decoded == [2] * (2 + 2 + 1)  # of waves of 3, 3 and 1
-    expected = make(wanted)
+    assert denoiser.decoded == [2] * (2 + 2 + 1)  # waves of 3, 3 and 1
+    expected = make(requested)
     assert all(image(outcome) == image(expected[outcome.cell]) for outcome in outcomes)
 
 
@@ -241,7 +247,7 @@ def test_out_of_memory_for_a_single_row_is_an_error() -> None:
             list(generate(denoiser, [Cell("p", 0, height=32, width=32)]))
 
 
-def test_nan_fails_its_own_cell_only() -> None:
+def test_nan_fails_only_its_own_cell() -> None:
     class Poisoned(FakeDenoiser):
         def encode(self, text: str) -> dict[str, torch.Tensor]:
             pattern = super().encode(text)["pattern"]
@@ -256,7 +262,7 @@ def test_nan_fails_its_own_cell_only() -> None:
     assert made[good.reference()].error is None
 
 
-def test_images_are_bytes_of_the_size_asked_for() -> None:
+def test_images_are_uint8_of_the_requested_size() -> None:
     cell = Cell("p", 0, height=40, width=64, num_inference_steps=4)
     made = make([cell])[cell].image_HWC
     assert made is not None

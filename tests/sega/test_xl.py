@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: unedited, as diffusers' pipeline draws; edited, as a plain loop does."""
+"""Stable Diffusion XL: unedited cells equal diffusers' pipeline, edited ones a plain loop."""
 
 from functools import cache
 from typing import Any
@@ -28,8 +28,8 @@ def pipeline(dtype: torch.dtype = torch.float64, *, force_zeros: bool = True) ->
     return made
 
 
-def drawn_by_diffusers(pipe: Any, cell: Cell, output_type: str) -> Any:
-    """As people call it: an empty negative prompt is none at all."""
+def run_diffusers(pipe: Any, cell: Cell, output_type: str) -> Any:
+    """Call the pipeline like its users: an empty negative prompt is passed as None."""
     pipe.scheduler = schedulers.make(cell.scheduler, cell.scheduler_config, cell.num_inference_steps)
     return pipe(
         cell.prompt,
@@ -58,24 +58,24 @@ def drawn_by_diffusers(pipe: Any, cell: Cell, output_type: str) -> Any:
     ],
     ids=str,
 )
-def test_unedited_it_is_diffusers_pipeline(settings: dict[str, Any]) -> None:
+def test_an_unedited_cell_equals_diffusers_pipeline(settings: dict[str, Any]) -> None:
     force_zeros = settings.get("force_zeros", True)
     cell = tiny_xl.cell(**settings)
     ours = engine_latents(tiny_xl.loaded("float64", force_zeros=force_zeros), cell)
-    theirs = drawn_by_diffusers(pipeline(force_zeros=force_zeros), cell, "latent")
+    theirs = run_diffusers(pipeline(force_zeros=force_zeros), cell, "latent")
     assert ours.shape[-2:] == (cell.height // 8, cell.width // 8)
     assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max()
 
 
-def test_pictures_too() -> None:
+def test_images_equal_those_of_diffusers_pipeline() -> None:
     cell = tiny_xl.cell("float32")
     (ours,) = generate(tiny_xl.loaded("float32"), [cell])
-    (theirs,) = drawn_by_diffusers(pipeline(torch.float32), cell, "pil")
+    (theirs,) = run_diffusers(pipeline(torch.float32), cell, "pil")
     assert ours.image_HWC is not None
     assert np.abs(ours.image_HWC.astype(int) - np.asarray(theirs).astype(int)).max() <= 1
 
 
-def test_an_empty_negative_prompt_is_zeros_only_where_the_checkpoint_says_so() -> None:
+def test_an_empty_negative_prompt_is_zeros_only_if_the_checkpoint_says_so() -> None:
     zeros = tiny_xl.loaded("float64").encode("")
     assert all(not value.any() for value in zeros.values())
     encoded = tiny_xl.loaded("float64", force_zeros=False).encode("")
@@ -84,7 +84,7 @@ def test_an_empty_negative_prompt_is_zeros_only_where_the_checkpoint_says_so() -
 
 
 def plain_sega(cell: Cell) -> Tensor:
-    """SEGA one image at a time, on diffusers' own texts and numbers: nothing shared, nothing skipped."""
+    """SEGA for one image with diffusers' own encoders and size conditions; nothing is shared or skipped."""
     pipe = pipeline()
     scheduler = schedulers.make(cell.scheduler, cell.scheduler_config, cell.num_inference_steps)
     size = (cell.height, cell.width)
@@ -141,8 +141,8 @@ def plain_sega(cell: Cell) -> Tensor:
     ids=["one concept", "two, staggered, one cools down, one is reversed"],
 )
 @pytest.mark.parametrize("scheduler", ["DDIM", "LMS", "DPMSolverMultistep", "Euler"])
-def test_edited_it_is_the_plain_loop(edits: tuple[Edit, ...], scheduler: str) -> None:
-    """At small scales, for at large ones this random network multiplies a last bit by 100 at every step."""
+def test_an_edited_cell_equals_the_plain_loop(edits: tuple[Edit, ...], scheduler: str) -> None:
+    """Uses small scales: with large ones this random network amplifies rounding 100-fold at every step."""
     cell = tiny_xl.cell(
         scheduler=scheduler, guidance_scale=2.0, edits=edits, edit_momentum_scale=0.3, edit_mom_beta=0.6
     )
@@ -163,7 +163,7 @@ def test_in_float16_the_autoencoder_runs_in_float32() -> None:
     assert load(tiny_xl.model(), CPU, "bfloat16").vae.dtype == torch.bfloat16
 
 
-def test_a_long_text_is_cut_for_both_encoders_and_said_to_be() -> None:
+def test_a_long_text_is_truncated_for_both_encoders_and_reported() -> None:
     model = tiny_xl.loaded("float64")
     long = "x " * 200
     assert "was cut to" in (model.truncation(long) or "")

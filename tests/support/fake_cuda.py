@@ -1,4 +1,4 @@
-"""CUDA without a GPU: tensors with shapes, types and a device but no data, so whoever reads one fails."""
+"""CUDA without a GPU: tensors with shape, dtype and device but no data, so that reading one raises."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ CUDA = torch.device("cuda", 0)
 
 
 class WaitedForDeviceError(AssertionError):
-    """Something was copied from the device to the host, which waits until all that was asked for is done."""
+    """A copy from the device to the host, which waits for all submitted work."""
 
 
 class HostAndDevice(TorchDispatchMode):
-    """What is on the CPU is computed for real, what is on the device is not; nothing goes back to the CPU."""
+    """Compute CPU tensors and only trace those of the device; refuse copies back to the CPU."""
 
     def __init__(self, fake: FakeTensorMode) -> None:
         super().__init__()
         self.fake = fake
         self.waits = 0
-        """How often the host waits though it reads nothing: it copies from memory that is not pinned, or it
-        solves equations, which may turn out to have no solution."""
+        """How often the host waits without reading: it copies from unpinned memory, or solves equations, and
+        checks for singular ones."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -41,7 +41,7 @@ class HostAndDevice(TorchDispatchMode):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         name = func.overloadpacket.__name__
-        copies = "copy" in name  # a number of the CPU may be an operand without being copied
+        copies = "copy" in name  # a scalar CPU tensor may be an operand without a copy
         from_host = any(_is_real(x) and (copies or x.dim() > 0) for x in tree_leaves((args, kwargs)))
         self.waits += from_host or "linalg_solve" in name
         args, kwargs = tree_map(self._without_data, (args, kwargs))
@@ -64,13 +64,13 @@ def _is_on_device(value: Any) -> bool:
 
 @contextmanager
 def fake_cuda() -> Iterator[HostAndDevice]:
-    """Within it tensors on CUDA can be made and computed with."""
+    """A context in which tensors on CUDA can be created and computed."""
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, HostAndDevice(fake) as device:
         yield device
 
 
 def stable_diffusion(dtype: torch.dtype = torch.float16) -> StableDiffusion:
-    """The tiny checkpoint's networks on fake CUDA, without weights; call it within :func:`fake_cuda`."""
+    """The tiny checkpoint's networks on fake CUDA without weights; call it within :func:`fake_cuda`."""
     folder = tiny_sd.folder()
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -85,7 +85,7 @@ def stable_diffusion(dtype: torch.dtype = torch.float16) -> StableDiffusion:
 
 
 def stable_diffusion_xl() -> StableDiffusion:
-    """XL's UNet and autoencoder likewise, in float32; its text encoders are not there."""
+    """XL's UNet and VAE on fake CUDA, in float32, without text encoders."""
     folder = tiny_xl.folder()
     with CUDA:
         unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))

@@ -1,4 +1,4 @@
-"""Stand-ins for the networks: fast, exact under any batching, and countable."""
+"""Fake networks: fast, exact under any batching, and with counters."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sega_bench.sega.denoiser import Conditioning
 class FakeDenoiser:
     """A contractive denoiser whose estimates depend on latents, timestep and text, row by row.
 
-    Every operation is elementwise, so its results do not depend on the batch at all: what differs between two
-    runs is the engine's doing.
+    All operators are elementwise, so results do not depend on the batch: any difference between two runs is
+    the engine's.
     """
 
     device = torch.device("cpu")

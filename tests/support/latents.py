@@ -1,4 +1,4 @@
-"""What the engine draws, before it is decoded."""
+"""The engine's latents before they are decoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sega_bench.sega.wave import generate
 
 
 class LatentDecoder:
-    """A loaded model that hands out its latents instead of pictures, through the engine's own way."""
+    """A loaded model that collects latents instead of decoding them."""
 
     def __init__(self, model: StableDiffusion) -> None:
         self.model, self.latents = model, []
@@ -25,8 +25,8 @@ class LatentDecoder:
 
 
 def engine_latents(model: StableDiffusion, cell: Cell) -> torch.Tensor:
-    """The cell's latents, made beside its reference so that it forks."""
+    """The cell's latents, generated together with its reference so that it forks."""
     decoder = LatentDecoder(model)
     list(generate(decoder, [cell.reference(), cell] if cell.edits else [cell], Batching(micro=4, decode=4)))
     (latents_BCHW,) = decoder.latents
-    return latents_BCHW[-1:]  # the cell's row is the last, and is repeated to fill the batch
+    return latents_BCHW[-1:]  # the cell's row is the last, and padding repeats it

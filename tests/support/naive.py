@@ -1,6 +1,6 @@
-"""SEGA once more, as one writes it down: one cell, alone, from its first step to its last, sharing nothing.
+"""SEGA as a plain loop: one cell alone, from its first step to its last, without sharing.
 
-What the engine does with trunks, forks and batches must come to this, for every scheduler there is.
+The engine's trunks, forks and batches must give the same result for every scheduler.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def latents(denoiser: Denoiser, cell: Cell) -> Tensor:
 
 
 def guided(denoiser: Denoiser, cell: Cell) -> Tensor:
-    """Where the edit acts at any step, HW: a warm concept's direction passes its threshold in any channel."""
+    """Positions HW that the edit acts on at any step: a warm concept passes its threshold in any channel."""
     return _sample(denoiser, cell.source())[2]
 
 
 def _sample(
-    denoiser: Denoiser, cell: Cell, given: Sequence[Tensor] = ()
+    denoiser: Denoiser, cell: Cell, replayed: Sequence[Tensor] = ()
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Final latents, each step's semantic guidance (``given`` is applied instead), and where it acted."""
+    """Final latents, each step's guidance (or ``replayed`` instead), and the positions it acted on."""
     scheduler = schedulers.make(cell.scheduler, cell.scheduler_config, cell.num_inference_steps)
     generator = torch.Generator().manual_seed(cell.seed)
     shape = (1, *denoiser.latent_shape(cell.height, cell.width))
@@ -49,11 +49,11 @@ def _sample(
         eps_u, eps_t = predict(negative_prompt), predict(prompt)
         eps_c = [predict(edit.concept) for edit in cell.edits]
         if cell.method == "sega":
-            added, nu, where = _edit(cell, i, eps_u, eps_c, nu)
-            acted |= where
+            added, nu, acted_now = _edit(cell, i, eps_u, eps_c, nu)
+            acted |= acted_now
         else:
             added = _composed(cell, i, eps_u, eps_c)
-        applied.append(given[i] if given else added)
+        applied.append(replayed[i] if replayed else added)
         eps = eps_u + cell.guidance_scale * (eps_t - eps_u) + applied[-1]
         arguments = schedulers.step_arguments(scheduler, cell.eta, [generator])
         x = scheduler.step(eps, t, x, return_dict=False, **arguments)[0]
@@ -63,7 +63,7 @@ def _sample(
 def _edit(
     cell: Cell, i: int, eps_u: Tensor, eps_c: Sequence[Tensor], nu: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Equations 5 to 9 at step i: what is added, the new momentum, and where warm concepts act."""
+    """Equations 5 to 9 at step i: the guidance, the new momentum, and the positions of warm concepts."""
     edits, weights, warm = [], [], []
     for edit, eps in zip(cell.edits, eps_c, strict=True):
         sign = -1 if edit.reverse_editing_direction else 1
@@ -82,15 +82,15 @@ def _edit(
         )
     v = sum((w * e for w, e in zip(weights, edits, strict=True)), zero) + cell.edit_momentum_scale * nu
     nu = cell.edit_mom_beta * nu + (1 - cell.edit_mom_beta) * v
-    where = torch.zeros(eps_u.shape[-2:], dtype=torch.bool)
+    positions = torch.zeros(eps_u.shape[-2:], dtype=torch.bool)
     for w, e, is_warm in zip(weights, edits, warm, strict=True):
         if w and is_warm:
-            where |= (e[0] != 0).any(dim=0)
-    return (v if warm and all(warm) else added), nu, where
+            positions |= (e[0] != 0).any(dim=0)
+    return (v if warm and all(warm) else added), nu, positions
 
 
 def texts_at(cell: Cell, i: int) -> tuple[str, str]:
-    """What the model reads at step i: with two of the methods, concepts behind a prompt while they act."""
+    """Negative prompt and prompt at step i: two methods append concepts while these act."""
     negative_prompt, prompt = cell.negative_prompt, cell.prompt
     for edit in cell.edits:
         if is_live(edit, i) and cell.method == "prompt":
