@@ -19,7 +19,7 @@ from sega_bench.planning.launch_options import device_of
 from sega_bench.planning.planner import Plan
 from sega_bench.sega import compiling, memory
 from sega_bench.sega.batching import Batching
-from sega_bench.sega.schedule import AT_ONCE, Wave, form_waves
+from sega_bench.sega.schedule import WAVES_IN_FLIGHT, Wave, form_waves
 from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import DamagedPlanError, Record, Store, lock
 
@@ -68,7 +68,7 @@ class Job:
     @property
     def needs_update(self) -> bool:
         """Whether the folder lacks cells of this plan, or its plan.json differs from it."""
-        return bool(self.missing) or self.stored is None or manifest.is_behind(self.plan, self.stored)
+        return bool(self.missing) or self.stored is None or manifest.is_outdated(self.plan, self.stored)
 
     @property
     def missing(self) -> int:
@@ -109,7 +109,7 @@ def locked(plan: Plan, processes: Processes = THIS_PROCESS) -> Iterator[Job]:
     """
     device_of(plan.config)  # a missing device is reported before a folder is made
     if plan.config.engine.compile and not processes.are_remote:
-        compiling.check()
+        compiling.require_compiler()
     store = _store(plan)
     store.prepare()
     with lock.held(store, attach_workers=processes.are_remote) as confirm:
@@ -184,7 +184,7 @@ def batching_for(
     config, checkpoint = plan.config, plan.model.checkpoint
     micro, decode = sizes["micro_batch_size"], sizes["decode_batch_size"]
     if micro is None or decode is None:
-        fitting = memory.fitting(
+        fitting = memory.fit_batching(
             device_of(config),
             pixels=max(cell.height * cell.width for cell in plan.cells),
             itemsize=getattr(torch, plan.cells[0].dtype).itemsize,
@@ -192,7 +192,7 @@ def batching_for(
             threads=sizes["threads"] or torch.get_num_threads(),
             processes=1 if processes.are_remote else processes.count,
             # The mean number of estimates that are ready at once: those of one step of the waves in flight.
-            estimates=min(AT_ONCE, len(waves))
+            estimates=min(WAVES_IN_FLIGHT, len(waves))
             * sum(wave.unet_evals for wave in waves)
             / max(1, sum(wave.n for wave in waves)),
         )
