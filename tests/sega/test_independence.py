@@ -23,10 +23,10 @@ from sega_bench.sega.wave import count_timesteps, denoise, generate
 from sega_bench.system.threads import threads
 
 
-def latents(wanted: Sequence[Cell], wave_rows: int = 64) -> dict[Cell, torch.Tensor]:
+def latents(requested: Sequence[Cell], wave_rows: int = 64) -> dict[Cell, torch.Tensor]:
     """Latents of every cell with an image of its own, and of the references of all others."""
     model, result = tiny_sd.loaded("float32"), {}
-    for wave in form_waves(wanted, wave_rows, count_timesteps):
+    for wave in form_waves(requested, wave_rows, count_timesteps):
         result |= denoise(model, wave, Batching(micro=4))[0]
     return result
 
@@ -40,9 +40,9 @@ def test_other_cells_order_waves_and_shards_change_no_bit(count: int, examples: 
         base = tiny_sd.cell("float32", scheduler=scheduler, num_inference_steps=5)
         names = ("model", "dtype", "scheduler", "scheduler_config", "num_inference_steps")
         shared = {name: getattr(base, name) for name in names}
-        wanted = data.draw(st.lists(cells(**shared), min_size=3, max_size=6, unique=True))
-        together = latents(wanted)
-        shuffled = data.draw(st.permutations(wanted))
+        requested = data.draw(st.lists(cells(**shared), min_size=3, max_size=6, unique=True))
+        together = latents(requested)
+        shuffled = data.draw(st.permutations(requested))
         shard = shuffled[:: data.draw(st.integers(2, 3))]
         for others in (latents(shuffled, wave_rows=4), latents(shard), latents(shuffled[:1])):
             assert others
@@ -92,7 +92,7 @@ def test_an_evaluation_in_batches_of_another_size_differs_by_rounding() -> None:
 
 def test_an_image_in_batches_of_another_size_differs_by_at_most_one_of_255() -> None:
     model, denoiser = embedded()
-    wanted = [
+    requested = [
         cell_of(
             model,
             dtype="float32",
@@ -105,11 +105,11 @@ def test_an_image_in_batches_of_another_size_differs_by_at_most_one_of_255() -> 
         for concept in ("smiling, smile", "glasses, wearing glasses")
     ]
     pictures = {
-        size: {o.cell: o.image_HWC for o in generate(denoiser, wanted, Batching(micro=size, decode=size))}
+        size: {o.cell: o.image_HWC for o in generate(denoiser, requested, Batching(micro=size, decode=size))}
         for size in SIZES
     }
     for size in SIZES[1:]:
-        for cell in wanted:
+        for cell in requested:
             one, other = pictures[1][cell], pictures[size][cell]
             assert one is not None
             assert other is not None
