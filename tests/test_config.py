@@ -10,7 +10,7 @@ from sega_bench.errors import UserError
 PROMPTS = "prompts=[a face]"
 
 
-def test_precedence_is_file_then_sweep_then_command_line() -> None:
+def test_the_command_line_overrides_the_sweep_which_overrides_the_model() -> None:
     assert compose(PROMPTS).edit.edit_guidance_scale == 7  # of model=faces
     assert compose(PROMPTS, "+sweep=faces_example").sampling.guidance_scale == 7
     composed = compose("+sweep=thresholds", "axes.edit_threshold=[0.1]", "sampling.guidance_scale=3")
@@ -19,14 +19,14 @@ def test_precedence_is_file_then_sweep_then_command_line() -> None:
 
 
 @pytest.mark.parametrize("model", configuration.options("model"))
-def test_every_model_comes_with_a_scorer_and_settings(model: str) -> None:
+def test_every_model_has_a_scorer_and_settings(model: str) -> None:
     composed = compose(f"model={model}", *(["model.path=x/y"] if model == "local" else []))
     assert composed.model.name == model
     assert composed.scores.clip_model == ("embedded" if model == "faces" else "ViT-L-14")
     assert composed.edit.edit_warmup_steps < composed.sampling.num_inference_steps
 
 
-def test_models_are_where_they_should_be() -> None:
+def test_models_have_their_paths() -> None:
     paths = {name: compose(f"model={name}").model.path for name in ("faces", "sd15", "sd21", "sdxl")}
     assert paths == {
         "faces": "embedded",
@@ -37,7 +37,7 @@ def test_models_are_where_they_should_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "expected"),
     [
         ("+sweeep=thresholds", "unknown key 'sweeep': did you mean sweep?"),
         ("+sweep=treshold", "sweep=treshold: did you mean thresholds? there are ablation,"),
@@ -73,16 +73,16 @@ def test_models_are_where_they_should_be() -> None:
         ("+axes={null: [1]}", "axes: Incompatible key type"),
     ],
 )
-def test_mistakes_are_one_line_that_names_the_key(override: str, words: str) -> None:
+def test_an_invalid_override_yields_one_line_that_names_the_key(override: str, expected: str) -> None:
     with pytest.raises(UserError) as error:
         compose(override)
-    assert words in str(error.value)
+    assert expected in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_mistake_in_a_file_of_ones_own_is_one_line_too(tmp_path: Path) -> None:
+def test_a_mistake_in_a_users_file_yields_one_line(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
-    for name, text, words in (
+    for name, text, expected in (
         ("good", "# @package _global_\nprompts: [a]", ""),
         ("torn", "# @package _global_\nprompts: [a", "torn.yaml"),
         ("deep", "# @package _global_\nconcepts: " + "[" * 300 + "]" * 300, "nests lists too deeply"),
@@ -95,20 +95,20 @@ def test_a_mistake_in_a_file_of_ones_own_is_one_line_too(tmp_path: Path) -> None
     ):
         (tmp_path / "sweep" / f"{name}.yaml").write_text(text, encoding="latin-1")
         mine = f"hydra.searchpath=['file://{tmp_path}']"
-        if not words:
+        if not expected:
             assert compose(f"+sweep={name}", mine).prompts == ["a"]
             continue
         with pytest.raises(UserError) as error:
             compose(f"+sweep={name}", mine)
-        assert words in str(error.value)
+        assert expected in str(error.value)
         assert "\n" not in str(error.value)
 
 
-def test_a_dollar_can_be_written() -> None:
+def test_an_escaped_dollar_is_literal() -> None:
     assert compose("prompts=['a \\${face}']").prompts == ["a ${face}"]
 
 
-def test_keys_come_from_the_contract() -> None:
+def test_the_root_keys_are_pinned() -> None:
     expected = (
         "name description model prompts prompt_file negative_prompt seeds concepts method replay sampling "
     )
@@ -116,12 +116,12 @@ def test_keys_come_from_the_contract() -> None:
     assert list(configuration.to_dict(compose(PROMPTS))) == expected.split()
 
 
-def test_a_primary_config_of_ones_own_needs_the_schema() -> None:
+def test_a_users_primary_config_needs_the_schema() -> None:
     with pytest.raises(UserError, match=r"--config-name: .*`- schema`"):
         configuration.to_config(OmegaConf.create({"name": "mine"}))
 
 
-def test_plain_is_json_again() -> None:
+def test_to_dict_and_back_is_the_same_configuration() -> None:
     composed = compose("+sweep=faces_example")
     again = OmegaConf.merge(OmegaConf.structured(configuration.Config), configuration.to_dict(composed))
     assert OmegaConf.to_object(again) == composed

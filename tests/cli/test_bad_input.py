@@ -1,4 +1,4 @@
-"""Whatever is typed wrong is one line that names the key: generated mistakes, and real processes."""
+"""Every mistake in a command line yields one line that names the key: random mistakes, and real processes."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from sega_bench.errors import UserError
 BASE = ("prompts=[a face]", "concepts=[smile]")
 
 
-def told(words: tuple[str, ...]) -> str:
-    """What a configuration's mistake is told as."""
+def error_message(overrides: tuple[str, ...]) -> str:
+    """The user error of an invalid configuration."""
     try:
-        sweep.resolve(compose(*words))
+        sweep.resolve(compose(*overrides))
     except UserError as error:
         return str(error)
     except BaseException as error:
-        raise AssertionError(f"{words}: {type(error).__name__}: {error}") from error
-    raise AssertionError(f"{words} was accepted")
+        raise AssertionError(f"{overrides}: {type(error).__name__}: {error}") from error
+    raise AssertionError(f"{overrides} was accepted")
 
 
 KINDS: tuple[Callable[[Random, Path], Mistake], ...] = (
@@ -81,22 +81,26 @@ KINDS: tuple[Callable[[Random, Path], Mistake], ...] = (
 
 
 def make(rng: Random, folder: Path) -> Mistake:
-    """One mistake in a configuration that is right otherwise."""
-    made = rng.choice(KINDS)(rng, folder)
-    taken = {word.lstrip("+").partition("=")[0] for word in made.words} | (
-        {"prompts", "concepts"} & {made.key}
+    """One mistake in an otherwise valid configuration."""
+    mistake = rng.choice(KINDS)(rng, folder)
+    own_keys = {override_key(override) for override in mistake.overrides} | (
+        {"prompts", "concepts"} & {mistake.key}
     )
-    if "+sweep=own" in made.words:
-        taken |= {"prompts", "concepts"} & {made.key.split("[")[0]}
-    base = [word for word in (*BASE, *made.on) if word.lstrip("+").partition("=")[0] not in taken]
-    return Mistake((*base, *made.words), made.key)
+    if "+sweep=own" in mistake.overrides:
+        own_keys |= {"prompts", "concepts"} & {mistake.key.split("[")[0]}
+    base = [override for override in (*BASE, *mistake.base) if override_key(override) not in own_keys]
+    return Mistake((*base, *mistake.overrides), mistake.key)
+
+
+def override_key(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
 
 
 def check(seed: int, folder: Path) -> None:
     rng = Random(seed)
     for _ in range(10):
         mistake = make(rng, folder)
-        message = told(mistake.words)
+        message = error_message(mistake.overrides)
         assert message.isprintable(), mistake
         assert message.strip(), mistake
         assert len(message) < 1100, mistake
@@ -110,20 +114,20 @@ def test_generated_mistakes_are_one_line_that_names_the_key(seed: int, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(30, 230))
-def test_many_more_mistakes_are_too(seed: int, tmp_path: Path) -> None:
+def test_many_more_generated_mistakes_are_one_line(seed: int, tmp_path: Path) -> None:
     check(seed, tmp_path)
 
 
-@pytest.mark.parametrize("words", [(), SEARCH, CLUSTER], ids=["sweep", "study", "slurm"])
-def test_what_the_generator_builds_on_is_right(words: tuple[str, ...]) -> None:
-    made, searched, _ = sweep.resolve(compose(*BASE, *words))
-    assert len(made.cells) == 2
-    assert (searched is not None) == (words == SEARCH)
+@pytest.mark.parametrize("overrides", [(), SEARCH, CLUSTER], ids=["sweep", "study", "slurm"])
+def test_the_overrides_without_a_mistake_are_valid(overrides: tuple[str, ...]) -> None:
+    plan, study, _ = sweep.resolve(compose(*BASE, *overrides))
+    assert len(plan.cells) == 2
+    assert (study is not None) == (overrides == SEARCH)
 
 
-# --- as a user meets them ---
+# --- in a real process ---
 
-TYPED: dict[str, list[str | bytes]] = {
+COMMAND_LINES: dict[str, list[str | bytes]] = {
     "a setting is written key=value": ["thresholds"],
     "'sweeep': did you mean sweep?": ["+sweeep=thresholds"],
     "quote it, 'output_dir=\"~/runs\"'": ["output_dir=~/runs"],
@@ -148,35 +152,37 @@ atexit.register(lambda: open(os.environ["MODULES"], "w").write(" ".join(sys.modu
 """
 
 
-def typed(words: list[str | bytes], folder: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """A command line run in a folder, and the modules that it had loaded when it ended."""
+def run_command(
+    overrides: list[str | bytes], folder: Path
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run a command line in a folder; also returns the modules that its process had loaded."""
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(NOTE_MODULES)
     (folder / "p.jsonl").write_text('{"prompt": "a", "s": 1}\n{"prompt": "b", "s": 1e999}\n')
     path = os.pathsep.join(filter(None, [str(folder / "site"), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "sega_bench", "+sweep=smoke", *words],
+    completed = subprocess.run(
+        [sys.executable, "-m", "sega_bench", "+sweep=smoke", *overrides],
         capture_output=True,
         text=True,
         cwd=folder,
         env=os.environ | {"PYTHONPATH": path, "MODULES": str(folder / "modules")},
         check=False,
     )
-    return done, (folder / "modules").read_text().split()
+    return completed, (folder / "modules").read_text().split()
 
 
-def test_typed_mistakes_end_with_one_line_before_weights_are_loaded(tmp_path: Path) -> None:
-    folders = [tmp_path / str(i) for i in range(len(TYPED))]
+def test_a_mistake_ends_the_command_with_one_line_before_weights_are_loaded(tmp_path: Path) -> None:
+    folders = [tmp_path / str(i) for i in range(len(COMMAND_LINES))]
     for folder in folders:
         folder.mkdir()
     with ThreadPoolExecutor(2) as pool:
-        ends = list(pool.map(typed, TYPED.values(), folders))
-    for words, folder, (done, modules) in zip(TYPED, folders, ends, strict=True):
-        assert (done.returncode, done.stdout) == (2, ""), (words, done)
-        assert done.stderr.startswith("error: "), words
-        assert (done.stderr.count("\n"), done.stderr[-1]) == (1, "\n"), words
-        assert words in done.stderr
-        assert "Traceback" not in done.stderr
+        results = list(pool.map(run_command, COMMAND_LINES.values(), folders))
+    for expected, folder, (completed, modules) in zip(COMMAND_LINES, folders, results, strict=True):
+        assert (completed.returncode, completed.stdout) == (2, ""), (expected, completed)
+        assert completed.stderr.startswith("error: "), expected
+        assert (completed.stderr.count("\n"), completed.stderr[-1]) == (1, "\n"), expected
+        assert expected in completed.stderr
+        assert "Traceback" not in completed.stderr
         assert "sega_bench.errors" in modules
-        assert "sega_bench.scores.loading" not in modules  # what reads weights, first of all the scorers'
-        assert sorted(os.listdir(folder)) == ["modules", "p.jsonl", "site"], words
+        assert "sega_bench.scores.loading" not in modules  # the first module to read weights
+        assert sorted(os.listdir(folder)) == ["modules", "p.jsonl", "site"], expected

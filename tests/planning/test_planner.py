@@ -13,7 +13,7 @@ from sega_bench.planning.planner import Plan, plan
 BASE = ("model=local", "scores=faces", "prompts=[a face]", "sampling.num_inference_steps=10")
 
 
-def make(*overrides: str) -> Plan:
+def plan_of(*overrides: str) -> Plan:
     return plan(compose(*BASE, f"model.path={tiny_sd.folder()}", *overrides))
 
 
@@ -21,105 +21,113 @@ def column(cells: Sequence[Cell], name: str) -> list[object]:
     return [getattr(cell.edits[0], name) for cell in cells]
 
 
-def test_axes_are_crossed_and_zips_advance_together() -> None:
-    made = make(
+def test_axes_are_crossed_and_zipped_lists_advance_together() -> None:
+    planned = plan_of(
         "concepts=[smile,beard]",
         "seeds=[5,6]",
         "+axes.edit_threshold=[0.5,0.9]",
         "+zip.edit_guidance_scale=[3,4,5]",
         "+zip.edit_warmup_steps=[1,2,3]",
     )
-    counts = made.counts()
+    counts = planned.counts()
     assert (counts["edited"], counts["references"]) == (2 * 2 * 2 * 3, 2)
     pairs = set(
-        zip(column(made.edited, "edit_guidance_scale"), column(made.edited, "edit_warmup_steps"), strict=True)
+        zip(
+            column(planned.edited, "edit_guidance_scale"),
+            column(planned.edited, "edit_warmup_steps"),
+            strict=True,
+        )
     )
     assert pairs == {(3.0, 1), (4.0, 2), (5.0, 3)}
-    assert list(made.axes) == ["edit_guidance_scale", "edit_warmup_steps", "edit_threshold"]
+    assert list(planned.axes) == ["edit_guidance_scale", "edit_warmup_steps", "edit_threshold"]
 
 
 def test_every_reference_comes_before_its_cells() -> None:
-    made = make("concepts=[smile]", "seeds=3", "+axes.guidance_scale=[3,5]")
+    planned = plan_of("concepts=[smile]", "seeds=3", "+axes.guidance_scale=[3,5]")
     seen: set[Cell] = set()
-    for cell in made.cells:
+    for cell in planned.cells:
         seen.add(cell)
         assert cell.reference() in seen
-    assert made.counts()["references"] == 6
+    assert planned.counts()["references"] == 6
 
 
-def test_precedence_of_edit_settings() -> None:
+def test_axes_override_a_concepts_settings_which_override_the_shared_ones() -> None:
     concepts = "concepts=[{text: smile, edit_threshold: 0.7, edit_guidance_scale: 9},beard]"
-    made = make(concepts, "edit.edit_threshold=0.3", "+axes.edit_guidance_scale=[2]")
-    assert column(made.edited, "edit_threshold") == [0.7, 0.3]
-    assert column(made.edited, "edit_guidance_scale") == [2.0, 2.0]
+    planned = plan_of(concepts, "edit.edit_threshold=0.3", "+axes.edit_guidance_scale=[2]")
+    assert column(planned.edited, "edit_threshold") == [0.7, 0.3]
+    assert column(planned.edited, "edit_guidance_scale") == [2.0, 2.0]
 
 
-def test_lists_give_every_concept_its_own() -> None:
-    made = make(
+def test_a_list_gives_every_concept_its_own_value() -> None:
+    planned = plan_of(
         "concepts=[[smile,beard]]", "edit.edit_threshold=[0.1,0.2]", "+axes.edit_cooldown_steps=[[null,4],5]"
     )
-    first, second = made.edited
+    first, second = planned.edited
     assert [edit.edit_threshold for edit in first.edits] == [0.1, 0.2]
     assert [edit.edit_cooldown_steps for edit in first.edits] == [None, 4]
     assert [edit.edit_cooldown_steps for edit in second.edits] == [5, 5]
 
 
 def test_equal_cells_are_merged_and_counted() -> None:
-    counts = make("concepts=[smile,smile]", "+axes.edit_threshold=[0.5,0.5,0.9]").counts()
+    counts = plan_of("concepts=[smile,smile]", "+axes.edit_threshold=[0.5,0.5,0.9]").counts()
     assert (counts["edited"], counts["merged"]) == (2, 4)
 
 
 def test_cells_equal_to_their_reference_are_counted() -> None:
-    counts = make("concepts=[smile]", "edit.edit_warmup_steps=2", "+axes.edit_guidance_scale=[0,5]").counts()
+    counts = plan_of(
+        "concepts=[smile]", "edit.edit_warmup_steps=2", "+axes.edit_guidance_scale=[0,5]"
+    ).counts()
     assert (counts["edited"], counts["same_as_reference"]) == (2, 1)
 
 
 def test_without_concepts_there_are_only_unedited_images() -> None:
-    made = make("seeds=3", "sampling.guidance_scale=1")
-    assert (len(made.cells), len(made.edited)) == (3, 0)
+    planned = plan_of("seeds=3", "sampling.guidance_scale=1")
+    assert (len(planned.cells), len(planned.edited)) == (3, 0)
 
 
-def test_replay_multiplies_the_cells_and_the_own_prompt_is_the_usual_edit() -> None:
-    made = make("prompts=[a face,a cat]", "concepts=[smile]", "replay=[null,a cat]")
-    assert [(cell.prompt, cell.replay) for cell in made.edited] == [
+def test_replays_multiply_the_cells_and_replaying_its_own_prompt_is_the_usual_edit() -> None:
+    planned = plan_of("prompts=[a face,a cat]", "concepts=[smile]", "replay=[null,a cat]")
+    assert [(cell.prompt, cell.replay) for cell in planned.edited] == [
         ("a face", None),
         ("a face", "a cat"),
         ("a cat", None),
     ]
-    assert (made.counts()["references"], made.counts()["merged"]) == (2, 1)
-    assert made.axes == {"replay": [None, "a cat"]}
-    assert make("concepts=[smile]", "replay=a cat").axes == {}
+    assert (planned.counts()["references"], planned.counts()["merged"]) == (2, 1)
+    assert planned.axes == {"replay": [None, "a cat"]}
+    assert plan_of("concepts=[smile]", "replay=a cat").axes == {}
 
 
-def test_diffusers_would_take_a_source_once_and_its_replays_at_plain_cost() -> None:
-    counts = make("prompts=[a face,a cat]", "concepts=[[smile,beard]]", "replay=a house").counts()
+def test_diffusers_evaluates_a_source_once_and_its_replays_at_plain_cost() -> None:
+    counts = plan_of("prompts=[a face,a cat]", "concepts=[[smile,beard]]", "replay=a house").counts()
     assert counts["unet_evals_diffusers"] == 10 * 4 + 4 * 10 * 2
 
 
-def test_diffusers_would_take() -> None:
-    counts = make("concepts=[[smile,beard]]").counts()
+def test_diffusers_evaluates_all_concepts_at_every_step() -> None:
+    counts = plan_of("concepts=[[smile,beard]]").counts()
     assert counts["unet_evals_diffusers"] == 10 * 4 + 10 * 2
     assert counts["unet_evals"] < counts["unet_evals_diffusers"]
 
 
-def test_a_prompts_own_settings(tmp_path: pytest.TempPathFactory) -> None:
+def test_a_prompts_own_settings_override_the_shared_ones_but_not_axes(
+    tmp_path: pytest.TempPathFactory,
+) -> None:
     path = f"{tmp_path}/p.csv"
     with open(path, "w", encoding="utf-8") as file:
         file.write("prompt,s,g\na,7,3\nb,8,4\n")
-    made = make(
+    planned = plan_of(
         f"prompts={path}",
         "concepts=[smile]",
         "seeds=5",
         "+prompt_file.columns.seed=s",
         "+prompt_file.columns.guidance_scale=g",
     )
-    assert [(c.prompt, c.seed, c.guidance_scale) for c in made.edited] == [("a", 7, 3.0), ("b", 8, 4.0)]
-    crossed = make(f"prompts={path}", "+prompt_file.columns.guidance_scale=g", "+axes.guidance_scale=[9]")
+    assert [(c.prompt, c.seed, c.guidance_scale) for c in planned.edited] == [("a", 7, 3.0), ("b", 8, 4.0)]
+    crossed = plan_of(f"prompts={path}", "+prompt_file.columns.guidance_scale=g", "+axes.guidance_scale=[9]")
     assert {cell.guidance_scale for cell in crossed.cells} == {9.0}
 
 
 @pytest.mark.parametrize(
-    ("column", "cell", "words"),
+    ("column", "cell", "expected"),
     [
         ("seed", "-1", "seed is -1, but it must be between 0"),
         ("seed", "7.5", "seed is 7.5, but it must be a whole number"),
@@ -127,56 +135,56 @@ def test_a_prompts_own_settings(tmp_path: pytest.TempPathFactory) -> None:
         ("num_inference_steps", "5000", "num_inference_steps is 5000, but DDIMScheduler"),
     ],
 )
-def test_a_prompts_own_setting_is_wrong_where_it_was_written(
-    tmp_path: Path, column: str, cell: str, words: str
+def test_an_error_in_a_prompts_own_setting_names_file_line_and_column(
+    tmp_path: Path, column: str, cell: str, expected: str
 ) -> None:
     path = tmp_path / "p.csv"
     path.write_text(f"prompt,own\na,3\nb,{cell}\n")
     with pytest.raises(UserError) as error:
-        make(f"prompts={path}", f"+prompt_file.columns.{column}=own")
-    assert str(error.value).startswith(f"prompts: {path} line 3, column own: {words}")
+        plan_of(f"prompts={path}", f"+prompt_file.columns.{column}=own")
+    assert str(error.value).startswith(f"prompts: {path} line 3, column own: {expected}")
 
 
-def test_a_shared_setting_may_be_impossible_where_all_cells_override_it() -> None:
-    """Warm-up and steps judge each other in a cell, not where they were written."""
-    made = make("concepts=[smile]", "edit.edit_warmup_steps=50", "+axes.edit_warmup_steps=[1]")
-    assert column(made.edited, "edit_warmup_steps") == [1]
+def test_a_shared_warmup_may_exceed_the_steps_if_all_cells_override_it() -> None:
+    """Warm-up and steps are compared in each cell."""
+    planned = plan_of("concepts=[smile]", "edit.edit_warmup_steps=50", "+axes.edit_warmup_steps=[1]")
+    assert column(planned.edited, "edit_warmup_steps") == [1]
 
 
-def test_axes_are_told_as_the_cells_have_them() -> None:
-    made = make("+axes.scheduler=[null,euler]", "+axes.height=[null,64]", "+axes.eta=[0]")
-    assert made.axes == {
+def test_axes_have_the_values_of_their_cells() -> None:
+    planned = plan_of("+axes.scheduler=[null,euler]", "+axes.height=[null,64]", "+axes.eta=[0]")
+    assert planned.axes == {
         "scheduler": ["DDIMScheduler", "EulerDiscreteScheduler"],
         "height": [32, 64],
         "eta": [0],
     }
-    assert {(cell.scheduler, cell.height) for cell in made.cells} == set(
-        itertools.product(made.axes["scheduler"], made.axes["height"])
+    assert {(cell.scheduler, cell.height) for cell in planned.cells} == set(
+        itertools.product(planned.axes["scheduler"], planned.axes["height"])
     )
 
 
-def test_a_tilde_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_expands_to_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "p.txt").write_text("a face")
-    made = make("prompts='~/p.txt'", "output_dir='~/runs'")
-    assert (made.prompts, made.config.output_dir) == (("a face",), str(tmp_path / "runs"))
+    planned = plan_of("prompts='~/p.txt'", "output_dir='~/runs'")
+    assert (planned.prompts, planned.config.output_dir) == (("a face",), str(tmp_path / "runs"))
 
 
-def test_the_name_says_which_model() -> None:
-    assert make("name=mine").name == "mine-local"
+def test_the_name_ends_with_the_models_name() -> None:
+    assert plan_of("name=mine").name == "mine-local"
     assert (
         plan(compose("prompts=[a]", "dry_run=true", "model=sd15", "model.path=no/hub")).name == "custom-sd15"
     )
 
 
 def test_a_scheduler_is_an_axis_with_its_own_number_of_steps() -> None:
-    made = make("concepts=[smile]", "+axes.scheduler=[ddim,pndm]", "+axes.edit_warmup_steps=[10]")
-    assert [cell.scheduler for cell in made.edited] == ["DDIMScheduler", "PNDMScheduler"]
-    assert made.counts()["same_as_reference"] == 1  # PNDM takes 11 steps, so 10 is still an edit
+    planned = plan_of("concepts=[smile]", "+axes.scheduler=[ddim,pndm]", "+axes.edit_warmup_steps=[10]")
+    assert [cell.scheduler for cell in planned.edited] == ["DDIMScheduler", "PNDMScheduler"]
+    assert planned.counts()["same_as_reference"] == 1  # PNDM takes 11 steps, so 10 is still an edit
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "expected"),
     [
         (
             ["concepts=[smile]", "+axes.edit_threshold=[0.5,1.5]"],
@@ -282,8 +290,8 @@ def test_a_scheduler_is_an_axis_with_its_own_number_of_steps() -> None:
         (["negative_prompt=[a]"], "negative_prompt is ['a']"),
     ],
 )
-def test_mistakes_name_the_key(overrides: list[str], words: str) -> None:
+def test_error_messages_name_the_key(overrides: list[str], expected: str) -> None:
     with pytest.raises(UserError) as error:
-        make(*overrides)
-    assert words in str(error.value)
+        plan_of(*overrides)
+    assert expected in str(error.value)
     assert "\n" not in str(error.value)

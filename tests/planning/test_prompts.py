@@ -13,18 +13,18 @@ from sega_bench.errors import UserError
 from sega_bench.planning.prompts import Prompt, read_prompts
 
 
-def read(path: Path, text: str, **how: object) -> tuple[Prompt, ...]:
+def read(path: Path, text: str, **options: object) -> tuple[Prompt, ...]:
     path.write_text(text, encoding="utf-8")
-    return read_prompts(str(path), PromptFileConfig(**how))  # type: ignore[arg-type]
+    return read_prompts(str(path), PromptFileConfig(**options))  # type: ignore[arg-type]
 
 
-def test_lists() -> None:
+def test_a_list_is_read_as_it_is() -> None:
     assert read_prompts(["a", ""], PromptFileConfig()) == (Prompt("a"), Prompt(""))
 
 
-def test_text_files_are_a_prompt_a_line(tmp_path: Path) -> None:
-    made = read(tmp_path / "p.txt", "\ufeffa face, smiling\n\n  \nzwölf Boxkämpfer\n")
-    assert [prompt.text for prompt in made] == ["a face, smiling", "zwölf Boxkämpfer"]
+def test_a_text_file_has_one_prompt_per_line(tmp_path: Path) -> None:
+    prompts = read(tmp_path / "p.txt", "\ufeffa face, smiling\n\n  \nzwölf Boxkämpfer\n")
+    assert [prompt.text for prompt in prompts] == ["a face, smiling", "zwölf Boxkämpfer"]
 
 
 def test_csv_columns_give_prompts_their_own_settings(tmp_path: Path) -> None:
@@ -35,19 +35,19 @@ def test_csv_columns_give_prompts_their_own_settings(tmp_path: Path) -> None:
     assert second.own["negative_prompt"] == ""
 
 
-def test_json_lines_and_a_limit(tmp_path: Path) -> None:
+def test_json_lines_are_read_up_to_a_limit(tmp_path: Path) -> None:
     text = '{"prompt": "a", "s": 1}\n\n{"prompt": "b", "s": 2}\nnot read\n'
-    made = read(tmp_path / "p.jsonl", text, limit=2, columns={"seed": "s"})
-    assert made == (Prompt("a", {"seed": 1}), Prompt("b", {"seed": 2}))
+    prompts = read(tmp_path / "p.jsonl", text, limit=2, columns={"seed": "s"})
+    assert prompts == (Prompt("a", {"seed": 1}), Prompt("b", {"seed": 2}))
 
 
-# Everything that str.splitlines takes for the end of a line, though only \n and \r\n end one in these files.
+# str.splitlines breaks at all of these, but only \n and \r\n end a line in prompt files.
 BREAKS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 texts = st.text(st.sampled_from('ab, "\n\r\t' + BREAKS), min_size=1, max_size=12)
 
 
 @given(st.lists(texts.filter(str.strip), min_size=1, max_size=4))
-def test_texts_of_csv_and_json_lines_come_back_as_they_were(written: list[str]) -> None:
+def test_texts_of_csv_and_json_lines_are_read_unchanged(written: list[str]) -> None:
     with TemporaryDirectory() as folder:
         table = io.StringIO(newline="")
         csv.writer(table).writerows([["n", "prompt"], *enumerate(written)])
@@ -60,7 +60,7 @@ def test_texts_of_csv_and_json_lines_come_back_as_they_were(written: list[str]) 
         assert [prompt.text for prompt in read_prompts(str(path), PromptFileConfig())] == written
 
 
-def test_only_newlines_end_a_line_of_text(tmp_path: Path) -> None:
+def test_only_newlines_end_a_line_of_a_text_file(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_bytes(f"a{BREAKS}b\r\nc\rd\n".encode())
     assert [p.text for p in read_prompts(str(tmp_path / "p.txt"), PromptFileConfig())] == [
         f"a{BREAKS}b",
@@ -68,17 +68,17 @@ def test_only_newlines_end_a_line_of_text(tmp_path: Path) -> None:
     ]
 
 
-def test_numbers_of_json_are_left_to_the_cell_as_they_were_written(tmp_path: Path) -> None:
+def test_numbers_of_json_are_passed_on_unchanged_for_the_cell_to_check(tmp_path: Path) -> None:
     text = (
         '{"prompt": "a", "s": 7.9}\n{"prompt": "b", "s": 1e999}\n{"prompt": "c", "s": 18446744073709551616}\n'
     )
-    made = read(tmp_path / "p.jsonl", text, columns={"seed": "s"})
-    assert [prompt.own["seed"] for prompt in made] == [7.9, float("inf"), 2**64]
-    assert made[1].origin == {"seed": f"prompts: {tmp_path / 'p.jsonl'} line 2, column s: seed"}
+    prompts = read(tmp_path / "p.jsonl", text, columns={"seed": "s"})
+    assert [prompt.own["seed"] for prompt in prompts] == [7.9, float("inf"), 2**64]
+    assert prompts[1].origin == {"seed": f"prompts: {tmp_path / 'p.jsonl'} line 2, column s: seed"}
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "expected"),
     [
         ([], "prompts: there are none"),
         (None, "prompts: there are none"),
@@ -93,14 +93,14 @@ def test_numbers_of_json_are_left_to_the_cell_as_they_were_written(tmp_path: Pat
         (["a" * 10_000_000], "prompts[0] has 10,000,000 characters: give at most 10,000"),
     ],
 )
-def test_prompts_that_are_none(value: object, words: str) -> None:
+def test_invalid_prompts_are_refused(value: object, expected: str) -> None:
     with pytest.raises(UserError) as error:
         read_prompts(value, PromptFileConfig())
-    assert words in str(error.value)
+    assert expected in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "how", "words"),
+    ("name", "text", "options", "expected"),
     [
         ("p.csv", "text\na\n", {}, "line 2 has no value in column 'prompt'"),
         ("p.csv", "prompt,seed\na\n", {"columns": {"seed": "seed"}}, "no value in column 'seed'"),
@@ -135,12 +135,12 @@ def test_prompts_that_are_none(value: object, words: str) -> None:
         ("p.txt", "a\n", {"limit": 0}, "prompt_file.limit is 0"),
     ],
 )
-def test_files_that_cannot_be_read(
-    tmp_path: Path, name: str, text: str, how: dict[str, object], words: str
+def test_invalid_files_are_refused(
+    tmp_path: Path, name: str, text: str, options: dict[str, object], expected: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        read(tmp_path / name, text, **how)
-    assert words in str(error.value)
+        read(tmp_path / name, text, **options)
+    assert expected in str(error.value)
 
 
 def test_other_encodings_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Mistakes as people type them: words of a command line, each with the key that its error must name."""
+"""Random mistakes in a command line's overrides, each with the key that its error message must name."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from sega_bench.cell import EDIT_SETTINGS
 
 @dataclass(frozen=True)
 class Mistake:
-    """Words of a command line, and the key that the error must name; empty where there is none.
+    """Overrides with a mistake.
 
-    ``on`` are words that are right and go before them, unless they give the same key.
+    Args:
+        overrides: the command line.
+        key: the key that the error message must name; empty if there is none.
+        base: valid overrides that precede it, except those of the same keys.
     """
 
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     key: str
-    on: tuple[str, ...] = ()
+    base: tuple[str, ...] = ()
 
 
-# --- values, as they are written on a command line ---
+# --- values as written on a command line ---
 
 NOT_NUMBERS = ("abc", "''", "true", "{a: 1}", "[[1]]", "nan", "inf", "-inf", "1e999", "'1'", "no", "x" * 500)
 NEGATIVE = ("-1", "-0.5", "-1e300", "-" + "9" * 40)
@@ -52,7 +55,7 @@ GOOD = {
     "eta": "0",
     "height": "64",
     "width": "64",
-    "num_inference_steps": "25",  # no fewer than the warm-up takes
+    "num_inference_steps": "25",  # at least the warm-up
 }
 
 NOT_TEXTS = ("true", "null", "3", "1.5", "[]", "{a: b}", "[[a]]")
@@ -100,7 +103,7 @@ def section(name: str) -> str:
 
 
 def number(rng: Random, folder: Path) -> Mistake:
-    """A number of the wrong kind or out of its range, in one of the places where it can be written."""
+    """A number of the wrong type or out of range, in one of the places that can set it."""
     name, bad = rng.choice([*REALS.items(), *WHOLES.items()])
     value = rng.choice([*bad, *NOT_NUMBERS, *([] if name in NULL_IS_A_VALUE else ["null"])])
     place = rng.choice(["shared", "axes", "zip", "concept"])
@@ -109,7 +112,9 @@ def number(rng: Random, folder: Path) -> Mistake:
     if place == "concept" and name in EDIT_SETTINGS:
         i = rng.randrange(3)
         concepts = ["a"] * i + [f"{{text: b, {name}: {value}}}"]
-        key = f"concepts[{i}].{name}" if len(value) < 4300 else "concepts"  # more digits Python does not read
+        key = (
+            f"concepts[{i}].{name}" if len(value) < 4300 else "concepts"
+        )  # Python does not parse more digits
         return Mistake((f"concepts=[{','.join(concepts)}]",), key)
     place = "zip" if place == "zip" else "axes"
     values = [value, GOOD.get(name, "5")]
@@ -118,7 +123,7 @@ def number(rng: Random, folder: Path) -> Mistake:
 
 
 def flag(rng: Random, folder: Path) -> Mistake:
-    """A boolean that is none."""
+    """An invalid boolean."""
     value = rng.choice(["0", "1", "null", "'true'", "no", "[[true]]", "{a: true}"])
     key, word = rng.choice(
         [
@@ -134,7 +139,7 @@ def flag(rng: Random, folder: Path) -> Mistake:
 
 
 def text(rng: Random, folder: Path) -> Mistake:
-    """Something that is no text, or a damaged one, where a text belongs."""
+    """A value that is not a text, or a text with invalid characters."""
     i = rng.randrange(3)
     good = "a," * i
     bad = rng.choice([*NOT_TEXTS, *map(quoted, BAD_TEXTS)])
@@ -151,6 +156,7 @@ def text(rng: Random, folder: Path) -> Mistake:
 
 
 def scheduler(rng: Random, folder: Path) -> Mistake:
+    """An unknown scheduler."""
     value = rng.choice(["ddimm", "''", "3", "true", "DPMSolverSDEScheduler", "__init__", "x" * 300, "'a\0'"])
     if rng.random() < 0.5:
         return Mistake((f"sampling.scheduler={value}",), "sampling.scheduler")
@@ -158,27 +164,32 @@ def scheduler(rng: Random, folder: Path) -> Mistake:
 
 
 def steps(rng: Random, folder: Path) -> Mistake:
-    """More steps than a scheduler takes."""
-    name, least = rng.choice([("ddim", 1000), ("euler", 1001), ("lcm", 51), ("pndm", 1001), ("unipc", 1001)])
-    value = rng.choice([least, least + 1, 5000, 10**9, 10**30])
-    words = (f"sampling.scheduler={name}", "edit.edit_warmup_steps=1")
+    """More steps than a scheduler accepts."""
+    name, too_many = rng.choice(
+        [("ddim", 1000), ("euler", 1001), ("lcm", 51), ("pndm", 1001), ("unipc", 1001)]
+    )
+    value = rng.choice([too_many, too_many + 1, 5000, 10**9, 10**30])
+    overrides = (f"sampling.scheduler={name}", "edit.edit_warmup_steps=1")
     key = rng.choice(["sampling", "+axes"])
     value_list = f"[25,{value}]" if key == "+axes" else value
     return Mistake(
-        (*words, f"{key}.num_inference_steps={value_list}"), f"{key.strip('+')}.num_inference_steps"
+        (*overrides, f"{key}.num_inference_steps={value_list}"), f"{key.strip('+')}.num_inference_steps"
     )
 
 
 def name(rng: Random, folder: Path) -> Mistake:
+    """A name that is not fit for a folder."""
     key = rng.choice(["name", "model.name"])
     return Mistake((f"{key}={rng.choice([*NAMES, 'null', quoted('a' + chr(0))])}",), key)
 
 
 def seeds(rng: Random, folder: Path) -> Mistake:
+    """Invalid seeds."""
     return Mistake((f"seeds={rng.choice([*NOT_SEEDS, 'null'])}",), "seeds")
 
 
 def engine(rng: Random, folder: Path) -> Mistake:
+    """An invalid value of a setting that no cell depends on, or of the model."""
     key, values = rng.choice(
         [
             ("engine.micro_batch_size", SIZES),
@@ -221,15 +232,15 @@ def engine(rng: Random, folder: Path) -> Mistake:
             ("prompt_file.column", ["null", "[a]"]),
         ]
     )
-    words = (f"{key}={rng.choice(values)}",)
+    overrides = (f"{key}={rng.choice(values)}",)
     if key == "prompt_file.limit":
         (folder / "good.txt").write_text("a face")
-        words = (*words, f"prompts={folder / 'good.txt'}")
-    return Mistake(words, key)
+        overrides = (*overrides, f"prompts={folder / 'good.txt'}")
+    return Mistake(overrides, key)
 
 
 def structure(rng: Random, folder: Path) -> Mistake:
-    """Lists, mappings and lengths that do not fit."""
+    """Lists and mappings where they are invalid, or of the wrong length."""
     deep = rng.choice([11, 50, 300, 990, 3000])
     return rng.choice(
         [
@@ -272,7 +283,7 @@ def structure(rng: Random, folder: Path) -> Mistake:
 
 
 def unknown(rng: Random, folder: Path) -> Mistake:
-    """A key that is a letter off, however it is appended."""
+    """A key with a letter missing or added, overridden or appended."""
     known = rng.choice(
         [
             "seeds",
@@ -292,15 +303,16 @@ def unknown(rng: Random, folder: Path) -> Mistake:
 
 
 def group(rng: Random, folder: Path) -> Mistake:
-    which = rng.choice(["+sweep", "+study", "model", "scores", "launch"])
+    """An invalid option of a config group."""
+    override = rng.choice(["+sweep", "+study", "model", "scores", "launch"])
     value = rng.choice(
         ["null", "''", "3", "true", "[3]", "[null]", "nose", "../smoke", "/etc/passwd", "1.5", "{a: 1}"]
     )
-    return Mistake((f"{which}={value}",), which.strip("+"))
+    return Mistake((f"{override}={value}",), override.strip("+"))
 
 
 def noise(rng: Random, folder: Path) -> Mistake:
-    """No override at all."""
+    """A word that is not an override."""
     letters = "abcdefseed=[]{}()'\",:~+@!#$%^&*?/\\| \t\n\0\x1bé\ud800中"
     word = "".join(rng.choice(letters) for _ in range(rng.randrange(12)))
     return Mistake(
@@ -341,18 +353,18 @@ FILES = [
 
 
 def file(rng: Random, folder: Path) -> Mistake:
-    """A prompt file that cannot be read, or says something that is out of range."""
+    """A prompt file that cannot be read or that has values out of range."""
     if rng.random() < 0.2:
         (folder / "folder.csv").mkdir(exist_ok=True)
         (folder / "latin.txt").write_bytes(b"zw\xf6lf")
-        there = rng.choice(
+        path = rng.choice(
             ["no/such.csv", "../../etc/passwd", "folder.csv", "latin.txt", "x.parquet", "a\0.csv"]
         )
-        return Mistake((f"prompts={quoted(f'{folder}/{there}')}",), "prompts")
-    suffix, content, columns, key = rng.choice(FILES)
-    (folder / suffix).write_text(content, encoding="utf-8", newline="")
+        return Mistake((f"prompts={quoted(f'{folder}/{path}')}",), "prompts")
+    file_name, content, columns, key = rng.choice(FILES)
+    (folder / file_name).write_text(content, encoding="utf-8", newline="")
     own = (f"+prompt_file.columns.{setting}={column}" for setting, column in columns.items())
-    return Mistake((f"prompts={folder / suffix}", *own), key)
+    return Mistake((f"prompts={folder / file_name}", *own), key)
 
 
 HEADER = "# @package _global_\n"
@@ -391,7 +403,7 @@ YAML = [
 
 
 def yaml(rng: Random, folder: Path) -> Mistake:
-    """A sweep's file with what YAML makes of it."""
+    """A mistake in a sweep's YAML file."""
     (folder / "sweep").mkdir(exist_ok=True)
     content, key = rng.choice(YAML)
     (folder / "sweep" / "own.yaml").write_text(HEADER + content + "\n")

@@ -1,4 +1,4 @@
-"""The shipped sweeps, with what a user must give to some of them."""
+"""The sweeps in conf/sweep, with the overrides that some of them need."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from sega_bench.planning.planner import Plan, plan
 from support import tiny_sd
 
 SWEEPS = options("sweep")
-_NEEDS = {"i2p": ["prompts=[a castle]", "model.safety_checker=false"]}
+_REQUIRED = {"i2p": ["prompts=[a castle]", "model.safety_checker=false"]}
 
 
-def expand(sweep: str, *more: str) -> Plan:
-    """A shipped sweep as it would be run on random tiny networks."""
-    words = [f"+sweep={sweep}", *_NEEDS.get(sweep, []), f"model.path={tiny_sd.folder()}", *more]
-    return plan(compose(*words))
+def expand(sweep: str, *overrides: str) -> Plan:
+    """Plan a shipped sweep for random tiny networks."""
+    required = [f"+sweep={sweep}", *_REQUIRED.get(sweep, []), f"model.path={tiny_sd.folder()}", *overrides]
+    return plan(compose(*required))

@@ -1,4 +1,4 @@
-"""Random cells for property tests: every legal combination of settings, thresholds off the grid."""
+"""Random cells for property tests: all valid combinations of settings, with thresholds off the grid."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ STEPS = 7
 METHODS = ("sega", "composable", "prompt", "negative")
 CONCEPTS = ("glasses", "smile", "beard", "curls")
 
-# Thresholds k/(n-1) are a step's edge, where rounding decides. So is 0: the smallest value meets itself
-# rounded to float32, and of one that is nearly nothing the last bits differ. Fixed settings of test_parity
-# have 0 itself.
+# At a threshold k/(n-1) the quantile equals an element, and rounding decides whether the element passes. The
+# same holds at 0, where the smallest element is compared with itself rounded to float32. Both are avoided;
+# test_parity has a fixed setting with 0.
 thresholds = st.one_of(
     st.sampled_from([0.0003, 1.0]), st.floats(0.05, 0.95).map(lambda q: round(q, 3) + 0.0003)
 )
@@ -23,7 +23,7 @@ weights = st.integers(0, 30).map(lambda tenths: 0.0 if tenths < 3 else tenths / 
 
 
 def edits(n: int = STEPS, most: int = 4) -> st.SearchStrategy[tuple[Edit, ...]]:
-    """One to ``most`` edits for ``n`` steps."""
+    """One to ``most`` edits for images of ``n`` steps."""
     edit = st.builds(
         Edit,
         concept=st.sampled_from(CONCEPTS),
@@ -38,7 +38,7 @@ def edits(n: int = STEPS, most: int = 4) -> st.SearchStrategy[tuple[Edit, ...]]:
 
 
 def cells(**fixed: object) -> st.SearchStrategy[Cell]:
-    """A cell, edited or not, perhaps replaying, of few steps and pixels."""
+    """An edited or unedited cell, possibly a replay, with few steps and pixels."""
     fields: dict[str, object] = {
         "prompt": st.sampled_from(["a face", "glasses"]),
         "seed": st.integers(0, 2),
@@ -53,15 +53,15 @@ def cells(**fixed: object) -> st.SearchStrategy[Cell]:
         "replay": st.sampled_from([None, None, "a face", "glasses", "a cat"]),
         "method": st.just("sega"),
     }
-    chosen = {
+    overrides = {
         name: value if isinstance(value, st.SearchStrategy) else st.just(value)
         for name, value in fixed.items()
     }
-    return st.builds(_cell, **{**fields, **chosen})
+    return st.builds(_cell, **{**fields, **overrides})
 
 
 def with_method(cell: Cell, method: str) -> Cell:
-    """The same with another method, its edits turned round where it can only add or only remove."""
+    """The same cell with another method, its edits reversed if the method can only add or only remove."""
     if not cell.edits or method in ("sega", "composable"):
         return replace(cell, method=method)
     edits = tuple(replace(edit, reverse_editing_direction=method == "negative") for edit in cell.edits)

@@ -39,7 +39,7 @@ RANGES = {
 def study(rng: Random, folder: Path) -> Mistake:
     """A mistake anywhere in the ``study`` section, or in a key that a study excludes."""
     mistake = rng.choice([bounds, space, objectives, options, held_out, excluded])(rng)
-    return Mistake(mistake.words, mistake.key, SEARCH)
+    return Mistake(mistake.overrides, mistake.key, SEARCH)
 
 
 def bounds(rng: Random) -> Mistake:
