@@ -143,6 +143,20 @@ class WandbConfig:
 
 
 @dataclass
+class VerdictConfig:
+    """By which scores settings are judged, and how strictly; see :class:`sega_bench.analysis.best.Criteria`.
+
+    ``success`` None is the best judge that the sweep has. ``margin`` is the loss that still counts as working:
+    absolute for success, relative to the best for gain.
+    """
+
+    success: str | None = None
+    gain: str = "clip_concept_delta"
+    cost: str = "lpips"
+    margin: float = 0.05
+
+
+@dataclass
 class HeldOutConfig:
     """Prompts and seeds excluded from a study's search, on which its answers are validated."""
 
@@ -208,6 +222,7 @@ class Config:
     axes: dict[str, Any] = field(default_factory=dict)
     zip: dict[str, Any] = field(default_factory=dict)
     scores: ScoresConfig = field(default_factory=ScoresConfig)
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.labels import concept_labels, format_value
-from sega_bench.analysis.summary import COST, GAIN
+from sega_bench.analysis.scores import COST, GAIN
 
 RANGES: dict[str, tuple[float, float]] = {
     "edit_guidance_scale": (0.0, math.inf),
@@ -22,7 +22,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "edit_warmup_steps": (0.0, math.inf),
     "edit_cooldown_steps": (0.0, math.inf),
 }
-"""The axes one can go further along, and how far."""
+"""The axes that can be extended, and how far."""
+
+_STRENGTH = {"edit_guidance_scale": 1, "edit_threshold": -1, "edit_warmup_steps": -1, "edit_weights": 1}
+"""Whether an edit grows stronger with a setting (1) or weaker (-1)."""
 
 
 def next_steps(summary: pd.DataFrame, trends: pd.DataFrame, axes: Sequence[str]) -> list[str]:
@@ -37,11 +40,10 @@ def next_steps(summary: pd.DataFrame, trends: pd.DataFrame, axes: Sequence[str])
     steps = list(_failures(pooled))
     best = pooled[pooled["best"]]
     if best.empty:
-        return [*steps, f"No setting has both {GAIN} and {COST}, so none is marked best."]
+        return [*steps, *_without_best(pooled, trends)]
     noise = list(_noise(pooled))
     if noise:  # where settings can't be told apart, a place on an axis means nothing
         return steps + noise
-    steps += [*_gain(best.iloc[0]), *_cheaper(pooled, axes)]
     crossed = len(pooled) == math.prod(pooled[axis].nunique(dropna=False) for axis in axes)
     for _, trend in trends.iterrows():
         if trend["axis"] in RANGES and trend["values"] > 1:
@@ -61,10 +63,10 @@ def _noise(pooled: pd.DataFrame) -> Iterator[str]:
     if others.empty:
         return
     if others[[f"{GAIN}_gap_low", f"{COST}_gap_low"]].isna().all(axis=None):
-        yield "One prompt with one seed can't tell settings from chance: add seeds, e.g. seeds=4."
+        yield "One seed cannot tell settings from chance: add seeds, e.g. seeds=4."
     elif not (_apart(others, GAIN) | _apart(others, COST)).any():
         yield (
-            "No other setting can be told from the best trade-off, neither by its CLIP gain nor by its cost "
+            "No other setting can be told from the verdict's, neither by its CLIP gain nor by its cost "
             "(differences in pairs of the same prompt and seed, 95 %): add seeds or prompts before choosing."
         )
 
@@ -74,24 +76,19 @@ def _apart(others: pd.DataFrame, score: str) -> pd.Series[bool]:
     return (others[f"{score}_gap_low"] > 0) | (others[f"{score}_gap_high"] < 0)
 
 
-def _cheaper(pooled: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
-    """What may do as well."""
-    cheaper = pooled[(pooled[f"{COST}_gap_high"] < 0) & ~_apart(pooled, GAIN) & ~pooled["best"]]
-    if len(cheaper):
-        least = cheaper.sort_values(f"{COST}_mean", kind="stable").iloc[0]
-        place = ", ".join(f"{axis} {format_value(least[axis])}" for axis in axes)
-        yield (
-            f"{place} costs less than the best trade-off and can't be told from it in CLIP gain: "
-            "more seeds or prompts would tell whether it does as well."
-        )
-
-
-def _gain(best: pd.Series[Any]) -> Iterator[str]:
-    if best[f"{GAIN}_mean"] <= 0:
-        yield (
-            f"Even the best trade-off does not bring the concept in (CLIP gain {best[f'{GAIN}_mean']:.2g}): "
-            "try a lower edit_threshold or a higher edit_guidance_scale."
-        )
+def _without_best(pooled: pd.DataFrame, trends: pd.DataFrame) -> Iterator[str]:
+    """What to try where no setting works: stronger edits, but only where gain grows with strength."""
+    if pooled[f"{GAIN}_mean"].isna().all():
+        yield f"No cell has {GAIN}, so no setting can be judged."
+        return
+    for _, trend in trends.iterrows():
+        axis = trend["axis"]
+        if axis in _STRENGTH and trend["values"] > 1 and _STRENGTH[axis] * trend[GAIN] > 0:
+            values = sorted(float(value) for value in pooled[axis].dropna().unique())
+            edge = "largest" if _STRENGTH[axis] > 0 else "smallest"
+            further = _beyond(axis, values, edge)
+            if further:
+                yield f"Gain grows with strength: {_proposal(axis, values, further, True)}."
 
 
 def _along(trend: pd.Series[Any], pooled: pd.DataFrame, best: pd.Series[Any], crossed: bool) -> Iterator[str]:
@@ -147,7 +144,7 @@ def _disagreement(summary: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
         labels = concept_labels(best["concepts"])
         each = [f"{labels[c]} at {place}" for c, place in zip(best["concepts"], places, strict=True)]
         more = f"; {len(each) - 4} more in summary.csv" if len(each) > 4 else ""
-        yield f"The concepts' best trade-offs differ: {'; '.join(each[:4])}{more}."
+        yield f"The concepts' best settings differ: {'; '.join(each[:4])}{more}."
 
 
 def _is_worse_for_one(summary: pd.DataFrame, axes: Sequence[str]) -> bool:

@@ -14,18 +14,15 @@ from typing import Any
 
 import pandas as pd
 
-from sega_bench.analysis.best import StudyAnswers
+from sega_bench.analysis.best import Criteria, StudyAnswers
 from sega_bench.analysis.estimates import at_best, correlations, mean_of, ratio_of, share_of
-from sega_bench.analysis.groups import ALL, UNITS
+from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.labels import format_value
-from sega_bench.analysis.summary import COST, GAIN
+from sega_bench.analysis.scores import COST, GAIN, SUCCESSES
 from sega_bench.stats.intervals import Estimate
 from sega_bench.store import SETTING_COLUMNS
 
 SCALE = "edit_guidance_scale"
-SUCCESSES = ("attribute_success", "success")
-"""The scores that say whether an edit succeeded, the better judge first."""
-
 ISOLATION = ("changed_fraction", "locality", "attribute_leakage")
 """The scores that say whether something else was touched."""
 
@@ -33,11 +30,17 @@ COMPARED = (GAIN, COST, "changed_fraction", *SUCCESSES)
 """The scores in which methods are compared."""
 
 _COLUMNS = ["claim", "measure", "direction", "concepts", "at", "value", "low", "high", "n"]
+_PAIR = ("prompt", "seed", "concepts")
 _NO_SETTING = ("method", "replay", "reverse_editing_direction")
 _Row = dict[str, Any]
 
 
-def claims(frame: pd.DataFrame, axes: Sequence[str], answers: StudyAnswers = None) -> pd.DataFrame:
+def claims(
+    frame: pd.DataFrame,
+    axes: Sequence[str],
+    answers: StudyAnswers = None,
+    criteria: Criteria = Criteria(),  # noqa: B008 - frozen
+) -> pd.DataFrame:
     """What the sweep says of the paper's claims about SEGA, and how it does against other methods.
 
     * ``monotonicity``: mean Spearman correlation of gain with ``edit_guidance_scale``, each image a curve;
@@ -52,7 +55,8 @@ def claims(frame: pd.DataFrame, axes: Sequence[str], answers: StudyAnswers = Non
     Args:
         frame: as :func:`sega_bench.analysis.summary.load` gives it.
         axes: the sweep's.
-        answers: what a study found (:meth:`sega_bench.store.Store.answers`); None of a sweep.
+        answers: a study's answers; None for a sweep.
+        criteria: by which settings are judged.
 
     Returns:
         One row for each number: ``claim``, ``measure``, ``direction`` (whether concepts were ``added``,
@@ -64,14 +68,14 @@ def claims(frame: pd.DataFrame, axes: Sequence[str], answers: StudyAnswers = Non
     settings = [axis for axis in axes if axis not in _NO_SETTING]
     rows: list[_Row] = []
     for direction, part in edited.groupby(_direction(edited), sort=False):
-        rows += [row | {"direction": direction} for row in _of_direction(part, settings, answers)]
+        rows += [row | {"direction": direction} for row in _of_direction(part, settings, answers, criteria)]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _needed(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     """The columns that a claim may ask for, of those there are."""
     scores = {GAIN, COST, *ISOLATION, *COMPARED, "attribute_leaked"}
-    settings = {*axes, *_NO_SETTING, SCALE, "reference_key", *UNITS}
+    settings = {*axes, *_NO_SETTING, SCALE, "reference_key", *_PAIR}
     if frame["replay"].notna().any():  # replays are set against their like in every setting
         settings |= set(SETTING_COLUMNS) - {"key"}
     return [name for name in frame if name in scores | settings]
@@ -82,10 +86,12 @@ def _direction(edited: pd.DataFrame) -> pd.Series[Any]:
     return said.map({"false": "added", "true": "removed"}).fillna("mixed")
 
 
-def _of_direction(of_all: pd.DataFrame, settings: Sequence[str], answers: StudyAnswers) -> Iterator[_Row]:
+def _of_direction(
+    of_all: pd.DataFrame, settings: Sequence[str], answers: StudyAnswers, criteria: Criteria
+) -> Iterator[_Row]:
     edited = of_all[of_all["method"] == "sega"]
     own = edited[edited["replay"].isna()]
-    best, curves, pairs = at_best(own, settings, answers), _curves(own, settings), _pairs(edited)
+    best, curves, pairs = at_best(own, settings, answers, criteria), _curves(own, settings), _pairs(edited)
     against = {method: _against(of_all, method, settings) for method in of_all["method"].unique()}
     place = ", ".join(f"{name} {format_value(best[name].iloc[0])}" for name in settings) if len(best) else ""
     sets = [ALL, *of_all["concepts"].unique()]
@@ -94,7 +100,7 @@ def _of_direction(of_all: pd.DataFrame, settings: Sequence[str], answers: StudyA
         def of(table: pd.DataFrame, concepts: str = concepts) -> pd.DataFrame:
             return table if concepts == ALL else table[table["concepts"] == concepts]
 
-        found = [("monotonicity", "correlation with the scale", "", mean_of(of(curves), "correlation"))]
+        found = [("monotonicity", "correlation with the scale", "", _correlation(of(curves)))]
         found += [("isolation", name, place, value) for name, value in _isolation(of(best))]
         found += [("robustness", name, place, share_of(of(best), name)) for name in _successes(best)]
         found += [("uniqueness", "gain replayed / own", "", ratio_of(of(pairs), "replayed", GAIN))]
@@ -110,6 +116,12 @@ def _of_direction(of_all: pd.DataFrame, settings: Sequence[str], answers: StudyA
                 yield where | {"value": value.mean, "low": value.low, "high": value.high, "n": value.n}
 
 
+def _correlation(curves: pd.DataFrame) -> Estimate:
+    """The mean correlation; its interval ends where correlations do."""
+    estimate = mean_of(curves, "correlation")
+    return replace(estimate, low=max(estimate.low, -1.0), high=min(estimate.high, 1.0))
+
+
 def _curves(own: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     """How gain goes with scale, for each image and whatever else varies."""
     by = ["concepts", "prompt", "seed", *(name for name in settings if name != SCALE)]
@@ -121,7 +133,7 @@ def _pairs(edited: pd.DataFrame) -> pd.DataFrame:
     """Each replay with the same edit of the prompt's own."""
     is_own = edited["replay"].isna()
     if is_own.all():
-        return pd.DataFrame(columns=[*UNITS, GAIN, "replayed"])
+        return pd.DataFrame(columns=[*_PAIR, GAIN, "replayed"])
     alike = [name for name in SETTING_COLUMNS if name not in ("key", "replay")]
     replayed = edited.loc[~is_own, [*alike, GAIN]].rename(columns={GAIN: "replayed"})
     return replayed.merge(edited.loc[is_own, [*alike, GAIN]], on=alike)

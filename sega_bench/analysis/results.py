@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from sega_bench.analysis import advice, frames, summary
-from sega_bench.analysis.best import StudyAnswers
+from sega_bench.analysis.best import Criteria, Judged, StudyAnswers
 from sega_bench.analysis.claims import claims
 from sega_bench.analysis.groups import ALL
+from sega_bench.analysis.scores import COST
+from sega_bench.analysis.sentences import reasons, sureness_sentences, verdict_sentence
 from sega_bench.store import Store
 
 _Table = TypeVar("_Table")
@@ -77,12 +79,39 @@ class Results:
     @property
     def cost_name(self) -> str:
         """The full name of the perceptual distance in column ``lpips``, such as "LPIPS (AlexNet)"."""
-        return str((self.plan["scores"].get(summary.COST) or {}).get("name") or "LPIPS")
+        return str((self.plan["scores"].get(COST) or {}).get("name") or "LPIPS")
+
+    @property
+    def criteria(self) -> Criteria:
+        """By which settings are judged."""
+        return Criteria.of(self.plan)
+
+    @cached_property
+    def judged(self) -> dict[str, Judged]:
+        """The verdict over all concept sets ("all") and on each; see :mod:`sega_bench.analysis.verdict`."""
+        return summary.verdicts(self.frame, self.axes, self.criteria)
+
+    @property
+    def verdict_lines(self) -> list[str]:
+        """:meth:`verdict_lines_of` all concept sets together."""
+        return self.verdict_lines_of(ALL)
+
+    def verdict_lines_of(self, concepts: str) -> list[str]:
+        """The verdict and how sure it is, in sentences; nothing for a study, whose answers say it.
+
+        Args:
+            concepts: a concept set as JSON, or "all".
+        """
+        judged = self.judged.get(concepts)
+        if self.is_study or judged is None:
+            return []
+        sentence = verdict_sentence(judged, self.axes, self.cost_name, concepts)
+        return [sentence, *sureness_sentences(judged)]
 
     @cached_property
     def summary(self) -> pd.DataFrame:
         """See :func:`sega_bench.analysis.summary.summarise`."""
-        return summary.summarise(self.frame, self.axes, self.answers)
+        return summary.summarise(self.frame, self.axes, self.answers, self.criteria, self.judged)
 
     @property
     def pooled(self) -> pd.DataFrame:
@@ -97,7 +126,7 @@ class Results:
     @cached_property
     def claims(self) -> pd.DataFrame:
         """See :func:`sega_bench.analysis.claims.claims`."""
-        return claims(self.frame, self.axes, self.answers)
+        return claims(self.frame, self.axes, self.answers, self.criteria)
 
     @cached_property
     def trends(self) -> pd.DataFrame:
@@ -107,7 +136,10 @@ class Results:
     @cached_property
     def advice(self) -> list[str]:
         """See :func:`sega_bench.analysis.advice.next_steps`; nothing for an empty table."""
-        return advice.next_steps(self.summary, self.trends, self.axes) if len(self.frame) else []
+        if not len(self.frame):
+            return []
+        steps = advice.next_steps(self.summary, self.trends, self.axes)
+        return [*(reasons(self.judged[ALL]) if ALL in self.judged and not self.is_study else ()), *steps]
 
     def curve(self, axis: str) -> pd.DataFrame:
         """See :func:`sega_bench.analysis.summary.curve`."""

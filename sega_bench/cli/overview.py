@@ -27,6 +27,7 @@ ROOT_KEYS = {
     "axes": "settings to cross, each with a list of values",
     "zip": "settings whose lists advance together",
     "scores": "the scorers: clip_model, perceptual, attributes, dino, batch_size",
+    "verdict": "success, gain, cost: the scores that judge settings; margin: the loss that still works",
     "engine": "device, dtype, micro_batch_size, threads, compile and the like",
     "wandb": "mode (auto, online, offline, disabled), project, entity",
     "launch": "inline, local or slurm; launch.workers and the cluster's options",

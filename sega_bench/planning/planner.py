@@ -12,7 +12,7 @@ from typing import Any
 
 from sega_bench import scores
 from sega_bench.cell import EDIT_SETTINGS, Cell, Edit, abbreviated
-from sega_bench.config import WANDB_MODES, Config, StudyConfig
+from sega_bench.config import WANDB_MODES, Config, StudyConfig, VerdictConfig
 from sega_bench.errors import UserError, check_count, expand_user, nearest
 from sega_bench.planning import launch_options
 from sega_bench.planning.prompts import as_text, read_prompts, read_replays
@@ -170,11 +170,32 @@ def _check_settings(config: Config) -> None:
         if (value := getattr(config.engine, name)) is not None:
             check_count(f"engine.{name}", value, limit)
     launch_options.check(config.launch)
+    _check_verdict(config.verdict)
     if config.wandb.mode not in WANDB_MODES:
         raise UserError(
             f"wandb.mode is {abbreviated(config.wandb.mode)}: {nearest(config.wandb.mode, WANDB_MODES)}"
             f"there are {', '.join(WANDB_MODES)}"
         )
+
+
+_VERDICT_SCORES = {
+    "success": ("attribute_success", "success"),
+    "gain": ("clip_concept_delta", "clip_concept", "clip_directional"),
+    "cost": ("lpips", "dino", "mse", "changed_fraction", "attribute_leakage"),
+}
+"""Scores that can judge settings: successes and gains are better if larger, costs if smaller."""
+
+
+def _check_verdict(verdict: VerdictConfig) -> None:
+    for name, known in _VERDICT_SCORES.items():
+        value = getattr(verdict, name)
+        if value not in known and not (name == "success" and value is None):
+            raise UserError(
+                f"verdict.{name} is {abbreviated(value)}: {nearest(str(value), known)}"
+                f"there are {', '.join(known)}"
+            )
+    if not 0 <= verdict.margin <= 1:
+        raise UserError(f"verdict.margin is {verdict.margin:g}, but it must lie between 0 and 1")
 
 
 def _text_settings(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from sega_bench.analysis.best import StudyAnswers
 from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.labels import concept_labels
 from sega_bench.analysis.results import Results
-from sega_bench.analysis.summary import COST, GAIN
+from sega_bench.analysis.scores import COST, GAIN
 from sega_bench.store import Record
 
 _LIVE = (GAIN, COST, "clip_directional", "changed_fraction")
@@ -84,10 +84,11 @@ def headline(results: Results) -> dict[str, Any]:
 
     Returns:
         ``best/<axis>`` and ``best/<score>`` over all concepts, ``best/<concept>/...`` of each where there are
-        several; ``claims/<direction>/<claim>/<measure>`` over all concepts, with ``/low`` and ``/high``. None
+        several; ``verdict``, a sentence; ``claims/<direction>/<claim>/<measure>`` over all concepts, with ``/low`` and ``/high``. None
         where there is no number.
     """
     values = dict(_best(results)) | dict(_claims(results.claims))
+    values |= {"verdict": line for line in results.verdict_lines[:1]}
     return {name: None if value is None or pd.isna(value) else value for name, value in values.items()}
 
 

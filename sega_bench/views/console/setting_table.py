@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sega_bench.analysis.labels import concept_labels, format_value
-from sega_bench.analysis.summary import COST, GAIN
+from sega_bench.analysis.scores import COST, GAIN
 from sega_bench.errors import clean
 
 _SCORES = {GAIN: "z.3f", COST: "z.3f", "changed_fraction": ".1%"}
@@ -75,7 +75,7 @@ def fitting(
         console: it shall fit this one's width; if no form does, it is the shortest.
         rows: of a summary.
         names: of its columns.
-        marks: whether the best trade-off and the front are marked.
+        marks: whether the verdict and the settings that work are marked.
         spread: whether deviations are said where there is room for them.
     """
     room = console.options.update(max_width=_ANY_WIDTH)
@@ -104,10 +104,16 @@ def _table(rows: pd.DataFrame, names: list[str], marks: bool, form: Form) -> Tab
     for row in rows.to_dict("records"):
         values = [labels[row[name]] if name == "concepts" else value_of(name, row[name]) for name in names]
         scores = [_score(row, name, form.spread) for name in form.scores]
-        mark = "" if not marks else "★" if row["best"] else "•" if row["pareto"] else ""
+        mark = _mark(row) if marks else ""
         cells = [mark, *values, *scores, *(str(row[name]) for name in counts)]
         table.add_row(*map(Text, cells), style="bold" if mark == "★" else "")
     return table
+
+
+def _mark(row: Mapping[Any, Any]) -> str:
+    if row["best"]:
+        return "★"
+    return "=" if row["as_good"] else "•" if row["works"] else ""
 
 
 def _add_numbers(table: Table, name: str, form: Form) -> None:

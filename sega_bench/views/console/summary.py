@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.results import Results
-from sega_bench.analysis.summary import GAIN, TRENDS
+from sega_bench.analysis.scores import GAIN, TRENDS
 from sega_bench.errors import clean
 from sega_bench.views.console.setting_table import Form, constant, cost_name, fitting, value_of
 
@@ -67,7 +67,8 @@ def print_summary(console: Console, results: Results, paths: Mapping[str, object
     shown = _best_lines(pooled)
     held = constant(pooled, axes)
     varying = [name for name in axes if name not in held]
-    title = f"{clean(results.name)}: {_count(len(pooled), 'setting')}"
+    print_lines(console, "Verdict", results.verdict_lines)
+    title = f"\n{clean(results.name)}: {_count(len(pooled), 'setting')}"
     _print_title(console, title, held)
     table, form = fitting(console, shown, varying, marks=len(pooled) > 1, spread=True)
     console.print(table)
@@ -75,7 +76,7 @@ def print_summary(console: Console, results: Results, paths: Mapping[str, object
     each = results.per_concept[results.per_concept["best"]]
     if len(each) > 1:
         held = {name: value for name, value in constant(each, axes).items() if name in varying}
-        title = "Best trade-off of each concept" if len(pooled) > 1 else "Each concept"
+        title = "Best setting of each concept" if len(pooled) > 1 else "Each concept"
         _print_title(console, f"\n{title}", held)
         named = ["concepts", *(name for name in varying if name not in held)]
         console.print(fitting(console, each.head(MOST_ROWS), named)[0])
@@ -98,14 +99,11 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _best_lines(pooled: pd.DataFrame) -> pd.DataFrame:
-    """All settings if they are few, else the front; of a long one what dominates most, and the best."""
+    """All settings if they are few; otherwise those that work, then those on the front, the verdict first."""
     if len(pooled) <= MOST_ROWS:
         return pooled
-    front = pooled[pooled["pareto"]]
-    if front.empty:  # nothing was scored
-        return pooled.head(MOST_ROWS)
-    first = front.sort_values(["best", "area"], ascending=False, kind="stable").head(MOST_ROWS)
-    return first.sort_index()
+    ranked = pooled.sort_values(["best", "works", "pareto", "area"], ascending=False, kind="stable")
+    return ranked.head(MOST_ROWS)
 
 
 def _print_title(console: Console, title: str, held: Mapping[str, str]) -> None:
@@ -116,7 +114,7 @@ def _print_title(console: Console, title: str, held: Mapping[str, str]) -> None:
 
 
 def _print_legend(console: Console, pooled: pd.DataFrame, shown: pd.DataFrame, form: Form) -> None:
-    marks = ["★ best trade-off", "• no other gains more at less cost"] if len(pooled) > 1 else []
+    marks = ["★ the verdict", "= as good", "• works"] if len(pooled) > 1 else []
     if form.spread and shown[f"{GAIN}_sd"].notna().any():
         marks.append("± standard deviation over cells")
     lines = ["   ".join(marks)] if len("   ".join(marks)) <= console.width else marks

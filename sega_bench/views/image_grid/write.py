@@ -48,7 +48,7 @@ def write_grids(
 
     Columns and rows are the two axes with the most values, unless ``x`` and ``y`` name others; ``concept``,
     ``seed`` and ``prompt`` can be named too, and are the rows where there is no second axis. Every other axis
-    is held at the best trade-off's value, and the sheet says so. There is a sheet for each prompt, concept
+    is held at the verdict's value, and the sheet says so. There is a sheet for each prompt, concept
     set and seed that is neither columns nor rows, or ``limit`` of them taken evenly, and the log says so.
 
     Returns:
@@ -147,7 +147,7 @@ def _sheet(sweep: ImageTable, main: AxisSelection, rows_shown: Rows) -> Sheet:
         *_notes(sweep, main, {main.x: (columns, xs), main.y: (lines, ys)}),
     ]
     if any(tile and tile.marked for row in rows for tile in row.tiles):
-        notes.append("Outlined: the best trade-off over all prompts, concepts and seeds")
+        notes.append("Outlined: the verdict over all prompts, concepts and seeds")
     return Sheet(
         title=clean(sweep.name) if "prompt" in (main.x, main.y) else f'"{clean(first["prompt"])}"',
         notes=[note for note in notes if note],
@@ -206,7 +206,7 @@ def _notes(
     """What the sheet leaves out."""
     held = ", ".join(f"{name} {format_values(value)}" for name, value in main.held.items())
     is_best = bool(sweep.best) and all(sweep.best[name] == value for name, value in main.held.items())
-    why = "the best trade-off's" if is_best else "what most was tried at" if sweep.best else "the first tried"
+    why = "the verdict's" if is_best else "what most was tried at" if sweep.best else "the first tried"
     notes = [f"Held at {why}: {held}"] if held else []
     for name, (shown, values) in cut.items():
         if len(shown) < len(values):

@@ -13,7 +13,8 @@ import pandas as pd
 from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.labels import concept_labels, format_value
 from sega_bench.analysis.results import Results
-from sega_bench.analysis.summary import COST, GAIN, interval_around
+from sega_bench.analysis.scores import COST, GAIN
+from sega_bench.analysis.summary import interval_around
 from sega_bench.errors import UserError
 from sega_bench.views.paper.latex import latex_table
 
@@ -115,7 +116,7 @@ def _settings(axes: Axes, pooled: pd.DataFrame) -> None:
     axes.step(x, y, where="post", color=COLOURS[0], lw=0.9, ls="--", marker="o", ms=3, label="Pareto front")
     best = pooled[pooled["best"]]
     look: dict[str, Any] = {"color": COLOURS[1], "marker": "*", "ms": 10, "ls": "none", "zorder": 4}
-    axes.plot(best[f"{COST}_mean"], best[f"{GAIN}_mean"], label="best trade-off", **look)
+    axes.plot(best[f"{COST}_mean"], best[f"{GAIN}_mean"], label="verdict", **look)
 
 
 def _concept_sets(axes: Axes, each: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sega_bench.analysis.labels import concept_labels, format_value
 from sega_bench.analysis.results import Results
-from sega_bench.analysis.summary import COST, GAIN
+from sega_bench.analysis.scores import COST, GAIN
 from sega_bench.errors import clean
 
 MOST_ROWS = 30
@@ -50,7 +50,7 @@ def latex_table(results: Results) -> str:
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{escape(results.name)}: means and 95\,\% intervals.{left_out}}}",
+            rf"\caption{{{escape(results.name)}: means and 95\,\% intervals.{left_out}{_verdict(results)}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
             r"\toprule",
             _joined([head if head == "$n$" else escape(head) for head in heads]),
@@ -62,6 +62,10 @@ def latex_table(results: Results) -> str:
             "",
         ]
     )
+
+
+def _verdict(results: Results) -> str:
+    return "".join(f" {escape(line)}" for line in results.verdict_lines[:1])
 
 
 def escape(text: str) -> str:

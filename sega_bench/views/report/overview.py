@@ -10,7 +10,8 @@ import pandas as pd
 from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.labels import concept_labels
 from sega_bench.analysis.results import Results
-from sega_bench.analysis.summary import COST, GAIN, interval_around, summarised_scores
+from sega_bench.analysis.scores import COST, GAIN
+from sega_bench.analysis.summary import interval_around, summarised_scores
 from sega_bench.version import __version__
 from sega_bench.views.report.cells import Cells, rounded
 from sega_bench.views.report.thumbnails import SIDE
@@ -33,6 +34,7 @@ def overview(results: Results, cells: Cells) -> dict[str, Any]:
         the same images at the other values of the axis.
         ``claims``: the rows of :func:`sega_bench.analysis.claims.claims`. ``areas``: for each named axis, the
         place of a value, the concept set, and the area under the front of that value's settings.
+        ``verdicts``: the verdict's sentences over all concept sets, then of each.
         ``is_study``, and ``study``: what it found, null while it is not finished. ``together``: the axes that
         advance together. ``advice``: where to look next.
     """
@@ -57,6 +59,7 @@ def overview(results: Results, cells: Cells) -> dict[str, Any]:
         "reduced": [name for name in names if summary[f"{name}_mean"].notna().any()],
         "titles": _titles(results),
         "gain": GAIN,
+        "verdicts": [results.verdict_lines_of(concepts) for concepts in (ALL, *sets)],
         "cost": COST,
         "settings": _settings(summary, axes, number, names, cells),
         "curves": {
@@ -92,7 +95,7 @@ def _settings(
     cells: Cells,
 ) -> list[dict[str, Any]]:
     """The summary's rows with their marks and areas."""
-    marked = summary[["pareto", "best", *_AREAS]].to_dict("records")
+    marked = summary[["pareto", "best", "works", "as_good", *_AREAS]].to_dict("records")
     marks = [row | {name: rounded(row[name]) for name in _AREAS} for row in marked]
     rows = _rows(summary, axes, number, names, "gap", cells)
     return [row | {str(name): mark[name] for name in mark} for row, mark in zip(rows, marks, strict=True)]

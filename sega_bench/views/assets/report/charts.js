@@ -115,7 +115,7 @@ function drawTradeoff() {
   figure.querySelectorAll("[class*=points] path").forEach((path) => makePoint(path, points[path.__data__]));
   byId("tradeoff-legend").textContent = (isOneSetting()
     ? `One point a concept set${bars.length ? ", the lines their 95 % intervals" : ""}. `
-    : "One point a setting. Blue: the Pareto front, no other setting gains more at less cost. Star: the " + (sega.sweep.is_study ? "setting to use. " : "best trade-off. ")
+    : "One point a setting. Blue: the Pareto front, no other setting gains more at less cost. Star: the " + (sega.sweep.is_study ? "setting to use. " : "verdict, the gentlest setting that works. ")
       + "Lines: where the difference to the star lies, in pairs of the same prompt, seed and concept (95 %). ")
     + "Point at one to see its images, click to open them.";
 }
@@ -186,13 +186,14 @@ function hideTooltip() {
 function showBest(best) {
   if (!best) {
     byId("best").replaceChildren(el("p", { class: "nothing" }, sega.sweep.is_study ? "The study recommends no setting."
-      : "No setting is marked best: none has both scores."));
+      : sega.sweep.verdicts[chosenSet + 1]?.[0] ?? "No setting has been judged."));
     return;
   }
   const { axes, values, gain, cost, sets } = sega.sweep;
   const rows = sample(best, chosenSet, 6);
   byId("best").replaceChildren(
-    el("h3", {}, isOneSetting() ? "The one setting" : sega.sweep.is_study ? "\u2605 The setting to use" : "\u2605 Best trade-off", chosenSet >= 0 ? ` for ${sets[chosenSet]}` : ""),
+    el("h3", {}, isOneSetting() ? "The one setting" : sega.sweep.is_study ? "\u2605 The setting to use" : "\u2605 The verdict", chosenSet >= 0 ? ` for ${sets[chosenSet]}` : ""),
+    ...(sega.sweep.verdicts[chosenSet + 1] ?? []).map((line) => el("p", { class: "verdict" }, line)),
     el("dl", { class: "pairs big" }, axes.map((axis, i) => [el("dt", {}, axis), el("dd", {}, said(values[axis][best.at[i]]))])),
     el("dl", { class: "pairs" }, [gain, cost, "changed_fraction"].filter((name) => best.scores[name]).map((name) =>
       [el("dt", {}, title(name)), el("dd", {}, estimate(name, best.scores[name]))])),

@@ -46,7 +46,7 @@ function isSparse() {
   return 4 * (d3.max(met.values()) ?? 0) < shown.reduce((places, name) => places * values[name].length, 1);
 }
 
-/** Hold the other axes where most places of the grid were run, at the best trade-off if that is there. */
+/** Hold the other axes where most places of the grid were run, at the verdict if that is there. */
 function hold() {
   const { settings, axes } = sega.sweep;
   const shown = (axis) => axis === chosen.x || axis === chosen.y;
@@ -171,7 +171,7 @@ function pictureNote() {
     flicker: "Edit and unedited image in turn.",
     difference: "Absolute difference to the unedited image: black is none, white a third of the range or more.",
   };
-  byId("picture-note").textContent = (labelled ? "Outlined: the best trade-off over all. " : "") + notes[chosen.mode];
+  byId("picture-note").textContent = (labelled ? "Outlined: the verdict over all. " : "") + notes[chosen.mode];
 }
 
 /** The arrow keys go from tile to tile. */
