@@ -146,8 +146,8 @@ class WandbConfig:
 class VerdictConfig:
     """By which scores settings are judged, and how strictly; see :class:`sega_bench.analysis.best.Criteria`.
 
-    ``success`` None is the best judge that the sweep has. ``margin`` is the loss that still counts as working:
-    absolute for success, relative to the best for gain.
+    ``success`` None is the best judge that the sweep has. ``margin`` is the loss that still counts as
+    working: absolute for success, relative to the best for gain.
     """
 
     success: str | None = None

@@ -1,4 +1,4 @@
-"""Where to look next: sentences that the summary bears out, and no others."""
+"""Advice on what to run next: sentences that the summary supports."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def next_steps(summary: pd.DataFrame, trends: pd.DataFrame, axes: Sequence[str])
     if best.empty:
         return [*steps, *_without_best(pooled, trends)]
     noise = list(_noise(pooled))
-    if noise:  # where settings can't be told apart, a place on an axis means nothing
+    if noise:  # a position on an axis means nothing where settings cannot be told apart
         return steps + noise
     crossed = len(pooled) == math.prod(pooled[axis].nunique(dropna=False) for axis in axes)
     for _, trend in trends.iterrows():
@@ -92,22 +92,22 @@ def _without_best(pooled: pd.DataFrame, trends: pd.DataFrame) -> Iterator[str]:
 
 
 def _along(trend: pd.Series[Any], pooled: pd.DataFrame, best: pd.Series[Any], crossed: bool) -> Iterator[str]:
-    """What one numeric axis of two values or more suggests."""
+    """What to try along one numeric axis with at least two values."""
     axis = trend["axis"]
     values = sorted(float(value) for value in pooled[axis].dropna().unique())
     if pd.isna(best[axis]):
         return
     place = values.index(float(best[axis]))
     edge = {0: "smallest", len(values) - 1: "largest"}.get(place)
-    found = f"The best {axis} ({format_value(values[place])})"
+    subject = f"The best {axis} ({format_value(values[place])})"
     if edge is None and not axis.endswith("_steps"):
         below, above = values[place - 1], values[place + 1]
         finer = [(below + values[place]) / 2, (values[place] + above) / 2]
         between = f"lies between {format_value(below)} and {format_value(above)}"
-        yield f"{found} {between}: {_proposal(axis, values, finer, crossed)}."
+        yield f"{subject} {between}: {_proposal(axis, values, finer, crossed)}."
     elif edge is not None and values[place] not in RANGES[axis]:
         further = _beyond(axis, values, edge)
-        yield f"{found} is the {edge} tried: {_proposal(axis, values, further, crossed)}."
+        yield f"{subject} is the {edge} tried: {_proposal(axis, values, further, crossed)}."
     if edge != "largest" and trend["peak"] == values[-1] and trend[GAIN] > 0:
         price = f", and so does {COST}" if trend[COST] > 0 else ""
         yield f"CLIP gain still grows at the largest {axis} tried ({format_value(values[-1])}){price}."

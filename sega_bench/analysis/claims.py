@@ -2,7 +2,7 @@
 
 Brack et al. (arXiv 2301.12247, section 4) show by pictures that semantic guidance is monotone in its scale,
 isolated from what it was not asked for, robust over seeds, and unique to the concept. Here each is measured
-from whatever a sweep has: one that lacks an axis or a score says nothing of the claim that needs it.
+from what a sweep has: without the axis or score that a claim needs, the claim has no row.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def claims(
     answers: StudyAnswers = None,
     criteria: Criteria = Criteria(),  # noqa: B008 - frozen
 ) -> pd.DataFrame:
-    """What the sweep says of the paper's claims about SEGA, and how it does against other methods.
+    """Evidence for the paper's claims about SEGA, and how SEGA compares with other methods.
 
     * ``monotonicity``: mean Spearman correlation of gain with ``edit_guidance_scale``, each image a curve;
       one whose gain never moves has none.
@@ -73,7 +73,7 @@ def claims(
 
 
 def _needed(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
-    """The columns that a claim may ask for, of those there are."""
+    """The table's columns that a claim may need."""
     scores = {GAIN, COST, *ISOLATION, *COMPARED, "attribute_leaked"}
     settings = {*axes, *_NO_SETTING, SCALE, "reference_key", *_PAIR}
     if frame["replay"].notna().any():  # replays are set against their like in every setting
@@ -82,8 +82,8 @@ def _needed(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
 
 
 def _direction(edited: pd.DataFrame) -> pd.Series[Any]:
-    said = edited["reverse_editing_direction"].astype(str).str.lower()
-    return said.map({"false": "added", "true": "removed"}).fillna("mixed")
+    direction = edited["reverse_editing_direction"].astype(str).str.lower()
+    return direction.map({"false": "added", "true": "removed"}).fillna("mixed")
 
 
 def _of_direction(
@@ -100,17 +100,17 @@ def _of_direction(
         def of(table: pd.DataFrame, concepts: str = concepts) -> pd.DataFrame:
             return table if concepts == ALL else table[table["concepts"] == concepts]
 
-        found = [("monotonicity", "correlation with the scale", "", _correlation(of(curves)))]
-        found += [("isolation", name, place, value) for name, value in _isolation(of(best))]
-        found += [("robustness", name, place, share_of(of(best), name)) for name in _successes(best)]
-        found += [("uniqueness", "gain replayed / own", "", ratio_of(of(pairs), "replayed", GAIN))]
+        estimates = [("monotonicity", "correlation with the scale", "", _correlation(of(curves)))]
+        estimates += [("isolation", name, place, value) for name, value in _isolation(of(best))]
+        estimates += [("robustness", name, place, share_of(of(best), name)) for name in _successes(best)]
+        estimates += [("uniqueness", "gain replayed / own", "", ratio_of(of(pairs), "replayed", GAIN))]
         for method, differences in against.items():
             names = [name for name in COMPARED if name in differences and method != "sega"]
-            found += [
+            estimates += [
                 ("baselines", f"{name}, {method} - sega", "", _difference(of(differences), name))
                 for name in names
             ]
-        for claim, measure, at, value in found:
+        for claim, measure, at, value in estimates:
             if value.n:
                 where = {"claim": claim, "measure": measure, "concepts": concepts, "at": at}
                 yield where | {"value": value.mean, "low": value.low, "high": value.high, "n": value.n}
@@ -123,14 +123,14 @@ def _correlation(curves: pd.DataFrame) -> Estimate:
 
 
 def _curves(own: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
-    """How gain goes with scale, for each image and whatever else varies."""
+    """Correlation of gain with scale, per image and per value of every other axis."""
     by = ["concepts", "prompt", "seed", *(name for name in settings if name != SCALE)]
     is_axis = SCALE in settings and pd.api.types.is_numeric_dtype(own[SCALE])
     return correlations(own if is_axis else own.iloc[:0], SCALE, GAIN, by)
 
 
 def _pairs(edited: pd.DataFrame) -> pd.DataFrame:
-    """Each replay with the same edit of the prompt's own."""
+    """Each replay paired with the prompt's own edit."""
     is_own = edited["replay"].isna()
     if is_own.all():
         return pd.DataFrame(columns=[*_PAIR, GAIN, "replayed"])
@@ -140,7 +140,7 @@ def _pairs(edited: pd.DataFrame) -> pd.DataFrame:
 
 
 def _against(edited: pd.DataFrame, method: str, settings: Sequence[str]) -> pd.DataFrame:
-    """The scores of a method's cells minus those of SEGA's that are alike."""
+    """The scores of a method's cells minus those of SEGA's matching cells."""
     own_edits = edited[edited["replay"].isna()]
     others, own = (own_edits[own_edits["method"] == name] for name in (method, "sega"))
     read = [name for name in settings if others[name].notna().any()]
@@ -151,16 +151,16 @@ def _against(edited: pd.DataFrame, method: str, settings: Sequence[str]) -> pd.D
 
 
 def _difference(differences: pd.DataFrame, score: str) -> Estimate:
-    found = mean_of(differences, score)
-    # Where no success differs, a bootstrap would be certain that none ever does.
-    is_certain = score in SUCCESSES and found.low == found.high
-    return replace(found, low=float("nan"), high=float("nan")) if is_certain else found
+    estimate = mean_of(differences, score)
+    # Identical successes have no variance, but that does not make the interval a point.
+    is_certain = score in SUCCESSES and estimate.low == estimate.high
+    return replace(estimate, low=float("nan"), high=float("nan")) if is_certain else estimate
 
 
 def _isolation(best: pd.DataFrame) -> Iterator[tuple[str, Estimate]]:
     for name in ISOLATION:
         if name in best and best[name].notna().any():
-            # Where nothing leaked, a bootstrap would be certain that nothing ever does.
+            # A share needs a proportion's interval: no leak observed does not mean that none ever happens.
             yield name, (share_of if name == "attribute_leakage" else mean_of)(best, name)
     if "attribute_leaked" in best and best["attribute_leaked"].notna().any():
         judged = best[best["attribute_leaked"].notna()]
@@ -171,5 +171,5 @@ def _isolation(best: pd.DataFrame) -> Iterator[tuple[str, Estimate]]:
 
 
 def _successes(best: pd.DataFrame) -> list[str]:
-    """The better judge of those that judged."""
+    """The best success score that was taken."""
     return [name for name in SUCCESSES if name in best and best[name].notna().any()][:1]

@@ -1,4 +1,4 @@
-"""Which rows of a sweep may be compared: those that differ in one thing, and in nothing else."""
+"""Select the rows of a sweep that differ in one setting only, so that differences are due to it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from sega_bench.cell import READS
 
 _ANY = -1
-"""In place of a setting that a row's method does not read: it is alike to every value."""
+"""Code of a setting that a row's method does not read; it matches every value."""
 
 _OF_METHODS = frozenset(name for names in READS.values() for name in names)
 
 
 def comparable(edited: pd.DataFrame, axis: str, axes: Sequence[str]) -> pd.DataFrame:
-    """The rows in which one axis alone may be blamed for the differences.
+    """The rows in which differences are due to one axis alone.
 
-    Rows that are alike in all other axes are a level. Kept are the levels at which every value of the axis
-    was run or, where none has all, the most values, and of them those values. Of axes that are crossed that
-    is every row; where one setting at a time is moved, the rows at the settings it is moved from. Where the
-    axis only advances with others, no level has two values, and every row is kept. Rows whose method does not
-    read the axis have no value of it, and are left out.
+    Rows that agree in all other axes form a level. The result keeps the levels at which every value of the
+    axis was run or, if none has all, those with the most values, and only these values. If axes are crossed,
+    that is every row. If one setting at a time is varied, it is the rows around the base setting. If the
+    axis only advances together with others, no level has two values, and every row is kept. Rows whose
+    method does not read the axis are left out.
 
     Args:
         edited: edited rows, as :func:`sega_bench.analysis.frames.load` gives them.
@@ -38,18 +38,18 @@ def comparable(edited: pd.DataFrame, axis: str, axes: Sequence[str]) -> pd.DataF
         return_inverse=True,
     )
     level_N = level_N.reshape(-1)
-    found: list[set[int]] = [set() for _ in levels_LO]
+    tried: list[set[int]] = [set() for _ in levels_LO]
     for level, value in set(zip(level_N.tolist(), value_N.tolist(), strict=True)):
         if value != _ANY:
-            found[level].add(value)
+            tried[level].add(value)
     alike = {i: _alike(levels_LO, i) for i in np.flatnonzero((levels_LO == _ANY).any(axis=1)).tolist()}
     for i, places in alike.items():
         for place in places:
-            found[place] |= found[i]
-    most = max(found, key=len, default=set())
+            tried[place] |= tried[i]
+    most = max(tried, key=len, default=set())
     if len(most) < 2:
         return _kept(edited, value_N != _ANY)
-    kept = {i for i, values in enumerate(found) if values >= most}
+    kept = {i for i, values in enumerate(tried) if values >= most}
     kept |= {i for i, places in alike.items() if kept & set(places)}
     return _kept(edited, np.isin(level_N, list(kept)) & np.isin(value_N, list(most)))
 
@@ -60,7 +60,7 @@ def _kept(edited: pd.DataFrame, which_N: NDArray[np.bool_]) -> pd.DataFrame:
 
 
 def _places(edited: pd.DataFrame, name: str) -> NDArray[np.intp]:
-    """Each row's value as a number, null as one of its own."""
+    """Each row's value as an integer code; null has a code of its own."""
     numbers = pd.factorize(edited[name], use_na_sentinel=False)[0]
     if name in _OF_METHODS:
         unread = [method for method in READS if name not in READS[method]]
@@ -69,7 +69,7 @@ def _places(edited: pd.DataFrame, name: str) -> NDArray[np.intp]:
 
 
 def _alike(levels_LO: NDArray[np.intp], i: int) -> list[int]:
-    """The other levels that one which leaves settings open is alike to."""
+    """The other levels that a level with unread settings matches."""
     same = ((levels_LO == levels_LO[i]) | (levels_LO[i] == _ANY)).all(axis=1)
     same[i] = False
     return [int(place) for place in np.flatnonzero(same)]

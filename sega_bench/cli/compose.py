@@ -1,4 +1,4 @@
-"""The command line as configurations: Hydra's part."""
+"""Compose configurations from the command line with Hydra."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from sega_bench.errors import UserError
 
 
 def flags() -> argparse.Namespace:
-    """The command line as Hydra's own parser reads it, whose complaints fill several lines."""
-    said = io.StringIO()
+    """Parse the command line with Hydra's own parser; its multi-line complaints become one line."""
+    complaint = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(complaint):
             return get_args_parser().parse_args()
     except SystemExit as end:
         if not end.code:  # --version
             raise
-        reason = said.getvalue().rpartition("error: ")[2]
+        reason = complaint.getvalue().rpartition("error: ")[2]
         raise UserError(
             f"{reason.strip()}: settings are key=value and stand together, --hydra-help lists the flags"
         ) from None
 
 
 def composed(given: argparse.Namespace) -> list[Config]:
-    """The configuration that Hydra makes of the command line: several of a multirun, none with ``--cfg``.
+    """The configurations that Hydra composes: several for a multirun, none with ``--cfg``.
 
-    It only composes, so that whatever it raises is about what was asked.
+    Nothing runs inside Hydra, so whatever it raises is about the command line.
     """
     if given.experimental_rerun:
         raise UserError(
@@ -44,21 +44,21 @@ def composed(given: argparse.Namespace) -> list[Config]:
         )
     if not given.shell_completion:
         configuration.check_overrides(given.overrides)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra exits 1 with several lines of its own otherwise
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints several lines and exits 1
     configuration.register()
-    made: list[DictConfig] = []
+    configs: list[DictConfig] = []
 
     def collect(one: DictConfig) -> None:
-        made.append(one)
+        configs.append(one)
 
     app = hydra.main(config_path=str(configuration.CONF_DIR), config_name="config", version_base="1.3")(
         collect
     )
     with TemporaryDirectory() as scratch, configuration.translate_errors():
-        # A multirun leaves a note in its folder; what is worth keeping is in each sweep's plan.json.
+        # A multirun writes a note to its folder; plan.json holds everything worth keeping.
         OmegaConf.register_new_resolver("scratch", lambda: scratch, replace=True)
         try:
             app()
-        except SystemExit as end:  # Hydra has said why
+        except SystemExit as end:  # Hydra has printed the reason
             sys.exit(2 if end.code else 0)
-    return [configuration.to_config(one) for one in made]
+    return [configuration.to_config(one) for one in configs]

@@ -1,4 +1,4 @@
-"""Sweeps and studies from their configurations to their views."""
+"""Run sweeps and studies, from their configurations to their views."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def run_sweeps(configs: Sequence[Config]) -> int:
-    """All that was asked for, to its views; returns how many cells failed or lack scores.
+    """Run sweeps and studies and write their views; returns how many cells failed or lack scores.
 
-    All are planned before the first begins, so that a mistake in any is told at once.
+    All are planned before the first one runs, so that any mistake is reported at once.
     """
     if not configs:
         return 0
@@ -53,13 +53,15 @@ def run_sweeps(configs: Sequence[Config]) -> int:
 
 
 def resolve(config: Config) -> tuple[Plan, Study | None, Processes]:
-    """What was asked for, a study's baseline if it is one, and the processes to do it on; nothing is run.
+    """Resolve a configuration: the plan (for a study its baseline), the study, and its processes.
+
+    Nothing is run.
 
     Raises:
-        UserError: anything wrong with what was asked, named by its key; no model has been loaded.
+        UserError: the configuration is wrong; names the key, before a model is loaded.
     """
     study = None
-    if config.study.space:  # each import takes seconds, and what is wrong is told before the next
+    if config.study.space:  # imported here: each import takes seconds that a mistake need not wait for
         from sega_bench.study import trials
 
         study = trials.resolve(config)
@@ -84,7 +86,7 @@ def _refuse_one_folder_for_two(plans: Sequence[Plan]) -> None:
 
 
 def run_job(job: Job) -> int:
-    """Make what is missing and show it; returns the number of cells that failed or lack scores."""
+    """Make the missing cells and show the results; returns how many cells failed or lack scores."""
     with logging_to(job.store.log_path):
         if job.missing and job.done:
             cells = f"{job.done} of {len(job.plan.cells)} cells"
@@ -98,45 +100,49 @@ def run_job(job: Job) -> int:
 
 
 def _run_study(study: Study, job: Job, on: Processes) -> int:
-    """:func:`run_job` of a search: its trials in batches, then what it found."""
+    """Run a study: its trials in batches, then its answers on held-out prompts and seeds."""
     from sega_bench.execution import jobs, runner
     from sega_bench.study import answer_files, study_run
     from sega_bench.study.console import print_answers
 
     networks, reporter = runner.Networks(), None
     with logging_to(job.store.log_path):
-        conduct = study_run.StudyRun(study, job.store)
+        search = study_run.StudyRun(study, job.store)
         fails_fast, is_retried = study.config.fail_fast, study.config.retry_failed
-        known = conduct.failed() if fails_fast and not is_retried else set()
-        for step in conduct.search():
+        known = search.failed() if fails_fast and not is_retried else set()
+        for step in search.search():
             console.print(str(step), highlight=False)
             reporter = _make(_following(job, step.plan, on), networks, reporter)
-            if fails_fast and conduct.failed() - known:  # nothing is told, and so nothing lost
+            if (
+                fails_fast and search.failed() - known
+            ):  # Optuna has not been told of this batch, so the next command repeats it
                 job = _following(job, step.plan, on)
                 return _complain(job, *show(job, reporter))
-        job = _following(job, conduct.plan(), on)
+        job = _following(job, search.plan(), on)
         reporter = _make(job, networks, reporter)
-        found = conduct.answers()
-        if (plan := conduct.held_out_plan(found)) is not None:
-            console.print("what was found, on the prompts and seeds that were held out", highlight=False)
+        answers = search.answers()
+        if (plan := search.held_out_plan(answers)) is not None:
+            console.print("the answers, on held-out prompts and seeds", highlight=False)
             with jobs.locked(plan, on) as apart:
                 _make(apart, networks)
                 show(apart, None, lambda places: None)
-                found = conduct.with_held_out(found, apart.store)
-        written = answer_files.write(job.store, found)
-        failed, unscored = show(job, reporter, lambda places: print_answers(console, found, written | places))
+                answers = search.with_held_out(answers, apart.store)
+        written = answer_files.write(job.store, answers)
+        failed, unscored = show(
+            job, reporter, lambda places: print_answers(console, answers, written | places)
+        )
     return _complain(job, failed, unscored)
 
 
 def _following(job: Job, plan: Plan, on: Processes) -> Job:
-    """The next job in the same locked folder."""
+    """A job for another plan in the same, already locked, folder."""
     from sega_bench.execution import jobs
 
     return replace(jobs.prepare(plan, on), confirm=job.confirm)
 
 
 def _complain(job: Job, failed: int, unscored: int) -> int:
-    """Tell of cells that failed or lack scores; returns their number."""
+    """Report cells that failed or lack scores; returns their number."""
     for count, what in ((failed, "failed"), (unscored, "could not be scored")):
         if count:
             errors.print(
@@ -149,7 +155,7 @@ def _complain(job: Job, failed: int, unscored: int) -> int:
 
 
 def _make(job: Job, networks: Networks | None = None, reporter: Reporter | None = None) -> Reporter | None:
-    """Make what is missing, here or on the processes that were asked for; returns the run to be finished."""
+    """Make the missing cells, here or on the requested workers; returns the W&B run to finish."""
     is_here = job.plan.config.launch.name == "inline"
     if is_here or not (job.missing or job.store.launch_path.exists()):
         return _execute(job, networks, reporter)
@@ -158,9 +164,12 @@ def _make(job: Job, networks: Networks | None = None, reporter: Reporter | None 
 
 
 def _execute(job: Job, networks: Networks | None = None, reporter: Reporter | None = None) -> Reporter | None:
-    """Make what is missing, showing how far it is, here and to W&B; returns the run to be finished.
+    """Make the missing cells in this process with a progress bar; returns the W&B run to finish.
 
-    Networks and run are those of the job before, of a study.
+    Args:
+        job: what to make.
+        networks: loaded by an earlier job of the same study.
+        reporter: the W&B run that an earlier job of the same study started.
     """
     from sega_bench.execution import runner
 
@@ -172,7 +181,7 @@ def _execute(job: Job, networks: Networks | None = None, reporter: Reporter | No
             signals.check()
 
         for record in runner.execute(job, evaluated, networks=networks):
-            reporter = reporter or report()  # not before plan.json, which becomes the run's configuration
+            reporter = reporter or report()  # after plan.json exists: it becomes the run's configuration
             if reporter is not None:
                 reporter.log([record])
             meter.cell(failed=record.status == "failed")
@@ -180,10 +189,10 @@ def _execute(job: Job, networks: Networks | None = None, reporter: Reporter | No
 
 
 def _launch(job: Job) -> None:
-    """:func:`_execute` on other processes, each with a W&B run of its own; the sweep's is made at the end."""
+    """Make the missing cells on workers, which log to W&B themselves; the sweep's run follows at the end."""
     from sega_bench.launch import Launch
 
-    reporter_of(job)  # which tells at once what is wrong with its mode
+    reporter_of(job)  # raises for an unknown wandb.mode
     to_make = {cell.key for wave in job.waves for cell in wave.cells}
     missing = to_make | {record.cell.key for record in job.unscored}
     with Launch(job) as launch:
@@ -191,7 +200,7 @@ def _launch(job: Job) -> None:
         with progress(console, launch.unet_evals, job.missing) as meter:
             for row, at_work in launch.rows():
                 signals.check()
-                if row["key"] in missing:  # scores that had to wait make another row of the cell
+                if row["key"] in missing:  # a cell whose scores had to wait has a second row
                     missing.remove(row["key"])
                     meter.workers(at_work)
                     meter.evaluations(row["unet_evals"] if row["key"] in to_make else 0)

@@ -84,11 +84,12 @@ def headline(results: Results) -> dict[str, Any]:
 
     Returns:
         ``best/<axis>`` and ``best/<score>`` over all concepts, ``best/<concept>/...`` of each where there are
-        several; ``verdict``, a sentence; ``claims/<direction>/<claim>/<measure>`` over all concepts, with ``/low`` and ``/high``. None
-        where there is no number.
+        several; ``verdict``, a sentence; ``claims/<direction>/<claim>/<measure>`` over all concepts, with
+        ``/low`` and ``/high``. None where there is no number.
     """
     values = dict(_best(results)) | dict(_claims(results.claims))
-    values |= {"verdict": line for line in results.verdict_lines[:1]}
+    if lines := results.verdict_lines:
+        values["verdict"] = lines[0]
     return {name: None if value is None or pd.isna(value) else value for name, value in values.items()}
 
 

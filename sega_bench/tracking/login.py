@@ -1,4 +1,4 @@
-"""Whether somebody is logged in to Weights & Biases, and whether its server answers; without its SDK."""
+"""Check the login to Weights & Biases and its server, without importing its SDK."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sega_bench.errors import UserError
 Mode = Literal["online", "offline", "disabled"]
 
 ASK_SECONDS = 2.0
-"""A server that does not answer in this time is gone."""
+"""A server that does not answer within this time counts as gone."""
 
 
 def resolve_mode(mode: str) -> Mode:
-    """``auto`` is online for who is logged in, else offline; ``WANDB_MODE`` decides before either.
+    """Resolve ``auto``: ``WANDB_MODE`` if set, otherwise online if logged in and offline if not.
 
     Raises:
         UserError: there is no such mode.
@@ -33,7 +33,7 @@ def resolve_mode(mode: str) -> Mode:
 
 
 def is_logged_in() -> bool:
-    """Whether there are credentials; asks the environment and the netrc file, no server and nobody."""
+    """Whether there are credentials in the environment or the netrc file; contacts no server."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(_server()).hostname
@@ -51,7 +51,7 @@ def _server() -> str:
 
 
 def is_there() -> bool:
-    """Whether W&B's server answers at all, and not with a failure of its own."""
+    """Whether W&B's server answers without an internal error."""
     try:
         with urlopen(_server(), timeout=ASK_SECONDS):
             return True

@@ -1,4 +1,4 @@
-"""The W&B runs of a sweep's folder: what they are called, and how they are sent; without the SDK."""
+"""Names and ids of a folder's W&B runs, and the commands that upload them; without the SDK."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sega_bench.store import Store
 
 
 def run_id(store: Store, worker: str | None = None) -> str:
-    """The id of a sweep's run, or of a worker's; kept in the folder, so that a resume goes on with it."""
+    """The id of a sweep's or a worker's run; kept in the folder so that a resume continues the run."""
     path = store.wandb_dir / ("run_id.txt" if worker is None else f"run_id.{worker}.txt")
     if path.exists() and re.fullmatch(r"[0-9a-f]{8}", path.read_text()):
         return path.read_text()
@@ -21,7 +21,7 @@ def run_id(store: Store, worker: str | None = None) -> str:
 
 
 class Names(NamedTuple):
-    """What a run is called, and the group and the kind by which it is found."""
+    """A run's name, its group and its job type."""
 
     name: str
     group: str
@@ -29,10 +29,10 @@ class Names(NamedTuple):
 
 
 def names(store: Store, plan: Mapping[str, Any], worker: str | None = None) -> Names:
-    """Those of a sweep's run, or of a worker's.
+    """The names of a sweep's run, or of a worker's.
 
-    A sweep of one process is one run, grouped by model. One of several is a group of its own: a run of each
-    worker, and one of what they come to.
+    A sweep in one process is one run, grouped by model. A sweep on several workers is a group of its own,
+    with a run per worker and one for the results.
     """
     name = plan["name"]
     if worker is None and not any(store.wandb_dir.glob("run_id.*.txt")):
@@ -42,7 +42,7 @@ def names(store: Store, plan: Mapping[str, Any], worker: str | None = None) -> N
 
 
 def places(store: Store, where: str | None) -> dict[str, str]:
-    """Where the folder's runs are, or how they are sent, by what that is called.
+    """Where the folder's runs are, or the commands that upload them, by label.
 
     Args:
         store: the folder.

@@ -1,7 +1,6 @@
-"""One Weights & Biases run that nobody waits for: a sweep's, or that of one of its workers.
+"""One Weights & Biases run, of a sweep or of one worker, logged on a thread of its own.
 
-Nothing here is on the sweep's critical path, and whatever goes wrong with W&B is one line of the log, never a
-failure of the sweep.
+Nothing here is on the sweep's critical path: a failure of W&B is one line in the log, never a failed sweep.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from sega_bench.store import Record, Store
 from sega_bench.tracking import run_ids
 from sega_bench.tracking.headline import Live, configuration
 from sega_bench.tracking.login import ASK_SECONDS, Mode, is_logged_in, is_there
-from sega_bench.tracking.worker_thread import Background
+from sega_bench.tracking.worker_thread import WorkerThread
 
 MOST_BEHIND = 1000
-"""Points of the live curves that wait to be sent; while so many do, further ones are left out."""
+"""The most points of the live curves that may wait to be sent; further ones are dropped."""
 
 PATIENCE_SECONDS = 120.0
-"""How long the end of a sweep waits for a run to be handed over and closed, if its server answers."""
+"""How long the end of a sweep waits for its run to close while the server answers."""
 
 _SETTINGS = wandb.Settings(
     silent=True,
@@ -46,16 +45,16 @@ _SETTINGS = wandb.Settings(
 )
 
 _GIVEN = frozenset(os.environ)
-"""What the user has set, as against what an earlier sweep in this process did."""
+"""Variables that the user set, not an earlier sweep in this process."""
 
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 
 class WandbRun:
-    """One run. Calls return at once, except :meth:`close`; all of them work in one other thread.
+    """One run. All calls but :meth:`close` return at once; the work is done on one other thread.
 
-    Whatever that thread is stuck in, the sweep does not wait for it.
+    The sweep never waits for that thread if it is stuck.
 
     Args:
         store: the run's files and its id go to its ``wandb`` folder; a resumed sweep goes on with its run.
@@ -86,12 +85,12 @@ class WandbRun:
         self._mode = mode
         self._live = Live(already)
         self._begun = time.monotonic()
-        self._thread = Background("wandb")
+        self._thread = WorkerThread("wandb")
         start = partial(_start, store, plan, project, entity, worker)
         self._run = self._later(lambda: self._begin(start))
 
     def _begin(self, start: Callable[[Mode], wandb.Run]) -> wandb.Run:
-        """The run; an offline one if there can be no other."""
+        """Start the run; offline if it cannot be online."""
         try:
             return start(self._mode)
         except Exception as error:
@@ -119,7 +118,7 @@ class WandbRun:
     def close(
         self, last: Callable[[wandb.Run], _Result], patience: float | None = None
     ) -> tuple[_Result | None, str | None]:
-        """Do something last and close the run; waits while its server answers, but not for ever.
+        """Do the last work and close the run; waits for a limited time, and only while the server answers.
 
         Args:
             last: what is still to be handed over.
@@ -143,7 +142,7 @@ class WandbRun:
         return handed.result(), closed.result()
 
     def _is_done(self, closed: Future[Any], patience: float) -> bool:
-        """Wait until the run is closed; false once that takes too long, or needs a server that is gone."""
+        """Wait until the run is closed; False if that takes too long or its server is gone."""
         until = time.monotonic() + patience
         while time.monotonic() < until:
             if wait([closed], min(patience, ASK_SECONDS / 2)).done:
@@ -162,10 +161,10 @@ class WandbRun:
 
 
 def guarded(work: Callable[[], _Result]) -> _Result | None:
-    """What some work with W&B returns; None, and a line of the log, if it raises."""
+    """The result of some work with W&B; None, and a line in the log, if it raises."""
     try:
         return work()
-    except Exception as error:  # whatever W&B raises is no concern of the sweep
+    except Exception as error:  # no error of W&B may fail the sweep
         _log.warning("W&B: %s: %s", type(error).__name__, clean(str(error)))
         return None
 
@@ -173,11 +172,11 @@ def guarded(work: Callable[[], _Result]) -> _Result | None:
 def _start(
     store: Store, plan: Mapping[str, Any], project: str, entity: str | None, worker: str | None, mode: Mode
 ) -> wandb.Run:
-    # The SDK reads these from the environment only. What it would put elsewhere stays in the sweep's folder.
+    # The SDK reads these only from the environment. They keep its files inside the sweep's folder.
     ours = {"WANDB_DATA_DIR": store.wandb_dir / "data", "WANDB_CACHE_DIR": store.wandb_dir / "cache"}
     os.environ.update({name: str(path) for name, path in ours.items() if name not in _GIVEN})
     os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else the program's end waits to report them
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else the exit waits for reports
     store.wandb_dir.mkdir(parents=True, exist_ok=True)
     names = run_ids.names(store, plan, worker)
     run = wandb.init(
@@ -201,11 +200,11 @@ def _start(
 
 
 def _leave_imports_alone(run: wandb.Run) -> None:
-    """Take back what the SDK does whenever a library is imported: tell its own process of it.
+    """Remove the SDK's import hooks, which report imports to its service process.
 
-    Once that process is gone, which a pre-emption's SIGTERM may see to, the import itself would raise.
+    Once that process is gone, for example after a pre-emption's SIGTERM, every such import would raise.
     """
-    with suppress(ImportError):  # there is no public name for it
+    with suppress(ImportError):  # private API: absent in another version, there is nothing to remove
         from wandb.sdk.lib.import_hooks import unregister_post_import_hook
         from wandb.sdk.lib.telemetry import list_telemetry_imports
 
@@ -214,7 +213,7 @@ def _leave_imports_alone(run: wandb.Run) -> None:
 
 
 def _close(run: wandb.Run) -> str | None:
-    """Wait until all is written or uploaded, but not for ever; then how to send it, or where it is."""
+    """Finish the run within a time limit; returns the command that uploads it, or its address."""
     offline, url, sync = run.offline, run.url, f"wandb sync {shlex.quote(run.settings.sync_dir)}"
     try:
         run.finish()

@@ -1,4 +1,4 @@
-"""Work for one thread that nobody has to wait for."""
+"""A worker thread that nobody has to wait for."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TypeVar
 _Result = TypeVar("_Result")
 
 
-class Background:
-    """Does what it is given, one thing after the other; what it is stuck in does not keep the program alive.
+class WorkerThread:
+    """Runs submitted work in order on a daemon thread, which does not keep the program alive if it is stuck.
 
     Args:
-        name: of its thread.
+        name: the thread's.
     """
 
     def __init__(self, name: str) -> None:
@@ -24,11 +24,11 @@ class Background:
 
     @property
     def behind(self) -> int:
-        """How much is waiting."""
+        """How many pieces of work wait."""
         return self._waiting.qsize()
 
     def submit(self, work: Callable[[], _Result]) -> Future[_Result]:
-        """Do this after all else that was given; returns at once."""
+        """Queue a piece of work; returns at once."""
         future: Future[_Result] = Future()
 
         def do() -> None:

@@ -1,4 +1,4 @@
-"""Settings as the lines of a terminal's table, in the first of several forms that fits its width."""
+"""Settings as a terminal table, in the first of several forms that fits the width."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def fitting(
         rows: of a summary.
         names: of its columns.
         marks: whether the verdict and the settings that work are marked.
-        spread: whether deviations are said where there is room for them.
+        spread: whether standard deviations are shown if there is room.
     """
     room = console.options.update(max_width=_ANY_WIDTH)
     forms = [form for form in _FORMS if spread or not form.spread]

@@ -1,4 +1,4 @@
-"""The summary as a table for a terminal, and where to look next."""
+"""The results on a terminal: verdict, table of settings, trends, claims, advice."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MOST_ROWS = 16
 
 
 def print_plan(console: Console, made: Plan, more: Mapping[str, str]) -> None:
-    """Print what a sweep would make, and at which cost.
+    """Print what a sweep would make and what it costs.
 
     Args:
-        console: where to.
+        console: where to print.
         made: the plan.
-        more: other lines, as how it would be shared among processes.
+        more: further lines, such as the sharding among workers.
     """
     counts = made.counts()
     ours, theirs = counts["unet_evals"], counts["unet_evals_diffusers"]
@@ -42,7 +42,7 @@ def print_plan(console: Console, made: Plan, more: Mapping[str, str]) -> None:
     )
     for name, value in (
         ("cells", f"{counts['cells']}: {counts['edited']} edited, {references}"),
-        ("merged", f"{counts['merged']} asked for more than once"),
+        ("merged", f"{counts['merged']} duplicates merged"),
         ("same as reference", f"{counts['same_as_reference']} whose settings change nothing"),
         ("UNet evaluations", f"{ours:,}; cell by cell {theirs:,}, {theirs / max(1, ours):.2f} times as many"),
         ("images", f"about {sum(1.5 * cell.height * cell.width for cell in made.cells) / 1e6:,.2f} MB"),
@@ -64,15 +64,15 @@ def print_summary(console: Console, results: Results, paths: Mapping[str, object
         paths: where the files are, or how to go on: a label for each path or command.
     """
     axes, summary, pooled = results.axes, results.summary, results.pooled
-    shown = _best_lines(pooled)
+    listed = _best_lines(pooled)
     held = constant(pooled, axes)
     varying = [name for name in axes if name not in held]
     print_lines(console, "Verdict", results.verdict_lines)
     title = f"\n{clean(results.name)}: {_count(len(pooled), 'setting')}"
     _print_title(console, title, held)
-    table, form = fitting(console, shown, varying, marks=len(pooled) > 1, spread=True)
+    table, form = fitting(console, listed, varying, marks=len(pooled) > 1, spread=True)
     console.print(table)
-    _print_legend(console, pooled, shown, form)
+    _print_legend(console, pooled, listed, form)
     each = results.per_concept[results.per_concept["best"]]
     if len(each) > 1:
         held = {name: value for name, value in constant(each, axes).items() if name in varying}
@@ -113,9 +113,9 @@ def _print_title(console: Console, title: str, held: Mapping[str, str]) -> None:
         console.print(Text("all at " + ", ".join(f"{name} {value}" for name, value in held.items())))
 
 
-def _print_legend(console: Console, pooled: pd.DataFrame, shown: pd.DataFrame, form: Form) -> None:
+def _print_legend(console: Console, pooled: pd.DataFrame, listed: pd.DataFrame, form: Form) -> None:
     marks = ["★ the verdict", "= as good", "• works"] if len(pooled) > 1 else []
-    if form.spread and shown[f"{GAIN}_sd"].notna().any():
+    if form.spread and listed[f"{GAIN}_sd"].notna().any():
         marks.append("± standard deviation over cells")
     lines = ["   ".join(marks)] if len("   ".join(marks)) <= console.width else marks
     cost = cost_name(pooled)
@@ -123,8 +123,8 @@ def _print_legend(console: Console, pooled: pd.DataFrame, shown: pd.DataFrame, f
         lines.append(f"{form.cost(cost)}: {cost}")
     if form.brief:
         lines.append("settings without their edit_")
-    if len(shown) < len(pooled):
-        lines.append(f"{_count(len(pooled) - len(shown), 'setting')} not shown: all are in summary.csv")
+    if len(listed) < len(pooled):
+        lines.append(f"{_count(len(pooled) - len(listed), 'setting')} not shown: all are in summary.csv")
     for line in filter(None, lines):
         console.print(Text(line, style="dim"))
 
@@ -164,13 +164,13 @@ def _claims(claims: pd.DataFrame) -> Iterator[str]:
     split = pooled["measure"].str.partition(", ")  # what is compared, and with what
     heads = ["claim", "direction", "against"]
     both = pooled["direction"].nunique() > 1
-    told = pooled.assign(measure=split[0], against=split[2])[~pooled["measure"].str.startswith("flipped ")]
-    for _, part in told.groupby(heads, sort=False):
+    numbers = pooled.assign(measure=split[0], against=split[2])[~pooled["measure"].str.startswith("flipped ")]
+    for _, part in numbers.groupby(heads, sort=False):
         rows = _records(part)
         first = rows[0]
-        said = [first["claim"], first["direction"] if both else "", first["against"]]
+        words = [first["claim"], first["direction"] if both else "", first["against"]]
         place = f" (at {clean(first['at'])})" if first["at"] else ""
-        yield f"{', '.join(word for word in said if word)}: {'; '.join(map(_number, rows))}{place}"
+        yield f"{', '.join(word for word in words if word)}: {'; '.join(map(_number, rows))}{place}"
 
 
 def _number(row: dict[str, Any]) -> str:

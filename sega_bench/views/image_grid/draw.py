@@ -157,7 +157,7 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: float, most: int) -> li
 def _joint(text: str, fits: int) -> int:
     """Where to break a text of which ``fits`` characters fit: at a space, before a Capital, or there."""
     space = text.rfind(" ", 1, fits + 1)
-    capitals = [found.start() for found in re.finditer(r"(?<=[a-z])(?=[A-Z])", text[: fits + 1])]
+    capitals = [match.start() for match in re.finditer(r"(?<=[a-z])(?=[A-Z])", text[: fits + 1])]
     return space if space > 0 else max(1, *capitals[-1:] or [fits])
 
 

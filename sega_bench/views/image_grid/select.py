@@ -179,11 +179,11 @@ def _is_sparse(sweep: ImageTable, x: str, y: str | None) -> bool:
 
 def _held(sweep: ImageTable, x: str, y: str | None) -> dict[str, Hashable]:
     """The other axes' values at which most of the sheet was run; the best setting's, if it is among them."""
-    shown = [x, y] if y else [x]
-    others = [name for name in sweep.axes if not _is_determined(sweep, name, shown)]
+    fixed = [x, y] if y else [x]
+    others = [name for name in sweep.axes if not _is_determined(sweep, name, fixed)]
     if not others:
         return {}
-    run = sweep.places.drop_duplicates([*others, *shown]).groupby(others, sort=False).size()
+    run = sweep.places.drop_duplicates([*others, *fixed]).groupby(others, sort=False).size()
     full = run[run == run.max()].reset_index()[others].to_numpy()
     levels = [tuple(sweep.values[n][i] for n, i in zip(others, level, strict=True)) for level in full]
     best = tuple(sweep.best.get(name) for name in others)

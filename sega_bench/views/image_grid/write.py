@@ -109,13 +109,13 @@ def _caption_of(sheet: Sheet) -> str:
 def _sheets(sweep: ImageTable, x: str | None, y: str | None, limit: int) -> Iterator[tuple[str, Sheet]]:
     main = select_axes(sweep, x, y)
     every = list(subjects(sweep, main))
-    shown = evenly_spaced(list(enumerate(every, 1)), limit)
-    if len(shown) < len(every):
-        _log.warning("grids: %d of %d sheets drawn, taken evenly (limit=%d)", len(shown), len(every), limit)
+    drawn = evenly_spaced(list(enumerate(every, 1)), limit)
+    if len(drawn) < len(every):
+        _log.warning("grids: %d of %d sheets drawn, taken evenly (limit=%d)", len(drawn), len(every), limit)
     across = overview(sweep, main)
     first = _sheet(sweep, across, next(subjects(sweep, across)))
     yield "overview", first
-    for number, rows in shown:
+    for number, rows in drawn:
         sheet = _sheet(sweep, main, rows)
         if not _images(sheet) <= _images(first):
             (subject,) = sweep.cells(rows[:1])
@@ -208,9 +208,9 @@ def _notes(
     is_best = bool(sweep.best) and all(sweep.best[name] == value for name, value in main.held.items())
     why = "the verdict's" if is_best else "what most was tried at" if sweep.best else "the first tried"
     notes = [f"Held at {why}: {held}"] if held else []
-    for name, (shown, values) in cut.items():
-        if len(shown) < len(values):
-            notes.append(f"{len(shown)} of {len(values)} values of {name} shown")
+    for name, (drawn, values) in cut.items():
+        if len(drawn) < len(values):
+            notes.append(f"{len(drawn)} of {len(values)} values of {name} shown")
     return notes
 
 

@@ -35,16 +35,16 @@ def latex_table(results: Results) -> str:
         :data:`MOST_ROWS` settings the Pareto front is shown, and the best.
     """
     axes, pooled = results.axes, results.pooled
-    shown = pooled if len(pooled) <= MOST_ROWS else pooled[pooled["pareto"] | pooled["best"]]
+    listed = pooled if len(pooled) <= MOST_ROWS else pooled[pooled["pareto"] | pooled["best"]]
     each = results.per_concept[results.per_concept["best"]]
     labels = concept_labels(each["concepts"])
-    lines = [_line(row, axes, "all") for row in shown.to_dict("records")]
+    lines = [_line(row, axes, "all") for row in listed.to_dict("records")]
     if len(each) > 1:
         lines.append(r"\midrule")
         lines += [_line(row, axes, labels[row["concepts"]], bold=False) for row in each.to_dict("records")]
     heads = ["concept", *axes, *({**_SCORES, COST: results.cost_name}).values(), "$n$"]
     left_out = (
-        "" if len(shown) == len(pooled) else f" {len(shown)} of {len(pooled)} settings: the Pareto front."
+        "" if len(listed) == len(pooled) else f" {len(listed)} of {len(pooled)} settings: the Pareto front."
     )
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""The sweep's rows as a page reads them: by columns, texts and settings as places in lists of values."""
+"""The sweep's rows as the page reads them: by column, with texts and settings as indices into value lists."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sega_bench.cell import EDIT_SETTINGS
 from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS
 
 _ALWAYS = ("prompt", "seed", "concepts", "concept", "status", "error")
-"""Columns that a page asks for even where they are the same in every row."""
+"""Columns that the page needs even if every row agrees."""
 
 _OF_EDITS = (*EDIT_SETTINGS, "edit_momentum_scale", "edit_mom_beta", "method", "replay")
 _LARGEST_INTEGER = 2**53
-"""JavaScript's; what is beyond is sent as text."""
+"""The largest integer that JavaScript represents exactly; larger ones are sent as text."""
 
 
 class Cells:
-    """All rows of a table: what is common to them, and the rest in parts.
+    """All rows of a table: the values that all share, and the rest in parts.
 
     Args:
         frame: as :func:`sega_bench.analysis.summary.load` gives it.
@@ -44,19 +44,19 @@ class Cells:
         self._codes: dict[str, np.ndarray[Any, Any]] = {}
         known = {*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS}
         taken = [name for name in frame.columns if name not in known and frame[name].notna().any()]
-        told = [name for name in taken if not pd.api.types.is_numeric_dtype(frame[name])]
-        self.scores = [*(name for name in taken if name not in told), "unet_evals", "seconds"]
+        texts = [name for name in taken if not pd.api.types.is_numeric_dtype(frame[name])]
+        self.scores = [*(name for name in taken if name not in texts), "unet_evals", "seconds"]
         edited = ~frame["is_reference"]
         for name in SETTING_COLUMNS[3:]:
             column = frame[name].where(edited) if name == "concepts" else frame[name]
             self._add(name, column, axes.get(name), edited if name in _OF_EDITS else slice(None))
         self._add("concept", concept_label_column(frame, axes), None, slice(None))
-        for name in ("status", "error", *told):
+        for name in ("status", "error", *texts):
             self._add(name, frame[name], None, slice(None))
 
     def _add(self, name: str, column: pd.Series[Any], axis: Sequence[Any] | None, where: Any) -> None:
-        numbers, found = pd.factorize(column, use_na_sentinel=True)
-        points = [_parsed(name, value) for value in found]
+        numbers, uniques = pd.factorize(column, use_na_sentinel=True)
+        points = [_parsed(name, value) for value in uniques]
         values = ordered_values(axis or (), points)
         at = {value: i for i, value in enumerate(values)}
         places = [at[value] for value in points] + [at.get(None, -1)]  # -1 is the last: null
@@ -69,16 +69,16 @@ class Cells:
             self._codes[name] = codes
 
     def places(self, name: str, column: pd.Series[Any]) -> list[int]:
-        """Of another table's column of settings, the places of its values."""
+        """The indices of another table's setting values in :attr:`values`; -1 for null."""
         at = {value: i for i, value in enumerate(self.values[name])}
         known = (_sent(_parsed(name, value)) if _is_known(value) else None for value in column)
         return [at.get(value, -1) for value in known]
 
     def parts(self, size: int) -> Iterator[dict[str, Any]]:
-        """The rows, so many at a time: columns by name, beside what a page needs to find an image.
+        """The rows in parts of ``size``: columns by name, with what the page needs to find an image.
 
-        ``reference`` is a row's number, -1 where that was never run. ``image`` is the key of the image, null
-        where there is none to show.
+        ``reference`` is the reference's row, -1 if it never ran. ``image`` is the key of the image, null if
+        there is none to show.
         """
         frame = self._frame
         numbers = {frame["key"].iloc[i]: int(i) for i in np.flatnonzero(frame["is_reference"])}
@@ -96,7 +96,7 @@ class Cells:
 
 
 def rounded(value: Any) -> float | None:
-    """A number to five significant digits, which is more than any is known to; None of nothing."""
+    """A number to five significant digits, more than its precision; None for NaN."""
     return None if pd.isna(value) else float(f"{float(value):.5g}")
 
 
@@ -113,7 +113,7 @@ def _is_known(value: Any) -> bool:
 
 
 def _sent(value: Hashable) -> Hashable:
-    """As JSON can carry it: see :data:`_LARGEST_INTEGER`."""
+    """The value as JSON can carry it; see :data:`_LARGEST_INTEGER`."""
     if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
         return str(value)
     return value

@@ -1,4 +1,4 @@
-"""What a page says before it shows a cell: what was asked, which setting to use, how each axis acts."""
+"""The page's summary data: the configuration, the verdict, each axis' curve, claims and advice."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ def overview(results: Results, cells: Cells) -> dict[str, Any]:
     """The page's first script: everything but the cells.
 
     Returns:
-        ``asked``: of plan.json. ``counts``: cells by their state. ``values``, ``constants``, ``scores``: see
-        :class:`~sega_bench.views.report.cells.Cells`. ``sets``: what each value of ``concepts`` is called.
-        ``axes``: their names. ``settings``: the summary's rows; ``curves``: for each axis those of its curve.
-        ``at`` are the places of the axes' values, ``set`` that of the concept set, -1 for all. A score has
-        mean, low, high, deviation, n, and the ends of the interval in pairs: with the best setting, or with
-        the same images at the other values of the axis.
-        ``claims``: the rows of :func:`sega_bench.analysis.claims.claims`. ``areas``: for each named axis, the
-        place of a value, the concept set, and the area under the front of that value's settings.
-        ``verdicts``: the verdict's sentences over all concept sets, then of each.
-        ``is_study``, and ``study``: what it found, null while it is not finished. ``together``: the axes that
-        advance together. ``advice``: where to look next.
+        ``asked``: the configuration, from plan.json. ``counts``: cells by their state. ``values``,
+        ``constants``, ``scores``: see :class:`~sega_bench.views.report.cells.Cells`. ``sets``: what each
+        value of ``concepts`` is called. ``axes``: their names. ``settings``: the summary's rows; ``curves``:
+        for each axis those of its curve. ``at`` are the places of the axes' values, ``set`` that of the
+        concept set, -1 for all. A score has mean, low, high, deviation, n, and the ends of the interval in
+        pairs: with the best setting, or with the same images at the other values of the axis. ``claims``: the
+        rows of :func:`sega_bench.analysis.claims.claims`. ``areas``: for each named axis, the place of a
+        value, the concept set, and the area under the front of that value's settings. ``verdicts``: the
+        verdict's sentences over all concept sets, then of each. ``is_study``, and ``study``: its answers,
+        null until it finishes. ``together``: the axes that advance together. ``advice``: where to look next.
     """
     summary, answers = results.summary, results.answers
     axes = [name for name in results.axes if name in cells.values]
