@@ -112,7 +112,9 @@ def test_the_root_keys_are_pinned() -> None:
     expected = (
         "name description model prompts prompt_file negative_prompt seeds concepts method replay sampling "
     )
-    expected += "edit axes zip scores engine wandb launch study output_dir dry_run retry_failed fail_fast"
+    expected += (
+        "edit axes zip scores verdict engine wandb launch study output_dir dry_run retry_failed fail_fast"
+    )
     assert list(configuration.to_dict(compose(PROMPTS))) == expected.split()
 
 
