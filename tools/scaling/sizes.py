@@ -20,7 +20,7 @@ from sega_bench.errors import UserError
 from sega_bench.execution import resume
 from sega_bench.planning import manifest, planner
 from sega_bench.planning.planner import Plan
-from sega_bench.sega.shards import shards
+from sega_bench.sega.shards import split_into_shards
 from sega_bench.sega.wave import count_timesteps
 from sega_bench.store import Store
 from sega_bench.store.records import settings
@@ -127,7 +127,7 @@ class _Measured:
             write_report(Results.read(store))
             costs = {
                 "plan": _cost(lambda: [cell.key for cell in planner.plan(config).cells]),
-                "shards": _cost(lambda: shards(plan.cells, _WORKERS, limit, count_timesteps)),
+                "shards": _cost(lambda: split_into_shards(plan.cells, _WORKERS, limit, count_timesteps)),
                 "resume": _cost(lambda: resume.compare(plan.cells, store, retry_failed=False)),
                 "table": _cost(lambda: frames.load(store.root)),
             }
