@@ -1,6 +1,6 @@
-"""Rows gathered by columns while they are read, so that a table is never there as a dict for each row too.
+"""Gather rows by column while they are read, so that a table never exists as one dict per row as well.
 
-A setting has few values however many rows there are: it is kept as numbers of a list of its values.
+A setting has few distinct values however many rows there are: it is kept as indices into a list of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sega_bench.cell import EDIT_SETTINGS
+from sega_bench.cell import EDIT_SETTINGS, collapse
 from sega_bench.store import EXECUTION_COLUMNS, OUTCOME_COLUMNS, SETTING_COLUMNS, columns
 
 Row = Mapping[str, Any]
@@ -30,24 +30,26 @@ _DTYPES |= dict.fromkeys(
 """Every other column is float64."""
 
 _UNLIKE = ("key", "image", "image_sha256")
-"""Texts of which nearly every row has its own."""
+"""Texts that differ in nearly every row."""
 
 _AT_ONCE = 1000
 _KNOWN = frozenset((*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS))
 
 
 def to_frame(rows: Iterable[Row]) -> pd.DataFrame:
-    """The store's rows as a table with the contract's columns, one dtype each; read one at a time."""
+    """The store's rows as a table with the documented columns, one dtype each; rows are read one at a time."""
     gathered = _Columns()
     for row in rows:
         gathered.add(row)
     frame = gathered.frame()
-    frame.loc[~frame["is_reference"] & frame["method"].isna(), "method"] = "sega"  # the column is the younger
+    frame.loc[~frame["is_reference"] & frame["method"].isna(), "method"] = (
+        "sega"  # older folders lack the column
+    )
     return frame
 
 
 class _Columns:
-    """Columns that grow by rows, which need not have the same names."""
+    """Columns that grow row by row; rows need not have the same names."""
 
     def __init__(self) -> None:
         self._columns: dict[str, _Column] = {}
@@ -73,7 +75,7 @@ class _Columns:
         self._count += len(rows)
 
     def frame(self) -> pd.DataFrame:
-        """The table; what was gathered is given up for it, column by column."""
+        """The table. Gathered values are released column by column while it is built."""
         self._gather()
         scores = [name for name in self._columns if name not in _KNOWN]
         nothing = range(self._count)
@@ -109,13 +111,13 @@ class _Texts:
 
 class _Numbers:
     def __init__(self) -> None:
-        self._values = array("d")  # one block that grows: many small ones would leave the heap in pieces
+        self._values = array("d")  # one growing block: many small ones would fragment the heap
 
     def extend(self, values: Sequence[Any]) -> None:
         self._values.frombytes(np.array(values, dtype=np.float64).tobytes())  # None becomes NaN
 
     def listed(self) -> _Few:
-        """The same as a column in which a value may be a list."""
+        """A copy in which values may be lists."""
         few = _Few()
         few.extend([None if np.isnan(value) else value for value in self._values])
         return few
@@ -148,9 +150,9 @@ class _Few:
 
 
 def _typed(name: str, values: list[Any]) -> pd.Series[Any]:
-    """Values of a column in its dtype; JSON texts if any of them is a list."""
+    """A column's values in its dtype; JSON texts if any of them is a list."""
     if name in EDIT_SETTINGS:
-        values = [_agreed(value) for value in values]
+        values = [collapse(value) for value in values]
     dtype = _DTYPES.get(name, "float64")
     if name == "concepts" or any(isinstance(value, list) for value in values):
         values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
@@ -161,12 +163,5 @@ def _typed(name: str, values: list[Any]) -> pd.Series[Any]:
 
 
 def _encodable(text: str | None) -> str | None:
-    """A lone surrogate (a mangled command line) has no UTF-8, and Parquet would refuse the table for it."""
+    """The text without lone surrogates (from a mangled command line), which Parquet cannot encode."""
     return text and text.encode("utf-8", "replace").decode()
-
-
-def _agreed(value: Any) -> Any:
-    """One value for all concepts where they agree, else their list."""
-    if isinstance(value, list) and all(item == value[0] for item in value):
-        return value[0]
-    return value

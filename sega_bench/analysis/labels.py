@@ -1,4 +1,4 @@
-"""How the views write values and untrusted texts."""
+"""Format setting values and untrusted texts for views."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sega_bench.errors import clean
 
 
 def format_value(value: Any) -> str:
-    """A setting's value as one would say it: 0.5, not 0.500000."""
+    """A setting's value as text: 0.5, not 0.500000."""
     if value is None or pd.isna(value):
         return "none"
     if isinstance(value, bool | np.bool_):
@@ -24,10 +24,10 @@ def format_value(value: Any) -> str:
 
 
 def concept_labels(sets: Iterable[str]) -> dict[str, str]:
-    """A sweep's concept sets, each a JSON list of texts, as words: texts joined by plus signs.
+    """Labels for concept sets, each a JSON list of texts: the texts joined by plus signs.
 
-    Where there are sets of several texts, a text of several phrases ("smiling, smile") is told by its first,
-    unless another text begins like it.
+    If any set has several texts, a text of several phrases ("smiling, smile") is shortened to its first phrase,
+    unless another text starts with the same one.
     """
     texts = {concepts: [clean(text) for text in json.loads(concepts)] for concepts in sets}
     every = {text for together in texts.values() for text in together}

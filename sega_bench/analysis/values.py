@@ -1,4 +1,4 @@
-"""A sweep's values as they can be compared and told: 5 and 5.0 are equal, lists are tuples, NaN is None."""
+"""A sweep's values made comparable and written: 5 equals 5.0, lists are tuples, NaN is None."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 import pandas as pd
 
 from sega_bench.analysis.labels import concept_labels, format_value
-from sega_bench.cell import EDIT_SETTINGS, READS
+from sega_bench.cell import EDIT_SETTINGS, READS, collapse
 
 _Item = TypeVar("_Item")
 
 
 def ordered_values(given: Sequence[Any], points: Iterable[Hashable]) -> list[Hashable]:
-    """An axis' values in the order in which they were given, those without any row included, then others."""
+    """An axis' values in configured order, including those without a row, then any others."""
     return list(dict.fromkeys(map(setting_value, given)) | dict.fromkeys(points))
 
 
 def setting_value(value: Any) -> Hashable:
-    """A value as it is compared."""
+    """A setting's value as it is compared: numbers are floats, lists are tuples, NaN is None."""
     if isinstance(value, list):
-        points = tuple(map(setting_value, value))
-        return points[0] if len(set(points)) == 1 else points
+        collapsed = collapse([setting_value(item) for item in value])
+        return tuple(collapsed) if isinstance(collapsed, list) else collapsed
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if value is None or isinstance(value, str):
@@ -33,15 +33,15 @@ def setting_value(value: Any) -> Hashable:
 
 
 def row_value(row: Mapping[Any, Any], name: str) -> Hashable:
-    """That of a row's setting, which is JSON text where concepts have their own."""
+    """The comparable value of a row's setting, which is JSON text where concepts differ."""
     value = row[name]
     return setting_value(json.loads(value) if name in EDIT_SETTINGS and isinstance(value, str) else value)
 
 
 def label_concepts(edited: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> list[str]:
-    """A name for each row's concepts; where the texts are equal, with the settings of theirs that differ.
+    """A label for each row's concepts; where texts are equal, with the settings in which they differ.
 
-    A setting that a row's method does not read makes no difference to its name.
+    A setting that the row's method does not read is not part of the label.
     """
     values: dict[tuple[str, str], set[Hashable]] = {}
     read = [[name for name in settings if name in READS[row["method"]]] for row in edited]
@@ -58,7 +58,7 @@ def label_concepts(edited: Sequence[Mapping[str, Any]], settings: Sequence[str])
 
 
 def concept_label_column(frame: pd.DataFrame, axes: Collection[str]) -> pd.Series[Any]:
-    """What each row's concepts are called (:func:`label_concepts`); null of a reference."""
+    """Each row's concept label (:func:`label_concepts`); null for a reference."""
     own = [name for name in EDIT_SETTINGS if name not in axes]
     numbers = frame.groupby(["concepts", *own], sort=False, dropna=False).ngroup().to_numpy()
     firsts = np.unique(numbers, return_index=True)[1]
@@ -70,12 +70,12 @@ def concept_label_column(frame: pd.DataFrame, axes: Collection[str]) -> pd.Serie
 
 
 def format_values(value: Hashable) -> str:
-    """A compared value as one would say it."""
+    """A comparable value as text."""
     return ", ".join(map(format_value, value)) if isinstance(value, tuple) else format_value(value)
 
 
 def evenly_spaced(items: Sequence[_Item], most: int) -> Sequence[_Item]:
-    """All items, or ``most`` of them taken evenly, the first and the last among them."""
+    """All items, or ``most`` of them evenly spaced, including the first and the last."""
     if len(items) <= most:
         return items
     return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
