@@ -201,7 +201,8 @@ def _select_best(
     beats_T = np.array([bool(better) and not worse for better, worse in comparisons])
     no_worse_T = np.array([not worse for _, worse in comparisons])
     group_T = beats_T if beats_T.any() else no_worse_T if no_worse_T.any() else ~no_worse_T
-    group = np.flatnonzero(group_T)
+    # Reversed, because knee() breaks exact ties for the last point, and the earliest trial should win.
+    group = np.flatnonzero(group_T)[::-1]
     position = knee(losses_TK[group])
     return None if position is None else candidates[group[position]]
 

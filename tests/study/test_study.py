@@ -367,6 +367,14 @@ def test_a_single_objective_has_one_trial_on_its_front(tmp_path: Path) -> None:
     assert answers.best[0].trial.number == gains.index(max(gains))
 
 
+def test_of_trials_with_equal_scores_the_earliest_is_recommended(tmp_path: Path) -> None:
+    beyond_the_last_step = ["+study.space.edit_cooldown_steps=[100,200,300]"]
+    words = ("study.sampler=grid", "study.min_resource=null")
+    answers = run_study(small_study(tmp_path, *words, space=beyond_the_last_step))
+    assert answers.front == (0, 1, 2)
+    assert {best.trial.number for best in answers.best} == {0}
+
+
 def test_the_best_settings_are_validated_on_held_out_seeds(tmp_path: Path) -> None:
     answers = run_study(small_study(tmp_path, "study.held_out.seeds=[7, 8, 9]"))
     assert [best.trial for best in answers.held_out] == [best.trial for best in answers.best]
