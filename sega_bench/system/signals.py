@@ -51,10 +51,10 @@ def deferred(*numbers: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for arrived in received:
-            signal.raise_signal(arrived)
+        for replaced, handler in handlers.items():
+            signal.signal(replaced, handler)
+        for deferred_number in received:
+            signal.raise_signal(deferred_number)
 
 
 def check() -> None:
