@@ -37,7 +37,7 @@ _KNOWN = frozenset((*SETTING_COLUMNS, *OUTCOME_COLUMNS, *EXECUTION_COLUMNS))
 
 
 def to_frame(rows: Iterable[Row]) -> pd.DataFrame:
-    """The store's rows as a table with the documented columns, one dtype each; rows are read one at a time."""
+    """The store's rows, read one at a time, as a table with the documented columns and dtypes."""
     gathered = _Columns()
     for row in rows:
         gathered.add(row)

@@ -26,12 +26,12 @@ def format_value(value: Any) -> str:
 def concept_labels(sets: Iterable[str]) -> dict[str, str]:
     """Labels for concept sets, each a JSON list of texts: the texts joined by plus signs.
 
-    If any set has several texts, a text of several phrases ("smiling, smile") is shortened to its first phrase,
-    unless another text starts with the same one.
+    If any set has several texts, a text of several phrases ("smiling, smile") is shortened to its first
+    phrase, unless another text starts with the same one.
     """
     texts = {concepts: [clean(text) for text in json.loads(concepts)] for concepts in sets}
     every = {text for together in texts.values() for text in together}
-    said = {text: text.partition(",")[0] for text in every}
-    if max(map(len, texts.values()), default=0) < 2 or len(set(said.values())) < len(every):
-        said = {text: text for text in every}
-    return {concepts: " + ".join(said[text] for text in together) for concepts, together in texts.items()}
+    short = {text: text.partition(",")[0] for text in every}
+    if max(map(len, texts.values()), default=0) < 2 or len(set(short.values())) < len(every):
+        short = {text: text for text in every}
+    return {concepts: " + ".join(short[text] for text in together) for concepts, together in texts.items()}

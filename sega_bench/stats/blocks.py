@@ -1,7 +1,8 @@
 """The prompts and seeds behind a sweep's values: which values share a prompt or a seed. Pure.
 
 A *picture* is one prompt with one seed. Its values (several concepts, say) start from the same noise and are
-not independent of each other. Neither are the values of one seed under several prompts: the noise is the same.
+not independent of each other. Neither are the values of one seed under several prompts: the noise is the
+same.
 
 Shapes: N values, P prompts, S seeds (in a nested design: the most seeds of one prompt), M settings.
 """

@@ -12,9 +12,9 @@ What an interval speaks of is its *scope*:
 ``all``
     Other prompts and other seeds.
 
-The intervals are Student's t intervals, with Satterthwaite's (1946) degrees of freedom where prompts and seeds
-are both random, and Hall's (1992) correction for skewed values. For symmetric values this is the t interval
-itself. ``tools/coverage.py`` simulates the coverage.
+The intervals are Student's t intervals, with Satterthwaite's (1946) degrees of freedom where prompts and
+seeds are both random, and Hall's (1992) correction for skewed values. For symmetric values this is the t
+interval itself. ``tools/coverage.py`` simulates the coverage.
 
 Shapes: M settings (or anything else that is estimated at once), N values of each, P prompts, S seeds.
 """
@@ -69,8 +69,8 @@ class MeanIntervals:
         n: number of values.
         se: standard error of the mean within the scope.
         df: degrees of freedom of the standard error.
-        clusters: number of independent units in the scope, the fewer of both kinds where prompts and seeds are
-            random.
+        clusters: number of independent units in the scope, the fewer of both kinds where prompts and seeds
+            are random.
         scope: what the intervals speak of; never ``auto``.
     """
 
@@ -85,8 +85,16 @@ class MeanIntervals:
     scope: Scope
 
     def __getitem__(self, m: int) -> MeanInterval:
-        floats = (float(column[m]) for column in (self.mean, self.sd, self.low, self.high))
-        return MeanInterval(*floats, int(self.n[m]), float(self.se[m]), float(self.df[m]), self.scope)
+        return MeanInterval(
+            mean=float(self.mean[m]),
+            sd=float(self.sd[m]),
+            low=float(self.low[m]),
+            high=float(self.high[m]),
+            n=int(self.n[m]),
+            se=float(self.se[m]),
+            df=float(self.df[m]),
+            scope=self.scope,
+        )
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -266,7 +274,8 @@ def _fixed_prompts(deviation_MPS: Floats, share_MPS: Floats, crossed: bool) -> _
         own_MP, all_M = np.maximum(n_MP, 2), np.maximum(seeds_M, 2)
         lost_MP = np.sqrt(own_MP / (own_MP - 1) * (all_M - 1) / all_M)
         influence_MPS = share_MPS * within_MPS * lost_MP[:, :, None]
-        return _one_way(influence_MPS.sum(axis=1), is_there_MPS.any(axis=1))
+        is_there_MS: NDArray[np.bool_] = np.any(is_there_MPS, axis=1)
+        return _one_way(influence_MPS.sum(axis=1), is_there_MS)
     influence_MPS = share_MPS * within_MPS
     df_MP = np.maximum(n_MP - 1.0, 0.0)
     df_M = df_MP.sum(axis=1)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.self_kill import SelfKill
 from support.fakes import FakeDenoiser
+from support.self_kill import SelfKill
 from support.stub_sweep import fake_networks, results, small_plan, store
 
 from sega_bench.config import compose

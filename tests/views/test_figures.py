@@ -11,7 +11,7 @@ from support.command_line import subcommand
 
 from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.results import Results
-from sega_bench.analysis.summary import GAIN
+from sega_bench.analysis.scores import GAIN
 from sega_bench.store import Store
 from sega_bench.views.paper import figures
 from sega_bench.views.paper.latex import MOST_ROWS, escape, latex_table

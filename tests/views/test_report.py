@@ -17,7 +17,8 @@ from sega_bench.analysis.claims import claims
 from sega_bench.analysis.frames import digest, load
 from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.results import Results
-from sega_bench.analysis.summary import GAIN, areas, curve, interval_around, summarise
+from sega_bench.analysis.scores import GAIN
+from sega_bench.analysis.summary import areas, curve, interval_around, summarise
 from sega_bench.analysis.values import row_value
 from sega_bench.store import SETTING_COLUMNS, Store
 from sega_bench.views.report import building
