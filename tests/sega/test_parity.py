@@ -1,6 +1,6 @@
 """The engine against diffusers' pipeline on a random checkpoint in float64: equal to rounding.
 
-Skipped once diffusers has removed the pipeline; test_frozen_parity.py compares with what it made.
+Skipped once diffusers has removed the pipeline; test_frozen_parity.py compares with its frozen latents.
 """
 
 from collections.abc import Sequence

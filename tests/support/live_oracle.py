@@ -14,7 +14,7 @@ from sega_bench.benchmark import oracle
 from sega_bench.cell import Cell
 
 needs_live_oracle = pytest.mark.skipif(not oracle.is_available(), reason=oracle.MISSING)
-"""For tests that run the pipeline itself; what it made is frozen in :mod:`support.frozen_oracle`."""
+"""For tests that run the pipeline; :mod:`support.frozen_oracle` holds its frozen latents."""
 
 
 def latents(pipeline: Any, cell: Cell) -> Tensor:
