@@ -27,7 +27,7 @@ from sega_bench.stats.random_effects import FEWEST_PROMPTS, Scope, resolve_scope
 
 _DRAWS = 4000
 _MOST_DF = 12
-"""Degrees of freedom from which on more would only make the simulation slower: the error rate hardly changes."""
+"""Most degrees of freedom that are simulated: with more, the error rate hardly changes."""
 
 _CANDIDATE_SHARE = 0.5
 """Probability with which a setting that is worse than the best by just the margin becomes a candidate."""
