@@ -1,1 +1,1 @@
-"""Statistics of plain arrays: intervals, Pareto fronts and correlations. Pure, seeded, without tables."""
+"""Statistics of plain arrays: intervals, comparisons, Pareto fronts and correlations. Pure and seeded."""

@@ -11,9 +11,10 @@ Floats = NDArray[np.float64]
 
 
 def spearman(x: Floats, y: Floats) -> float:
-    """Rank correlation, ties at their mean rank.
+    """Spearman's rank correlation of two arrays, (N,) each; ties have their mean rank.
 
-    NaN for fewer than three pairs (two points are always in line), or where one of both never changes.
+    Pairs with a NaN are skipped. The result is NaN for fewer than three pairs (two points always lie on a
+    line), and where either array is constant.
     """
     known = ~(np.isnan(x) | np.isnan(y))
     x, y = x[known], y[known]

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
 NOWHERE: Interval = (math.nan, math.nan)
-"""The interval of what is not known."""
+"""The interval of a value that is not known."""
 
 _RESAMPLES = 1000
 _Z_95 = 1.959963984540054
@@ -27,13 +27,13 @@ _Z_95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over the values there are.
+    """A mean over the values that are not NaN.
 
     Args:
-        mean: NaN of nothing.
-        sd: standard deviation of the values; NaN of fewer than two.
-        low, high: 95 % interval of the mean; NaN where it cannot be told.
-        n: how many values.
+        mean: NaN without any value.
+        sd: standard deviation of the values; NaN for fewer than two.
+        low, high: 95 % interval of the mean; NaN where it cannot be computed.
+        n: number of values.
     """
 
     mean: float
@@ -47,9 +47,9 @@ def estimate(values: Floats, clusters: NDArray[Any], groups: NDArray[Any] | None
     """Mean, deviation and :func:`interval` of the values that are not NaN.
 
     Args:
-        values: (N,); NaN is one that was not taken.
+        values: (N,); NaN for a value that is missing.
         clusters: (N,), see :func:`interval`.
-        groups: (N,), likewise.
+        groups: (N,), see :func:`interval`.
     """
     taken = ~np.isnan(values)
     values = values[taken]
@@ -62,13 +62,13 @@ def estimate(values: Floats, clusters: NDArray[Any], groups: NDArray[Any] | None
 def ratio(
     over: Floats, under: Floats, clusters: NDArray[Any], groups: NDArray[Any] | None = None
 ) -> Estimate:
-    """The sum of one value in terms of the sum of another, of the pairs that are whole.
+    """Ratio of two sums, over the pairs in which neither value is NaN.
 
     Args:
-        over: (N,); NaN is one that was not taken.
-        under: (N,), likewise. If it sums to zero or less in a resample, the interval is not known.
+        over: (N,) numerator; NaN for a value that is missing.
+        under: (N,) denominator. If it sums to zero or less in a resample, the interval is NaN.
         clusters: (N,), see :func:`interval`.
-        groups: (N,), likewise.
+        groups: (N,), see :func:`interval`.
     """
     taken = ~(np.isnan(over) | np.isnan(under))
     over, under = over[taken], under[taken]
@@ -81,21 +81,22 @@ def ratio(
 def interval(
     values: Floats, clusters: NDArray[Any], groups: NDArray[Any] | None = None, of: Floats | None = None
 ) -> Interval:
-    """95 % bootstrap interval of the mean, seeded; or of a ratio of two sums.
+    """Seeded 95 % bootstrap interval of a mean, or of a ratio of two sums.
 
-    Whole clusters are drawn, with replacement: the edits of one unedited image share its prompt and seed, and
-    are not independent of each other. Where clusters belong to several groups (the seeds of each prompt), the
-    groups are drawn first, then the clusters within each that was drawn.
+    Whole clusters are drawn with replacement, because the edits of one unedited image share its prompt and
+    seed and are not independent. Where clusters belong to several groups (the seeds of each prompt), groups are
+    drawn first, then clusters within each drawn group.
 
     The interval is the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the
-    Bootstrap", section 5.3): its quantiles lie further out than 2.5 % and 97.5 %, by what makes the normal
-    interval of so many values a t interval. Without that, four seeds would give far too narrow a one.
+    Bootstrap", section 5.3). Its quantiles lie further out than 2.5 % and 97.5 %, by the factor that turns
+    the normal interval of this number of values into a t interval. Otherwise four seeds would give far too
+    narrow an interval.
 
     Args:
-        values: (N,), no NaN.
-        clusters: (N,) labels; with a single one nothing is known, and both ends are NaN.
-        groups: (N,) labels, the same for all values of a cluster; None is a single group.
-        of: (N,), what the sum of the values is divided by the sum of; None is one each, which makes the mean.
+        values: (N,) without NaN.
+        clusters: (N,) labels; with a single cluster both ends are NaN.
+        groups: (N,) labels, the same for all values of a cluster; None for a single group.
+        of: (N,) values whose sum divides the sum of ``values``; None for ones, which makes the mean.
     """
     labels, first, place_N = np.unique(clusters, return_index=True, return_inverse=True)
     if len(labels) < 2:
@@ -115,7 +116,7 @@ def interval(
 
 @lru_cache(maxsize=4)
 def _resamples(sizes: tuple[int, ...]) -> Floats:
-    """How often each cluster is drawn in each resample, (R, G), groups of these sizes one after the other."""
+    """Number of draws of each cluster in each resample, (R, G), for consecutive groups of these sizes."""
     rng = np.random.default_rng(0)
     groups = len(sizes)
     drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=_RESAMPLES)
@@ -124,14 +125,14 @@ def _resamples(sizes: tuple[int, ...]) -> Floats:
 
 
 def _tail(clusters: int) -> float:
-    """Which quantile of the resamples is the lower end of a 95 % interval of so many clusters."""
+    """Quantile of the resamples at the lower end of a 95 % interval of this number of clusters."""
     return float(ndtr(-math.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, 0.975)))
 
 
 def wilson(successes: float, n: float) -> Interval:
     """95 % interval of a proportion (Wilson 1927), always inside [0, 1]; NaN when ``n`` is 0.
 
-    ``successes`` may be fractional: a trial that groups several outcomes counts the share that succeeded.
+    ``successes`` may be fractional: a trial with several outcomes counts as the share that succeeded.
     """
     if n == 0:
         return NOWHERE

@@ -1,4 +1,4 @@
-"""Pareto fronts of losses: which points are on one, where its knee is, how much it dominates. Pure.
+"""Pareto fronts of losses: membership, knee, hypervolume and area. Pure.
 
 Shapes: N points, K losses; a smaller loss is better. A gain enters as its negative.
 """
@@ -17,7 +17,7 @@ WORST_COST = 1.0
 
 
 def front(losses_NK: Floats) -> NDArray[np.bool_]:
-    """Which points no other beats in one loss without losing in another; never one with a NaN."""
+    """Which points no other point dominates, (N,); a point with a NaN is never on the front."""
     on_N: NDArray[np.bool_] = np.all(np.isfinite(losses_NK), axis=1)
     for i in np.flatnonzero(on_N):
         no_worse_N = (losses_NK <= losses_NK[i]).all(axis=1)
@@ -26,10 +26,10 @@ def front(losses_NK: Floats) -> NDArray[np.bool_]:
 
 
 def knee(losses_NK: Floats) -> int | None:
-    """Index of the front's best trade-off, None if it is empty; of a single loss, that of the least.
+    """Index of the front's best trade-off; None if the front is empty.
 
-    With every loss scaled to 0..1 along the front, the knee has the smallest sum. Ties go to the smallest
-    first loss, then to the last point.
+    The knee has the smallest sum of losses, each scaled to 0..1 along the front. With a single loss it is the
+    minimum. Ties go to the smallest first loss, then to the last point.
     """
     on = np.flatnonzero(front(losses_NK))
     if not len(on):
@@ -42,12 +42,12 @@ def knee(losses_NK: Floats) -> int | None:
 
 
 def hypervolume(losses_NK: Floats, worst_K: Floats) -> float:
-    """Volume of what the points dominate within the box that ends at the worst losses.
+    """Volume that the points dominate below the reference point ``worst_K``.
 
-    By slices along the last loss, each the hypervolume of one loss fewer: exact, and quick enough for the
-    hundreds of points and few losses of a study.
+    Exact, by slices along the last loss, each a hypervolume of one loss fewer: fast enough for the hundreds of
+    points and few losses of a study.
     """
-    inside = losses_NK[(losses_NK < worst_K).all(axis=1)]  # no NaN is
+    inside = losses_NK[(losses_NK < worst_K).all(axis=1)]  # NaN never is
     if not len(inside):
         return 0.0
     if inside.shape[1] == 1:
@@ -60,11 +60,11 @@ def hypervolume(losses_NK: Floats, worst_K: Floats) -> float:
 
 
 def area_under_front(gain: Floats, cost: Floats) -> float:
-    """Area that the points dominate, from no gain at cost :data:`WORST_COST`: the hypervolume of two scores.
+    """Hypervolume of gain and cost, from the reference point of gain 0 and cost :data:`WORST_COST`.
 
-    In units of the gain: a free edit of gain 0.4 has the area 0.4, and one that costs 0.25 has 0.3. More is
-    better, of one setting as of the front of many. Points that gain nothing, or cost more than the worst,
-    have none; with no point at all, or NaN alone, it is NaN.
+    The unit is that of the gain: a free edit of gain 0.4 has area 0.4, and one that costs 0.25 has 0.3. More is
+    better, for one setting and for a front of many. Points without gain, or with a cost above the worst, add
+    nothing. The area is NaN without any point that has both values.
 
     Args:
         gain: (N,), in any order.

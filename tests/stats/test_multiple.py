@@ -32,8 +32,7 @@ def test_one_comparison_is_a_paired_t_test() -> None:
     assert (result.low[0], result.high[0]) == pytest.approx((expected.low, expected.high))
 
 
-def test_comparisons_with_a_control_have_dunnetts_critical_value() -> None:
-    """Dunnett's table: 5 treatments, correlation 1/2, many degrees of freedom: 2.23 of one side."""
+def test_correlated_comparisons_need_less_than_bonferroni_and_more_than_one_alone() -> None:
     correlation = np.full((5, 5), 0.5) + 0.5 * np.eye(5)
     rate = simultaneous_error_rate(correlation, 12, 0.05, two_sided=False)
     bonferroni, alone = stats.t.isf(0.05 / 5, 12), stats.t.isf(0.05, 12)
