@@ -84,8 +84,8 @@ def interval(
     """Seeded 95 % bootstrap interval of a mean, or of a ratio of two sums.
 
     Whole clusters are drawn with replacement, because the edits of one unedited image share its prompt and
-    seed and are not independent. Where clusters belong to several groups (the seeds of each prompt), groups are
-    drawn first, then clusters within each drawn group.
+    seed and are not independent. Where clusters belong to several groups (the seeds of each prompt), groups
+    are drawn first, then clusters within each drawn group.
 
     The interval is the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the
     Bootstrap", section 5.3). Its quantiles lie further out than 2.5 % and 97.5 %, by the factor that turns

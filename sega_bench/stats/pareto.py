@@ -44,7 +44,8 @@ def knee(losses_NK: Floats) -> int | None:
 def hypervolume(losses_NK: Floats, worst_K: Floats) -> float:
     """Volume that the points dominate below the reference point ``worst_K``.
 
-    Exact, by slices along the last loss, each a hypervolume of one loss fewer: fast enough for the hundreds of
+    Exact, by slices along the last loss, each a hypervolume of one loss fewer: fast enough for the hundreds
+        of
     points and few losses of a study.
     """
     inside = losses_NK[(losses_NK < worst_K).all(axis=1)]  # NaN never is
@@ -62,7 +63,8 @@ def hypervolume(losses_NK: Floats, worst_K: Floats) -> float:
 def area_under_front(gain: Floats, cost: Floats) -> float:
     """Hypervolume of gain and cost, from the reference point of gain 0 and cost :data:`WORST_COST`.
 
-    The unit is that of the gain: a free edit of gain 0.4 has area 0.4, and one that costs 0.25 has 0.3. More is
+    The unit is that of the gain: a free edit of gain 0.4 has area 0.4, and one that costs 0.25 has 0.3.
+        More is
     better, for one setting and for a front of many. Points without gain, or with a cost above the worst, add
     nothing. The area is NaN without any point that has both values.
 
