@@ -67,7 +67,7 @@ def run_and_die(folder: Path, words: tuple[str, ...], begun: Path, self_kill: Se
 
 
 def run_killed(folder: Path, kills: int, seed: int) -> tuple[int, int]:
-    """Start a sweep ``kills`` times with a doomed process, then finish it.
+    """Start a sweep ``kills`` times in a process that kills itself, then finish it.
 
     Returns:
         How often it was killed, and the largest number of cells that one kill lost.
