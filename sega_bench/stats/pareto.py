@@ -44,9 +44,8 @@ def knee(losses_NK: Floats) -> int | None:
 def hypervolume(losses_NK: Floats, worst_K: Floats) -> float:
     """Volume that the points dominate below the reference point ``worst_K``.
 
-    Exact, by slices along the last loss, each a hypervolume of one loss fewer: fast enough for the hundreds
-        of
-    points and few losses of a study.
+    Exact, by slices along the last loss, each a hypervolume of one loss fewer: fast enough for the
+    hundreds of points and few losses of a study.
     """
     inside = losses_NK[(losses_NK < worst_K).all(axis=1)]  # NaN never is
     if not len(inside):

@@ -59,7 +59,8 @@ def share_intervals(
     """Shares of successes of several settings on the same prompts and seeds.
 
     Two-sided intervals are Wilson's (1927), whose coverage is close to the level on average. One-sided
-    bounds are Clopper and Pearson's (1934), whose coverage is never below it: a decision stands on them.
+    bounds are Clopper and Pearson's (1934), whose coverage is never below it for independent trials: a
+    decision stands on them.
 
     Args:
         values_MN: (M, N) successes, 0 to 1; NaN for a value that is missing.

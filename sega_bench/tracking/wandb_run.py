@@ -134,10 +134,7 @@ class WandbRun:
         handed = self._later(lambda: self._with_run(last))
         closed = self._later(lambda: self._with_run(_close))
         if not self._is_done(closed, PATIENCE_SECONDS if patience is None else patience):
-            # Else the SDK lets the program wait at its end, as long as finish_timeout allows. There is no
-            # public name for that, so it is looked for with care. Its own process ends with ours.
-            with suppress(AttributeError):
-                wandb.setup()._connection._cleanup()  # type: ignore[union-attr,misc]
+            _abandon_service()
             raise TimeoutError
         return handed.result(), closed.result()
 
@@ -158,6 +155,21 @@ class WandbRun:
 
     def _later(self, work: Callable[[], _Result]) -> Future[_Result | None]:
         return self._thread.submit(lambda: guarded(work))
+
+
+def _abandon_service() -> None:
+    """Keep the SDK from waiting for its service process at exit, as long as ``finish_timeout`` allows.
+
+    The SDK has no public function for this. The service process ends with ours.
+    """
+    try:
+        wandb.setup()._connection._cleanup()  # type: ignore[union-attr,misc]
+    except AttributeError as error:
+        _log.warning(
+            "W&B: this version of its SDK cannot be abandoned (%s): the program may wait %.0f s at its end",
+            error,
+            PATIENCE_SECONDS,
+        )
 
 
 def guarded(work: Callable[[], _Result]) -> _Result | None:

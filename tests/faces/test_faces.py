@@ -16,6 +16,7 @@ from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from support.live_oracle import needs_live_oracle
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -312,6 +313,7 @@ def tiny_model(folder: Path) -> Path:
     return folder / "weights"
 
 
+@needs_live_oracle
 def test_a_tiny_training_run_writes_a_working_pipeline(tmp_path_factory: pytest.TempPathFactory) -> None:
     weights = tiny_model(tmp_path_factory.mktemp("tiny"))
     pipeline = StableDiffusionPipeline.from_pretrained(weights / "pipeline")
@@ -376,14 +378,17 @@ def test_the_scorer_separates_the_concepts(scorer, fresh: Drawings) -> None:
     assert min(concept_auc(scorer, tokenizer, fresh).values()) > 0.99
 
 
+@needs_live_oracle
 def test_text_states_of_concepts_differ_from_the_empty_text(pipeline) -> None:
     assert max(cosine_to_empty(pipeline.text_encoder, pipeline.tokenizer).values()) < 0.9
 
 
+@needs_live_oracle
 def test_the_autoencoder_reconstructs_new_drawings(pipeline, fresh: Drawings) -> None:
     assert psnr(fresh.images(slice(None)), reconstruct(pipeline.vae, fresh)) > 26
 
 
+@needs_live_oracle
 @pytest.mark.parametrize("name", CONCEPTS)
 def test_an_edit_adds_its_concept_and_keeps_the_rest(pipeline, name: str) -> None:
     gained, kept, colors = edited(pipeline, range(500, 516), [name], Setting())
@@ -392,6 +397,7 @@ def test_an_edit_adds_its_concept_and_keeps_the_rest(pipeline, name: str) -> Non
     assert colors >= 0.85
 
 
+@needs_live_oracle
 @pytest.mark.slow
 def test_one_setting_edits_all_four_concepts(pipeline) -> None:
     """The model's purpose: nine in ten faces gain each concept, with few other changes."""

@@ -334,6 +334,23 @@ def test_a_sender_that_is_stuck_is_never_waited_for(
     release.set()
 
 
+def test_an_sdk_that_cannot_be_abandoned_costs_time_and_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the private function that stops the SDK from waiting at exit, the sweep still goes on."""
+    release = threading.Event()
+    monkeypatch.setattr(wandb_run, "_start", lambda *_: release.wait())
+    monkeypatch.setattr(wandb_run, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(wandb, "setup", lambda: object())
+    store = finished(tmp_path / "sweep")
+    results = Results.read(store)
+    with caplog.at_level(logging.WARNING, "sega_bench"):
+        command = Reporter(store, results.plan, "online").finish(results)
+    assert command == f"python -m sega_bench wandb {store.root} --mode online"
+    assert [message for message in caplog.messages if "cannot be abandoned" in message]
+    release.set()
+
+
 def test_the_configuration_has_no_paths_secrets_or_endless_lists(tmp_path: Path) -> None:
     plan = sweeps.write_plan(Store(tmp_path), sweeps.cells({}, ["p"], [["a"]], [0]), {})
     plan["settings"] = {
