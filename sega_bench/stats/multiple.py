@@ -333,8 +333,8 @@ def _shrunk_covariance(rows_MB: Floats, df: float) -> Floats:
 def simultaneous_error_rate(covariance_MM: Floats, df: float, tail: float, two_sided: bool) -> float:
     """Error rate of each bound with which all bounds of M t statistics hold at once, but for ``tail``.
 
-    Simulated with a fixed seed: means of normal values with this covariance, each with a standard error of its
-    own. It lies between Bonferroni's and that of a single bound.
+    Simulated with a fixed seed: means of normal values with this covariance, each with a standard error of
+    its own. It lies between Bonferroni's and that of a single bound.
     """
     sides = 2 if two_sided else 1
     draws_RDM, df = _draws(covariance_MM, df)
