@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support import naive, small_sweep, tiny_sd
 from support.latents import engine_latents
+from support.live_oracle import needs_live_oracle
 
 from sega_bench.analysis.columns import to_frame
 from sega_bench.analysis.frames import load
@@ -43,6 +44,7 @@ def test_a_method_equals_its_plain_loop(method: str, edits: tuple[Edit, ...], ne
     assert (ours - engine_latents(model, one.reference())).abs().max() > 1e-3
 
 
+@needs_live_oracle
 @pytest.mark.parametrize(("method", "name"), [("prompt", "prompt"), ("negative", "negative_prompt")])
 def test_without_a_warm_up_a_text_method_equals_diffusers_with_that_text(method: str, name: str) -> None:
     one = cell(method, Edit("glasses", edit_warmup_steps=0), Edit("smile", edit_warmup_steps=0))
