@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sega_bench.cell import EDIT_SETTINGS, abbreviated
+from sega_bench.cell import EDIT_SETTINGS, abbreviated, broadcast
 from sega_bench.config import Config, StudyConfig
 from sega_bench.errors import UserError, nearest
 from sega_bench.planning.planner import AXES, Plan, plan
@@ -108,7 +108,7 @@ class Setting:
         Args:
             value: one value, which a per-concept setting broadcasts, or a list with one per concept.
         """
-        values = value if isinstance(value, list) else [value] * len(self.parameters)
+        values = broadcast(value, len(self.parameters))
         if len(values) != len(self.parameters) or not all(map(self._contains, values)):
             return None
         return dict(zip(self.parameters, values, strict=True))

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from sega_bench.cell import Cell, abbreviated
+from sega_bench.cell import Cell, abbreviated, collapse
 from sega_bench.config import Config, StudyConfig
 from sega_bench.errors import UserError
 from sega_bench.planning.planner import AXES, Plan, plan
@@ -230,9 +230,7 @@ def _axis_values(cells: Iterable[Cell], name: str) -> list[Any]:
     """A setting's distinct values in order of appearance; a per-concept list collapses where all agree."""
     values: dict[str, Any] = {}
     for row in (columns_of(cell) for cell in cells if not cell.is_reference):
-        value = row[name]
-        if isinstance(value, list) and value.count(value[0]) == len(value):
-            value = value[0]
+        value = collapse(row[name])
         values.setdefault(repr(value), value)  # lists are not hashable, and True equals 1
     return list(values.values())
 

@@ -1,4 +1,4 @@
-// What a study found: the settings to use and what they score elsewhere, what moves each score, what it cost.
+// A study's answers: recommended settings with held-out scores, importance of each setting, hypervolume over cost.
 "use strict";
 
 let movedScore = null;
