@@ -12,7 +12,8 @@ import numpy as np
 from sega_bench.analysis.best import Judged
 from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.labels import format_value
-from sega_bench.analysis.verdict import FEWEST_BLOCKS, row_means
+from sega_bench.analysis.verdict import row_means
+from sega_bench.stats.resampling import FEWEST_BLOCKS
 
 _MOST_AS_GOOD = 3
 

@@ -27,15 +27,13 @@ from numpy.typing import NDArray
 
 from sega_bench.stats.multiple import compare_with_reference
 from sega_bench.stats.proportions import Side
+from sega_bench.stats.resampling import FEWEST_BLOCKS, bootstrap_counts, held_out_blocks
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 ALPHA = 0.05
 """Probability with which any of the simultaneous bounds may be wrong."""
-
-FEWEST_BLOCKS = 4
-"""With fewer blocks, how sure the choice is cannot be estimated by leaving blocks out."""
 
 RESAMPLES = 200
 """How often the choice is made again to see how sure it is."""
@@ -167,7 +165,7 @@ class _Rule:
     @property
     def is_tested(self) -> bool:
         """Whether there are blocks enough for a bound."""
-        return len(np.unique(_blocks(self._evidence))) > 1
+        return len(held_out_blocks(self._evidence.prompt_N, self._evidence.seed_N)) > 1
 
     def choose(self, weight_N: Floats) -> _Choice:
         """The verdict with the pairs weighted."""
@@ -267,42 +265,30 @@ def _median(values_N: Floats, weight_N: Floats) -> float:
     return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
 
 
-def _blocks(evidence: Evidence) -> NDArray[np.intp]:
-    """The unit that is resampled: the seed, which prompts share; with a single seed, the prompt."""
-    _, seed_N = np.unique(evidence.seed_N, return_inverse=True)
-    if len(seed_N) and seed_N.max() > 0:
-        return seed_N
-    return np.unique(evidence.prompt_N, return_inverse=True)[1]
-
-
 def _chosen_share(rule: _Rule, evidence: Evidence, resamples: int) -> Floats:
-    block_N = _blocks(evidence)
-    count = int(block_N.max()) + 1 if len(block_N) else 0
+    """The share of bootstrap resamples of prompts and seeds in which each setting is chosen."""
     settings = len(evidence.gain_MN)
-    if count < 2 or not resamples:
+    if not rule.is_tested or not resamples:
         return np.full(settings, math.nan)
-    rng = np.random.default_rng(0)
-    drawn_RB = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-    chosen = [rule.choose(weight_B[block_N].astype(np.float64)).setting for weight_B in drawn_RB]
-    counts = np.bincount([m for m in chosen if m is not None], minlength=settings)
-    return counts / resamples
+    counts_RN = bootstrap_counts(evidence.prompt_N, evidence.seed_N, resamples)
+    chosen = [rule.choose(weight_N.astype(np.float64)).setting for weight_N in counts_RN]
+    counts_M = np.bincount([m for m in chosen if m is not None], minlength=settings)
+    return counts_M / resamples
 
 
 def _expected(rule: _Rule, evidence: Evidence) -> float:
-    """Mean headline on each block of what the other blocks choose; NaN of too few blocks."""
-    block_N = _blocks(evidence)
-    count = int(block_N.max()) + 1 if len(block_N) else 0
-    if count < FEWEST_BLOCKS:
+    """Mean headline on each held-out block of what the other blocks choose; NaN of too few blocks."""
+    splits_KN = held_out_blocks(evidence.prompt_N, evidence.seed_N)
+    if len(splits_KN) < FEWEST_BLOCKS:
         return math.nan
-    return _mean([*_left_out(rule, evidence, block_N, count)])
+    return _mean([*_held_out(rule, evidence, splits_KN)])
 
 
-def _left_out(rule: _Rule, evidence: Evidence, block_N: NDArray[np.intp], count: int) -> Iterator[float]:
-    for block in range(count):
-        is_left_out = block_N == block
-        chosen = rule.choose((~is_left_out).astype(np.float64)).setting
+def _held_out(rule: _Rule, evidence: Evidence, splits_KN: Bools) -> Iterator[float]:
+    for is_held_out_N in splits_KN:
+        chosen = rule.choose((~is_held_out_N).astype(np.float64)).setting
         if chosen is not None:
-            yield _mean(evidence.headline_MN[chosen, is_left_out])
+            yield _mean(evidence.headline_MN[chosen, is_held_out_N])
 
 
 def _mean(values: Any) -> float:

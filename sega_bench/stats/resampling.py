@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sega_bench.stats.blocks import Blocks, Bools, Floats
+from sega_bench.stats.blocks import Blocks, Bools
 from sega_bench.stats.random_effects import Scope, resolve_scope
 
 FEWEST_BLOCKS = 4
@@ -62,20 +62,6 @@ def _draw(rng: np.random.Generator, resamples: int, units: int) -> NDArray[np.in
         units, np.full(units, 1 / max(1, units)), size=resamples
     ).astype(np.int32)
     return drawn
-
-
-def resampled_means(values_MN: Floats, counts_RN: NDArray[np.int32]) -> Floats:
-    """Mean of each setting in each resample, (R, M): NaN where none of its values was drawn.
-
-    Args:
-        values_MN: (M, N) values; NaN for one that is missing.
-        counts_RN: (R, N) as :func:`bootstrap_counts` draws them.
-    """
-    is_known_MN = ~np.isnan(values_MN)
-    weights_RN = counts_RN.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means: Floats = (weights_RN @ np.where(is_known_MN, values_MN, 0.0).T) / (weights_RN @ is_known_MN.T)
-    return means
 
 
 def held_out_blocks(prompt_N: NDArray[Any], seed_N: NDArray[Any], most: int = 20) -> Bools:

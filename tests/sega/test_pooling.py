@@ -150,7 +150,7 @@ def test_abandoned_tasks_are_closed() -> None:
     results = run_pooled(denoiser, tasks, Batching(1), lambda count: None, tasks_in_flight=3)
     assert next(results) == []
     results.close()  # type: ignore[attr-defined]
-    assert closed == ["first", "second", "third"]
+    assert sorted(closed) == ["first", "second", "third"]  # on a busy machine the first may end last
 
 
 def test_a_task_fails_when_not_even_one_row_fits_into_memory() -> None:

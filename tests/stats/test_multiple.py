@@ -17,7 +17,7 @@ from sega_bench.stats.multiple import (
     simultaneous_error_rate,
 )
 from sega_bench.stats.proportions import clopper_pearson, share_intervals, wilson
-from sega_bench.stats.resampling import bootstrap_counts, held_out_blocks, resampled_means
+from sega_bench.stats.resampling import bootstrap_counts, held_out_blocks
 
 ONE_PROMPT, SEEDS = np.zeros(8), np.arange(8)
 
@@ -150,11 +150,6 @@ def test_a_resample_of_a_nested_design_draws_the_seeds_of_each_prompt() -> None:
     of_prompt = counts.reshape(50, 3, 4).sum(axis=2)
     assert (of_prompt.sum(axis=1) == 12).all()
     assert (of_prompt % 4 == 0).all()
-
-
-def test_resampled_means_skip_missing_values() -> None:
-    means = resampled_means(np.array([[1.0, math.nan, 4.0]]), np.array([[2, 5, 1]], dtype=np.int32))
-    assert means[0, 0] == pytest.approx(2.0)
 
 
 def test_every_value_is_held_out_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from sega_bench.analysis.groups import ALL
 from sega_bench.analysis.results import Results
 from sega_bench.analysis.scores import GAIN, TRENDS
 from sega_bench.errors import clean
+from sega_bench.stats.multiple import detectable
 from sega_bench.views.console.setting_table import Form, constant, cost_name, fitting, value_of
 
 if TYPE_CHECKING:
@@ -47,12 +49,25 @@ def print_plan(console: Console, made: Plan, more: Mapping[str, str]) -> None:
         ("UNet evaluations", f"{ours:,}; cell by cell {theirs:,}, {theirs / max(1, ours):.2f} times as many"),
         ("images", f"about {sum(1.5 * cell.height * cell.width for cell in made.cells) / 1e6:,.2f} MB"),
         ("axes", axes or "none"),
+        *_resolution(made).items(),
         *more.items(),
         ("model", made.model.id),
         ("folder", str(Path(made.config.output_dir) / made.name)),
     ):
         table.add_row(name, Text(value))
     console.print(table)
+
+
+def _resolution(made: Plan) -> dict[str, str]:
+    """How small a difference between settings this sweep can tell apart, and one with twice the seeds."""
+    seeds, prompts = len(made.seeds), len(made.prompts)
+    settings = len(made.edited) // max(1, seeds * prompts * len(made.concepts))
+    now, twice = (detectable(settings, count, prompts) for count in (seeds, 2 * seeds))
+    if math.isnan(twice):
+        return {}
+    deviations = "nothing" if math.isnan(now) else f"differences from {now:.2g} standard deviations on"
+    text = f"{_count(seeds, 'seed')} {deviations}; {2 * seeds} seeds from {twice:.2g} on"
+    return {"tells apart": f"{settings} settings: {text}"}
 
 
 def print_summary(console: Console, results: Results, paths: Mapping[str, object] | None = None) -> None:
