@@ -163,7 +163,7 @@ def test_axes_can_be_asked_for_and_others_are_held_at_the_best(
     sheet = drawn.first()
     assert (sheet.x_name, sheet.y_name) == ("edit_warmup_steps", "edit_threshold")
     assert list(sheet.columns) == ["1", "5"]
-    assert any(note.startswith("Held at the best trade-off's: edit_guidance_scale ") for note in sheet.notes)
+    assert any(note.startswith("Held at the verdict's: edit_guidance_scale ") for note in sheet.notes)
     assert sum(tile.marked for row in sheet.rows for tile in row.tiles if tile) == 1
 
 
@@ -282,7 +282,7 @@ def test_where_most_of_a_plane_was_not_run_seeds_and_concepts_are_shown(
 def test_where_one_axis_at_a_time_is_moved_the_others_are_held_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best trade-off is where the threshold was moved, and there no other scale was tried."""
+    """The verdict is where the threshold was moved, and there no other scale was tried."""
     zipped = "+zip.edit_threshold=[0.9,0.9,0.9,0.5]", "+zip.edit_guidance_scale=[5,2,8,5]"
     asked = "prompts=[a face]", "concepts=[smile,curls]", "seeds=1", f"output_dir={tmp_path}", "name=moved"
     made, store = plan(compose(*zipped, *asked)), Store(tmp_path / "moved")
@@ -380,7 +380,7 @@ def test_a_sheets_file_says_what_it_shows(tmp_path: Path) -> None:
     paths = write_grids(Results.read(store))
     assert write.caption(paths[-1]) == (
         f'edit_threshold across, edit_guidance_scale down; "{prompt}"; smile \N{MIDDLE DOT} seed 0; '
-        "Outlined: the best trade-off over all prompts, concepts and seeds"
+        "Outlined: the verdict over all prompts, concepts and seeds"
     )
 
 
