@@ -40,15 +40,20 @@ def next_steps(summary: pd.DataFrame, trends: pd.DataFrame, axes: Sequence[str])
     steps = list(_failures(pooled))
     best = pooled[pooled["best"]]
     if best.empty:
-        return [*steps, *_without_best(pooled, trends)]
+        return [*steps, *_without_best(pooled, trends, axes)]
     noise = list(_noise(pooled))
     if noise:  # a position on an axis means nothing where settings cannot be told apart
         return steps + noise
-    crossed = len(pooled) == math.prod(pooled[axis].nunique(dropna=False) for axis in axes)
+    crossed = _are_crossed(pooled, axes)
     for _, trend in trends.iterrows():
         if trend["axis"] in RANGES and trend["values"] > 1:
             steps += _along(trend, pooled, best.iloc[0], crossed)
     return steps + list(_disagreement(summary, axes))
+
+
+def _are_crossed(pooled: pd.DataFrame, axes: Sequence[str]) -> bool:
+    """Whether every combination of the axes' values is a setting."""
+    return len(pooled) == math.prod(pooled[axis].nunique(dropna=False) for axis in axes)
 
 
 def _failures(pooled: pd.DataFrame) -> Iterator[str]:
@@ -76,7 +81,7 @@ def _apart(others: pd.DataFrame, score: str) -> pd.Series[bool]:
     return (others[f"{score}_gap_low"] > 0) | (others[f"{score}_gap_high"] < 0)
 
 
-def _without_best(pooled: pd.DataFrame, trends: pd.DataFrame) -> Iterator[str]:
+def _without_best(pooled: pd.DataFrame, trends: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
     """What to try where no setting works: stronger edits, but only where gain grows with strength."""
     if pooled[f"{GAIN}_mean"].isna().all():
         yield f"No cell has {GAIN}, so no setting can be judged."
@@ -86,9 +91,11 @@ def _without_best(pooled: pd.DataFrame, trends: pd.DataFrame) -> Iterator[str]:
         if axis in _STRENGTH and trend["values"] > 1 and _STRENGTH[axis] * trend[GAIN] > 0:
             values = sorted(float(value) for value in pooled[axis].dropna().unique())
             edge = "largest" if _STRENGTH[axis] > 0 else "smallest"
-            further = _beyond(axis, values, edge)
+            is_at_end = (values[-1] if edge == "largest" else values[0]) in RANGES[axis]
+            further = [] if is_at_end else _beyond(axis, values, edge)
             if further:
-                yield f"Gain grows with strength: {_proposal(axis, values, further, True)}."
+                proposal = _proposal(axis, values, further, _are_crossed(pooled, axes))
+                yield f"Gain grows with strength: {proposal}."
 
 
 def _along(trend: pd.Series[Any], pooled: pd.DataFrame, best: pd.Series[Any], crossed: bool) -> Iterator[str]:

@@ -64,7 +64,7 @@ def claims(
         ``high`` (95 %, over prompts and seeds; Wilson's for shares), ``n``. ``at`` is the one setting that
         isolation and robustness are measured at: the best one over all concept sets.
     """
-    edited = frame.loc[~frame["is_reference"] & (frame["status"] == "done"), _needed(frame, axes)]
+    edited = frame.loc[~frame["is_reference"] & (frame["status"] == "done"), _needed(frame, axes, criteria)]
     settings = [axis for axis in axes if axis not in _NO_SETTING]
     rows: list[_Row] = []
     for direction, part in edited.groupby(_direction(edited), sort=False):
@@ -72,9 +72,9 @@ def claims(
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _needed(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+def _needed(frame: pd.DataFrame, axes: Sequence[str], criteria: Criteria) -> list[str]:
     """The table's columns that a claim may need."""
-    scores = {GAIN, COST, *ISOLATION, *COMPARED, "attribute_leaked"}
+    scores = {GAIN, COST, *ISOLATION, *COMPARED, "attribute_leaked", *criteria.columns(frame)}
     settings = {*axes, *_NO_SETTING, SCALE, "reference_key", *_PAIR}
     if frame["replay"].notna().any():  # replays are set against their like in every setting
         settings |= set(SETTING_COLUMNS) - {"key"}

@@ -105,7 +105,9 @@ class Results:
         judged = self.judged.get(concepts)
         if self.is_study or judged is None:
             return []
-        sentence = verdict_sentence(judged, self.axes, self.cost_name, concepts)
+        cost = self.criteria.cost
+        cost_name = self.cost_name if cost == COST else cost
+        sentence = verdict_sentence(judged, self.axes, cost_name, concepts)
         return [sentence, *sureness_sentences(judged)]
 
     @cached_property

@@ -89,7 +89,7 @@ def _compared(judged: Judged) -> str:
     best = row_means(judged.evidence.headline_MN)[verdict.best_tried]
     if verdict.reached >= best - 1e-9:
         return "as well as anything tried"
-    return f"not told from the best tried ({best:.3g})"
+    return f"within the margin of the best tried ({best:.3g})"
 
 
 def _cost(judged: Judged, setting: int, cost_name: str) -> str:
@@ -121,14 +121,15 @@ def _nothing_works(judged: Judged, concepts: str) -> str:
     if not judged.verdict.arrives.any():
         best = f" (largest gain {gain:.3g})" if np.isfinite(gain) else ""
         return f"No setting works: nothing tried {verb} the concept{texts}{best}."
-    return "No setting works: none can be told to do as well as the best one tried; add seeds."
+    return "No setting works: the best one tried cannot be told from no effect; add seeds."
 
 
 def reasons(judged: Judged) -> Iterator[str]:
     """Advice for a sweep in which nothing works."""
-    if judged.verdict.setting is None and not judged.verdict.arrives.any():
+    is_scored = np.isfinite(judged.evidence.headline_MN).any()
+    if is_scored and judged.verdict.setting is None and not judged.verdict.arrives.any():
         verb = "remove" if judged.is_removal else "add"
         yield (
-            f"No strength tried could {verb} it. The model may not know these words, or may not draw such "
-            "things: look at the sheets, or try other words."
+            f"No strength tried could {verb} the concept. The model may not know these words, or may not "
+            "draw such things: look at the sheets, or try other words."
         )

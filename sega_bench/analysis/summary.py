@@ -27,6 +27,7 @@ from sega_bench.analysis.comparable import comparable
 from sega_bench.analysis.groups import COUNTS, ENDS, STATISTICS, concept_sets
 from sega_bench.analysis.matrix import Floats, ScoreMatrix, anchored_means
 from sega_bench.analysis.scores import COST, GAIN, SUCCESSES, SUMMARISED, TRENDS
+from sega_bench.analysis.verdict import Verdict
 from sega_bench.stats.correlation import spearman
 from sega_bench.stats.pareto import area_under_front, front
 from sega_bench.stats.proportions import share_intervals
@@ -115,9 +116,18 @@ def summarise(
         table = _settings(matrix, axes) | {"concepts": concepts} | _counts(part, matrix, scored, criteria)
         table |= _statistics(of_gain, scores, names) | _gaps(scores, best) | _areas_and_front(gain, cost)
         table |= {"best": np.arange(len(matrix)) == (-1 if best is None else best)}
-        table |= {name: getattr(verdict, name) for name in _VERDICT}
+        table |= _verdict_marks(verdict) if answers is None else _no_marks(len(matrix))
         tables.append(pd.DataFrame(table, index=range(len(matrix))))
     return _joined(tables, _summary_columns(axes, names), frame, axes)
+
+
+def _verdict_marks(verdict: Verdict) -> dict[str, Any]:
+    return {name: getattr(verdict, name) for name in _VERDICT}
+
+
+def _no_marks(settings: int) -> dict[str, Any]:
+    """A study recommends by its own objectives, so the verdict's marks would refer to another setting."""
+    return {"works": False, "as_good": False, "chosen_share": np.full(settings, np.nan)}
 
 
 def verdicts(frame: pd.DataFrame, axes: Sequence[str], criteria: Criteria) -> dict[str, Judged]:

@@ -25,8 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sega_bench.stats.blocks import Blocks
 from sega_bench.stats.multiple import compare_with_reference
 from sega_bench.stats.proportions import Side
+from sega_bench.stats.random_effects import resolve_scope
 from sega_bench.stats.resampling import FEWEST_BLOCKS, bootstrap_counts, held_out_blocks
 
 Floats = NDArray[np.float64]
@@ -165,7 +167,9 @@ class _Rule:
     @property
     def is_tested(self) -> bool:
         """Whether there are blocks enough for a bound."""
-        return len(held_out_blocks(self._evidence.prompt_N, self._evidence.seed_N)) > 1
+        blocks = Blocks.of(self._evidence.prompt_N, self._evidence.seed_N)
+        scope = resolve_scope(blocks, "auto")
+        return (blocks.seeds if scope == "seeds" else blocks.prompts) > 1
 
     def choose(self, weight_N: Floats) -> _Choice:
         """The verdict with the pairs weighted."""
@@ -177,6 +181,10 @@ class _Rule:
         arrives_M = nothing_M.copy()
         for scores_MN, floor, half_M in self._arrive:
             arrives_M |= np.nan_to_num(row_means(scores_MN, weight_N) - half_M, nan=-np.inf) > floor
+        if self._evidence.success_MN is not None:
+            # Gain alone does not make an edit work that the judge never sees succeed.
+            success_M = row_means(self._evidence.success_MN, weight_N)
+            arrives_M &= np.nan_to_num(success_M, nan=-np.inf) > self._evidence.success_floor
         difference_M = row_means(self._headline - self._headline[best], weight_N)
         lower_M = difference_M - self._reach_of(best)
         works_M = arrives_M & (np.nan_to_num(lower_M, nan=-np.inf) > -self._allowed - 1e-12)
@@ -199,8 +207,10 @@ class _Rule:
         difference_MN = log_MN[others] - log_MN[choice.setting]
         half_M = self._half_width(difference_MN, ALPHA, "both")
         mean_M = row_means(difference_MN)
-        is_told = np.abs(mean_M) > half_M
-        result_M[others] = np.where(np.isnan(half_M), np.isclose(mean_M, 0.0), ~is_told)
+        is_told = np.where(half_M > 0, np.abs(mean_M) > half_M, ~np.isclose(mean_M, 0.0))
+        # A costlier setting whose cost merely varies more is not as good as a cheaper one that is told apart.
+        cost_C = row_means(cost_MN[others])
+        result_M[others] = ~is_told & (cost_C < np.min(cost_C[is_told], initial=np.inf))
         return result_M
 
     def _best(self, mean_M: Floats, weight_N: Floats) -> int:
@@ -240,7 +250,8 @@ class _Rule:
         prompt_N, seed_N = self._evidence.prompt_N, self._evidence.seed_N
         bounds = compare_with_reference(values_MN, zero_N, prompt_N, seed_N, 1 - alpha, side)
         half_M = bounds.difference - bounds.low
-        result_M: Floats = np.where(np.isnan(half_M) & np.isfinite(mean_M), 0.0, half_M)
+        # Too few shared pairs for a bound prove nothing.
+        result_M: Floats = np.where(np.isnan(half_M), np.inf, half_M)
         return result_M
 
 

@@ -22,16 +22,17 @@ _GROUPS = {"model": "", "scores": "", "launch": "", "sweep": "+", "study": "+"}
 _SCRIPTS = {
     # COMP_WORDBREAKS splits words at = and :, so the text before the last of these is cut off again.
     "bash": """_sega_bench() {
-  local line="${COMP_LINE:0:COMP_POINT}" word candidates
+  local line="${COMP_LINE:0:COMP_POINT}" word candidates before
   word="${line##* }"
-  mapfile -t candidates < <(sega-bench completion candidates -- $line)
+  read -ra before <<< "${line% *}"
+  mapfile -t candidates < <(sega-bench completion candidates -- "${before[@]}" "$word")
   COMPREPLY=($(compgen -W "${candidates[*]}" -- "$word"))
   [[ "$word" == *=* ]] && COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*=}"}"}")
 }
 complete -o default -o nospace -F _sega_bench sega-bench""",
     "zsh": """_sega_bench() {
   local -a candidates
-  candidates=("${(@f)$(sega-bench completion candidates -- ${words[1,CURRENT]})}")
+  candidates=("${(@f)$(sega-bench completion candidates -- "${(@)words[1,CURRENT]}")}")
   compadd -S '' -- $candidates || _files
 }
 compdef _sega_bench sega-bench""",

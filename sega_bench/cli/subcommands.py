@@ -43,9 +43,13 @@ def run(words: Sequence[str]) -> int:
     name, arguments = words[0], words[1:]
     if name not in SUBCOMMANDS:
         raise UserError(_unknown(name))
-    second = next((word for word in arguments if word in SUBCOMMANDS and not os.path.exists(word)), None)
-    if second and name != "benchmark":
-        raise UserError(f"{name} {second}: one sub-command at a time, followed by its folder")
+    if (
+        name != "completion"
+        and arguments
+        and arguments[0] in SUBCOMMANDS
+        and not os.path.exists(arguments[0])
+    ):
+        raise UserError(f"{name} {arguments[0]}: one sub-command at a time, followed by its folder")
     command = load(name)
     return command.run(parse(name, command, arguments))
 

@@ -180,7 +180,7 @@ def _check_settings(config: Config) -> None:
 
 _VERDICT_SCORES = {
     "success": ("attribute_success", "success"),
-    "gain": ("clip_concept_delta", "clip_concept", "clip_directional"),
+    "gain": ("clip_concept_delta", "clip_directional"),
     "cost": ("lpips", "dino", "mse", "changed_fraction", "attribute_leakage"),
 }
 """Scores that can judge settings: successes and gains are better if larger, costs if smaller."""

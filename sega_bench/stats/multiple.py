@@ -338,7 +338,8 @@ def simultaneous_error_rate(covariance_MM: Floats, df: float, tail: float, two_s
     """
     sides = 2 if two_sided else 1
     draws_RDM, df = _draws(covariance_MM, df)
-    t_RM = draws_RDM[:, 0] / _root_mean_square(draws_RDM[:, 1:])
+    with np.errstate(invalid="ignore"):  # 0/0 where a comparison has no variance: it cannot be the largest
+        t_RM = np.nan_to_num(draws_RDM[:, 0] / _root_mean_square(draws_RDM[:, 1:]), nan=0.0)
     largest_R = (np.abs(t_RM) if two_sided else t_RM).max(axis=1)
     rate = stdtr(df, -float(np.quantile(largest_R, 1 - tail)))
     return float(np.clip(rate, tail / sides / len(covariance_MM), tail / sides))

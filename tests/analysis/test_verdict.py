@@ -221,3 +221,27 @@ def test_means_skip_what_is_missing() -> None:
     assert row_means(values_MN).tolist()[0] == 2.0
     assert math.isnan(row_means(values_MN)[1])
     assert row_means(values_MN, np.array([3.0, 1.0, 1.0]))[0] == 1.5
+
+
+# --- what looked like a verdict and was none ---
+
+
+def test_a_setting_that_never_succeeds_is_no_verdict_however_steady_its_gain() -> None:
+    scored = Evidence(
+        np.zeros((2, 4)), np.full((2, 4), 0.002), np.array([[0.1] * 4, [0.2] * 4]), np.zeros(4), np.arange(4)
+    )
+    assert judge(scored).setting is None
+
+
+def test_a_setting_with_a_single_cell_is_not_preferred() -> None:
+    success_MN = np.array([[1.0, np.nan, np.nan, np.nan], [1.0] * 4])
+    cost_MN = np.array([[0.05, np.nan, np.nan, np.nan], [0.2] * 4])
+    gain_MN = np.where(np.isnan(success_MN), np.nan, 0.5)
+    assert judge(Evidence(success_MN, gain_MN, cost_MN, np.zeros(4), np.arange(4))).setting == 1
+
+
+def test_two_prompts_with_one_seed_test_nothing() -> None:
+    scored = Evidence(np.ones((2, 2)), np.full((2, 2), 0.5), None, np.arange(2), np.zeros(2))
+    verdict = judge(scored)
+    assert not verdict.is_tested
+    assert np.isnan(verdict.chosen_share).all()
