@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sega_bench.analysis.groups import ALL
-from sega_bench.analysis.matrix import Floats, ScoreMatrix
+from sega_bench.analysis.matrix import PAIR, Floats, ScoreMatrix
 from sega_bench.analysis.scores import COST, GAIN, JUDGES
 from sega_bench.analysis.values import row_value, setting_value
 from sega_bench.analysis.verdict import Evidence, Verdict, judge
@@ -54,6 +54,12 @@ class Criteria:
         """The column by which success is judged; None where nothing in these rows was judged."""
         names = [self.success] if self.success else JUDGES
         return next((name for name in names if name in edited and edited[name].notna().any()), None)
+
+
+def needed_columns(frame: pd.DataFrame, axes: Sequence[str], criteria: Criteria) -> list[str]:
+    """The table's columns that :func:`judge_settings` reads: a copy of all others would cost memory."""
+    names = [*axes, *PAIR, "status", "reverse_editing_direction", *criteria.columns(frame)]
+    return [name for name in dict.fromkeys(names) if name in frame]
 
 
 def to_do(edited: pd.DataFrame, criteria: Criteria) -> pd.Series[bool]:

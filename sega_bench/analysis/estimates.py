@@ -10,7 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sega_bench.analysis.best import Criteria, StudyAnswers, find_row, judge_settings, recommended_setting
+from sega_bench.analysis.best import (
+    Criteria,
+    StudyAnswers,
+    find_row,
+    judge_settings,
+    needed_columns,
+    recommended_setting,
+)
 from sega_bench.analysis.groups import ALL
 from sega_bench.stats.correlation import spearman
 from sega_bench.stats.intervals import Estimate
@@ -75,7 +82,9 @@ def at_best(
     """
     if not axes or edited.empty:
         return edited
-    judged = judge_settings(edited.assign(status="done"), axes, criteria)
+    judged = judge_settings(
+        edited[needed_columns(edited, axes, criteria)].assign(status="done"), axes, criteria
+    )
     matrix, best = judged.matrix, judged.verdict.setting
     if answers is not None:
         best = find_row(matrix.settings, recommended_setting(answers, ALL))

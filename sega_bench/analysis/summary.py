@@ -20,6 +20,7 @@ from sega_bench.analysis.best import (
     StudyAnswers,
     find_row,
     judge_settings,
+    needed_columns,
     recommended_setting,
     to_do,
 )
@@ -132,7 +133,7 @@ def _no_marks(settings: int) -> dict[str, Any]:
 
 def verdicts(frame: pd.DataFrame, axes: Sequence[str], criteria: Criteria) -> dict[str, Judged]:
     """The verdict over all concept sets ("all") and on each, by concept set."""
-    edited = frame[~frame["is_reference"]]
+    edited = frame.loc[~frame["is_reference"], needed_columns(frame, axes, criteria)]
     return {
         concepts: judge_settings(part, axes, criteria)
         for concepts, part in concept_sets(edited)

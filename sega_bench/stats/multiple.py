@@ -26,6 +26,7 @@ from sega_bench.stats.proportions import Side, effective_size
 from sega_bench.stats.random_effects import FEWEST_PROMPTS, Scope, resolve_scope, sampling_error, student_t
 
 _DRAWS = 4000
+_NO_SPREAD = 1e-12
 _MOST_DF = 12
 """Most degrees of freedom that are simulated: with more, the error rate hardly changes."""
 
@@ -338,8 +339,9 @@ def simultaneous_error_rate(covariance_MM: Floats, df: float, tail: float, two_s
     """
     sides = 2 if two_sided else 1
     draws_RDM, df = _draws(covariance_MM, df)
-    with np.errstate(invalid="ignore"):  # 0/0 where a comparison has no variance: it cannot be the largest
-        t_RM = np.nan_to_num(draws_RDM[:, 0] / _root_mean_square(draws_RDM[:, 1:]), nan=0.0)
+    spread_RM = _root_mean_square(draws_RDM[:, 1:])
+    # A comparison without variance has no t statistic: it cannot be the largest.
+    t_RM = np.where(spread_RM > _NO_SPREAD, draws_RDM[:, 0] / np.maximum(spread_RM, _NO_SPREAD), 0.0)
     largest_R = (np.abs(t_RM) if two_sided else t_RM).max(axis=1)
     rate = stdtr(df, -float(np.quantile(largest_R, 1 - tail)))
     return float(np.clip(rate, tail / sides / len(covariance_MM), tail / sides))

@@ -278,7 +278,7 @@ def test_a_failure_is_a_line_of_the_log(
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, ...]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert stub_sweep.work(folder) == 0
+    assert stub_sweep.run_sweep(folder) == 0
     return stub_sweep.results(folder)
 
 
@@ -295,7 +295,7 @@ def test_a_dead_server_changes_nothing_of_a_sweep_and_is_told(
     with faulty(fault) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        assert stub_sweep.work(tmp_path, "wandb.mode=online") == 0
+        assert stub_sweep.run_sweep(tmp_path, "wandb.mode=online") == 0
     assert stub_sweep.results(tmp_path) == undisturbed
     out, err = capfd.readouterr()
     again = r"python -m sega_bench wandb \S+ --mode online"

@@ -17,7 +17,8 @@ from sega_bench.store import Store
 from sega_bench.views import write_all
 from sega_bench.views.image_grid import write
 
-SIZES = (2_000, 6_000)
+SIZES = (4_000, 8_000)
+"""Both have seeds enough for the simulation of simultaneous bounds to have its full, constant size."""
 
 BYTES_A_CELL = 1_800
 """The table has 800 of them. A cell's row as a dict has 4,000."""
