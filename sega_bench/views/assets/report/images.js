@@ -12,6 +12,7 @@ function picture(row, { size = "thumbnail", alt = true, lazy = true } = {}) {
     width: sega.value(row, "width"), height: sega.value(row, "height"),
     alt: alt ? `${said(sega.value(row, "prompt"))}: ${cellLabel(row)}` : "",
   });
+  image.style.aspectRatio = `${image.getAttribute("width")} / ${image.getAttribute("height")}`; // holds the place of an image not yet loaded
   image.addEventListener("error", () => {
     const small = new URL(sega.thumbnail(row), document.baseURI).href; // where the report went without the images
     if (image.src === small) image.replaceWith(placeholder("unreadable"));
